@@ -1,0 +1,64 @@
+"""Result codes: what an iterative algorithm reports from inside jit, and the advice that belongs to each code."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Result"]
+
+
+class Result(enum.IntEnum):
+    """How a computation ended. Compiled code returns the integer; `describe` turns it into a sentence.
+
+    Example:
+        >>> Result(0).name
+        'CONVERGED'
+        >>> Result.describe(3).startswith('NON_FINITE')
+        True
+    """
+
+    CONVERGED = 0
+    MAX_ITERATIONS = 1
+    STALLED = 2
+    NON_FINITE = 3
+    LINEAR_SOLVE = 4
+    INCONSISTENT = 5
+
+    @property
+    def advice(self) -> str:
+        """What the code means and what to do about it."""
+        return _ADVICE[self]
+
+    @classmethod
+    def describe(cls, code: Any) -> str:
+        """Return 'NAME: advice' for a code or for the worst code of an array."""
+        result = cls(int(np.max(np.asarray(code))))
+        return f"{result.name}: {result.advice}"
+
+
+_ADVICE = {
+    Result.CONVERGED: "the gradient norm fell below the tolerance.",
+    Result.MAX_ITERATIONS: (
+        "the iteration limit was reached before the gradient norm fell below the tolerance; raise the limit, loosen "
+        "the tolerance, or start closer. Implicit gradients through this solution are not reliable."
+    ),
+    Result.STALLED: (
+        "no step lowers the cost any more although the gradient is not small; the cost may be rough at the precision "
+        "of its dtype (try float64 or a looser tolerance) or not differentiable at this point."
+    ),
+    Result.NON_FINITE: (
+        "the cost or its gradient is not finite at the starting point; check the background, the observations and the "
+        "model's stability over the window (a shorter window or a smaller dt often helps). The best state so far is returned."
+    ),
+    Result.LINEAR_SOLVE: (
+        "the linear solve for the implicit gradient did not converge; the Hessian may be singular or indefinite here. "
+        "Raise its iteration limit or converge the minimization further."
+    ),
+    Result.INCONSISTENT: (
+        "a minimum was found, but its cost is far above what the observation errors allow (chi-square); it is probably "
+        "a local minimum, or R or B is too small."
+    ),
+}

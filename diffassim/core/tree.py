@@ -1,0 +1,85 @@
+"""Vector-space operations on pytrees, without raveling them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+__all__ = ["add", "all_finite", "axpy", "dot", "norm", "scale", "select", "size", "squared_norm", "subtract", "zeros_like"]
+
+
+def add(x: Any, y: Any) -> Any:
+    """Return x + y, leaf by leaf."""
+    return jax.tree.map(jnp.add, x, y)
+
+
+def subtract(x: Any, y: Any) -> Any:
+    """Return x - y, leaf by leaf."""
+    return jax.tree.map(jnp.subtract, x, y)
+
+
+def scale(a: Any, x: Any) -> Any:
+    """Return a x for a scalar a; the dtype of x is kept."""
+    return jax.tree.map(lambda leaf: jnp.asarray(a, leaf.dtype) * leaf, x)
+
+
+def axpy(a: Any, x: Any, y: Any) -> Any:
+    """Return a x + y for a scalar a; the dtype of x is kept."""
+    return jax.tree.map(lambda xi, yi: jnp.asarray(a, xi.dtype) * xi + yi, x, y)
+
+
+def dot(x: Any, y: Any) -> Float[Array, ""]:
+    """Return the Euclidean inner product of two pytrees of the same structure.
+
+    Args:
+        x: pytree of real arrays.
+        y: pytree of the same structure and shapes.
+
+    Returns:
+        sum_i x_i y_i over all leaves and entries.
+
+    Example:
+        >>> float(dot({"a": jnp.ones(2)}, {"a": jnp.full(2, 3.0)}))
+        6.0
+    """
+    products = jax.tree.leaves(jax.tree.map(lambda a, b: jnp.vdot(a, b), x, y))
+    if not products:
+        return jnp.zeros(())
+    return sum(products[1:], products[0])
+
+
+def squared_norm(x: Any) -> Float[Array, ""]:
+    """Return |x|^2 = sum_i x_i^2."""
+    return dot(x, x)
+
+
+def norm(x: Any) -> Float[Array, ""]:
+    """Return |x|, with derivative zero (not NaN) at x = 0."""
+    squared = squared_norm(x)
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+
+
+def size(x: Any) -> int:
+    """Return the number of scalar entries in a pytree."""
+    return sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(x))
+
+
+def zeros_like(x: Any) -> Any:
+    """Return a pytree of zeros with the structure, shapes and dtypes of x."""
+    return jax.tree.map(jnp.zeros_like, x)
+
+
+def all_finite(x: Any) -> Bool[Array, ""]:
+    """Return whether every entry of every leaf is finite."""
+    flags = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(x)]
+    return jnp.all(jnp.stack(flags)) if flags else jnp.asarray(True)
+
+
+def select(condition: Bool[Array, ""], if_true: Any, if_false: Any) -> Any:
+    """Return one of two pytrees by a scalar condition, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)

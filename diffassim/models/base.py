@@ -1,0 +1,79 @@
+"""The model protocol: one step forward in time, and what its variables and parameters are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+from diffassim.core.pytree import Pytree, static
+
+__all__ = ["FunctionModel", "Model", "Parameter", "Variable"]
+
+
+class Variable(NamedTuple):
+    """Name, dimensions and unit of one leaf of a model's state, as CF output needs them."""
+
+    name: str
+    dims: tuple[str, ...] = ()
+    units: str = "1"
+    long_name: str = ""
+
+
+class Parameter(NamedTuple):
+    """Unit and admissible range of one physical parameter (an attribute of the model)."""
+
+    units: str = "1"
+    bounds: tuple[float, float] = (float("-inf"), float("inf"))
+    long_name: str = ""
+
+
+class Model(Pytree):
+    r"""A discrete-time dynamical system \(x_{k+1} = M(x_k, t_k)\).
+
+    A subclass defines `step`, has an attribute `dt`, and lists its physical parameters in `parameters`; parameters
+    are ordinary fields and so leaves: differentiable, sweepable, replaceable without a new compilation. The state is
+    any pytree of arrays.
+
+    Time: `t` is the integer number of the step that is being taken, counted from the origin of the model's forcing
+    data (autonomous models ignore it); the time at its start is `t * dt`.
+    """
+
+    parameters: ClassVar[Mapping[str, Parameter]] = {}
+    time_units: ClassVar[str] = "1"
+
+    def step(self, x: Any, t: Any) -> Any:
+        """Advance the state by one step.
+
+        Args:
+            x: state, a pytree of arrays.
+            t: integer number of the step.
+
+        Returns:
+            The state one step later, of the same structure, shapes and dtypes.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define step(x, t)")
+
+    def variables(self) -> Any:
+        """Return a pytree like the state whose leaves are `Variable`s (default: one unnamed array)."""
+        return Variable("x", ("space",))
+
+
+class FunctionModel(Model):
+    """A model made of a plain function, for quick work in a notebook.
+
+    The function is static: another function object compiles anew. What should be changed or differentiated goes into
+    `arguments`, a pytree that is passed as third argument.
+
+    Example:
+        >>> decay = FunctionModel(lambda x, t, rate: (1 - rate) * x, arguments=0.5)
+        >>> decay.step(8.0, 0)
+        4.0
+    """
+
+    function: Callable[..., Any] = static()
+    dt: float = 1.0
+    arguments: Any = None
+
+    def step(self, x: Any, t: Any) -> Any:
+        """Return function(x, t) or function(x, t, arguments)."""
+        return self.function(x, t) if self.arguments is None else self.function(x, t, self.arguments)
