@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-__all__ = ["checkpointed_scan", "segment_length"]
+__all__ = ["bounded_while", "checkpointed_scan", "segment_length"]
 
 
 def segment_length(length: int) -> int:
@@ -103,3 +103,33 @@ def checkpointed_scan(
         outputs = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), outputs, tail)
     carry, collected = state
     return carry, collected if collect is not None else outputs
+
+
+def bounded_while(
+    condition: Callable[[Any], Any], body: Callable[[Any], Any], state: Any, max_iterations: int, unrolled: bool = False
+) -> Any:
+    """Run a while loop of at most `max_iterations` turns, on request in a form that reverse mode can pass through.
+
+    Args:
+        condition: state -> whether to go on.
+        body: state -> state.
+        state: initial state, any pytree of arrays.
+        max_iterations: upper limit (static).
+        unrolled: if True, a scan of `max_iterations` turns whose body is skipped once the condition is false; every
+            turn's intermediates are kept for the reverse sweep.
+
+    Returns:
+        The last state.
+    """
+    if unrolled:
+
+        def turn(state: Any, _: Any) -> tuple[Any, None]:
+            return lax.cond(condition(state), body, lambda s: s, state), None
+
+        return lax.scan(turn, state, None, length=max_iterations)[0]
+
+    def go_on(counted: tuple[Any, Any]) -> Any:
+        return (counted[0] < max_iterations) & condition(counted[1])
+
+    start = (jnp.asarray(0, jnp.int32), state)
+    return lax.while_loop(go_on, lambda counted: (counted[0] + 1, body(counted[1])), start)[1]

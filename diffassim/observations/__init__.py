@@ -1,0 +1,18 @@
+"""Observation operators and the observations they are compared with."""
+
+from diffassim.observations.container import Observations
+from diffassim.observations.interpolation import Interpolate
+from diffassim.observations.operators import Compose, Field, Function, Identity, Linear, Operator, Subsample, Subset
+
+__all__ = [
+    "Compose",
+    "Field",
+    "Function",
+    "Identity",
+    "Interpolate",
+    "Linear",
+    "Observations",
+    "Operator",
+    "Subsample",
+    "Subset",
+]

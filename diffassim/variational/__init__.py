@@ -1,0 +1,20 @@
+"""Variational assimilation: costs, minimizers and the derivatives of their solutions."""
+
+from diffassim.variational.descent import LBFGS, Descent
+from diffassim.variational.gauss_newton import GaussNewton
+from diffassim.variational.minimize import MinimizationError, minimize
+from diffassim.variational.solution import Minimum, Solution
+from diffassim.variational.strong_constraint import StrongConstraint4DVar
+from diffassim.variational.three_d_var import ThreeDVar
+
+__all__ = [
+    "LBFGS",
+    "Descent",
+    "GaussNewton",
+    "MinimizationError",
+    "Minimum",
+    "Solution",
+    "StrongConstraint4DVar",
+    "ThreeDVar",
+    "minimize",
+]

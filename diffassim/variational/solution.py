@@ -1,0 +1,67 @@
+"""What a minimization returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Array, Float, Int
+
+from diffassim.core.pytree import Pytree
+from diffassim.core.results import Result
+
+__all__ = ["Minimum", "Solution"]
+
+
+class Minimum(Pytree):
+    """What a minimizer reports from inside jit: the control vector it found, and how the search went.
+
+    Args:
+        control: control vector v.
+        cost_history: cost at the start of each iteration, over the horizon of that iteration; NaN after the last.
+        horizon_history: window length (model steps) that counted in each iteration; -1 after the last.
+        gradient_norm: |dJ/dv| where the search ended.
+        iterations: number of outer iterations.
+        work: cost of the search in evaluations of the full window's gradient (a Hessian product counts as one).
+        result: `Result` code.
+    """
+
+    control: Any
+    cost_history: Float[Array, " iterations"]
+    horizon_history: Int[Array, " iterations"]
+    gradient_norm: Float[Array, ""]
+    iterations: Int[Array, ""]
+    work: Float[Array, ""]
+    result: Int[Array, ""]
+
+
+class Solution(Pytree):
+    """The analysis and the account of how it was found.
+
+    Args:
+        state: analysis at the window start.
+        control: whitened control vector; derivatives pass through it.
+        model: the model with the analysed parameters (the given one where none were sought).
+        cost: J at the analysis.
+        search: the `Minimum` the minimizer reported; no derivatives pass through it.
+    """
+
+    state: Any
+    control: Any
+    model: Any
+    cost: Float[Array, ""]
+    search: Minimum
+
+    @property
+    def result(self) -> Any:
+        """Result code (an integer array; one per window under vmap)."""
+        return self.search.result
+
+    @property
+    def converged(self) -> Any:
+        """Whether the gradient fell below the tolerance (also where the minimum looks inconsistent)."""
+        code = self.search.result
+        return (code == Result.CONVERGED) | (code == Result.INCONSISTENT)
+
+    def describe(self) -> str:
+        """Return the result code's name and advice (the worst code of a batch)."""
+        return Result.describe(self.search.result)
