@@ -1,0 +1,61 @@
+"""diffassim: data assimilation as differentiable JAX functions.
+
+Forward models, observation operators, error covariances, variational costs and learned corrections are pure functions
+of pytrees, so that one autodiff engine serves assimilation, parameter estimation and network training.
+
+Conventions: `x[0]` is the window start; steps count model steps after it, and a rollout of n steps has n + 1 rows;
+axes are (member, time, ..., space); the innovation is y - H(x); J carries the factor 1/2.
+"""
+
+from diffassim.core.runtime import protect_small_machines
+
+protect_small_machines()
+
+from diffassim import covariances, cycling, diagnostics, models, observations, variational  # noqa: E402
+from diffassim.core.errors import (  # noqa: E402
+    AssimilationError,
+    AssimilationWarning,
+    ConfigurationError,
+    DataError,
+    ShapeError,
+)
+from diffassim.core.results import Result  # noqa: E402
+from diffassim.cycling import FourDVar, cycle, split_windows  # noqa: E402
+from diffassim.models import rollout  # noqa: E402
+from diffassim.observations import Observations  # noqa: E402
+from diffassim.variational import (  # noqa: E402
+    LBFGS,
+    Descent,
+    GaussNewton,
+    StrongConstraint4DVar,
+    ThreeDVar,
+    minimize,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LBFGS",
+    "AssimilationError",
+    "AssimilationWarning",
+    "ConfigurationError",
+    "DataError",
+    "Descent",
+    "FourDVar",
+    "GaussNewton",
+    "Observations",
+    "Result",
+    "ShapeError",
+    "StrongConstraint4DVar",
+    "ThreeDVar",
+    "covariances",
+    "cycle",
+    "cycling",
+    "diagnostics",
+    "minimize",
+    "models",
+    "observations",
+    "rollout",
+    "split_windows",
+    "variational",
+]

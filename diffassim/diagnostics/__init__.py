@@ -1,0 +1,5 @@
+"""Tests and scores for the user's own models and assimilations."""
+
+from diffassim.diagnostics.gradient import check_adjoint, check_gradient
+
+__all__ = ["check_adjoint", "check_gradient"]

@@ -1,0 +1,21 @@
+"""Forward models, one per file, behind one protocol."""
+
+from diffassim.models.advection import LinearAdvection
+from diffassim.models.base import FunctionModel, Model, Parameter, Variable
+from diffassim.models.lorenz63 import Lorenz63
+from diffassim.models.lorenz96 import Lorenz96
+from diffassim.models.rollout import rollout
+from diffassim.models.two_scale_lorenz96 import TwoScaleLorenz96, TwoScaleState
+
+__all__ = [
+    "FunctionModel",
+    "LinearAdvection",
+    "Lorenz63",
+    "Lorenz96",
+    "Model",
+    "Parameter",
+    "TwoScaleLorenz96",
+    "TwoScaleState",
+    "Variable",
+    "rollout",
+]

@@ -1,0 +1,136 @@
+"""Uncorrelated errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffassim.core.errors import ShapeError, require_positive
+from diffassim.core.pytree import static
+from diffassim.covariances.base import Covariance
+
+__all__ = ["Diagonal", "Zero"]
+
+
+class Diagonal(Covariance):
+    r"""Independent errors, \(B = \mathrm{diag}(\sigma^2)\), on an array or any pytree.
+
+    Args:
+        std: standard deviation \(\sigma\), in the unit of the state: a number for all components, an array that
+            broadcasts to the state (a leading time axis is allowed for observation errors), or a pytree prefix of such.
+
+    Raises:
+        ConfigurationError: if a standard deviation is not finite and positive.
+
+    Example:
+        >>> Diagonal(std=2.0).apply(jnp.ones(3)).tolist()
+        [4.0, 4.0, 4.0]
+    """
+
+    std: Any
+
+    def __post_init__(self) -> None:
+        require_positive("Diagonal: std", self.std, "Use covariances.Zero() for a component that is known exactly.")
+
+    @classmethod
+    def from_variance(cls, variance: Any) -> Diagonal:
+        """Build from variances instead of standard deviations."""
+        require_positive("Diagonal: variance", variance)
+        return cls(jax.tree.map(jnp.sqrt, jax.tree.map(jnp.asarray, variance)))
+
+    def _map(self, function: Any, x: Any) -> Any:
+        def over_subtree(std: Any, subtree: Any) -> Any:
+            return jax.tree.map(lambda leaf: function(leaf, _cast(std, leaf)), subtree)
+
+        return jax.tree.map(over_subtree, self.std, x)
+
+    def sqrt(self, v: Any) -> Any:
+        """Return std * v."""
+        return self._map(lambda leaf, std: leaf * std, v)
+
+    def sqrt_transpose(self, x: Any) -> Any:
+        """Return std * x."""
+        return self.sqrt(x)
+
+    def whiten(self, x: Any) -> Any:
+        """Return x / std."""
+        return self._map(lambda leaf, std: leaf / std, x)
+
+    def solve(self, x: Any) -> Any:
+        """Return x / std^2."""
+        return self._map(lambda leaf, std: leaf / std**2, x)
+
+    def logdet(self, x: Any) -> Float[Array, ""]:
+        """Return 2 sum log std."""
+        logs = self._map(lambda leaf, std: 2 * jnp.sum(jnp.log(jnp.broadcast_to(std, leaf.shape))), x)
+        return sum(jax.tree.leaves(logs), 0.0)
+
+    def masked(self, mask: Any) -> Diagonal:
+        """Return self: independent departures do not notice that others are missing."""
+        return self
+
+    def check(self, name: str, x: Any) -> None:
+        """Raise `ShapeError` unless std is a prefix of the state's structure and broadcasts to its leaves."""
+
+        def fits(std: Any, leaf: Any) -> None:
+            shape = jnp.shape(std)
+            trailing = shape[len(shape) - jnp.ndim(leaf) :] if len(shape) > jnp.ndim(leaf) else shape
+            try:
+                ok = jnp.broadcast_shapes(trailing, jnp.shape(leaf)) == jnp.shape(leaf)
+            except ValueError:
+                ok = False
+            if not ok:
+                raise ShapeError(f"{name}: Diagonal std of shape {shape} does not fit a state of shape {jnp.shape(leaf)}")
+
+        try:
+            jax.tree.map(lambda std, subtree: [fits(std, leaf) for leaf in jax.tree.leaves(subtree)], self.std, x)
+        except ShapeError:
+            raise
+        except ValueError as error:
+            raise ShapeError(f"{name}: the std given to Diagonal has not the structure of the state: {error}") from None
+
+
+class Zero(Covariance):
+    """No error: a component that is known, or that is not to be controlled.
+
+    Its control vector is empty, so it costs nothing.
+
+    Args:
+        shape: shape of the component (static); () for a scalar.
+
+    Example:
+        >>> Zero((3,)).sqrt(Zero((3,)).control_like(jnp.ones(3))).tolist()
+        [0.0, 0.0, 0.0]
+    """
+
+    shape: tuple[int, ...] = static(default=())
+
+    def control_like(self, x: Any) -> Any:
+        """Return an array without entries that remembers the batch axes of x and its dtype."""
+        x = jnp.asarray(x)
+        return jnp.zeros((*x.shape[: x.ndim - len(self.shape)], 0), x.dtype)
+
+    def sqrt(self, v: Any) -> Any:
+        """Return zeros."""
+        return jnp.zeros((*v.shape[:-1], *self.shape), v.dtype)
+
+    def sqrt_transpose(self, x: Any) -> Any:
+        """Return the empty control vector."""
+        return self.control_like(x)
+
+    def check(self, name: str, x: Any) -> None:
+        """Raise `ShapeError` unless the component has the declared shape."""
+        if jnp.shape(x) != tuple(self.shape):
+            raise ShapeError(f"{name}: Zero was declared for shape {tuple(self.shape)}, the state has {jnp.shape(x)}")
+
+
+def _cast(std: Any, leaf: Any) -> Any:
+    std = jnp.asarray(std)
+    # A number given as Python float or in double precision must not promote a float32 state.
+    std = std.astype(leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else std
+    return std.reshape((1,) * (leaf.ndim - std.ndim) + std.shape) if 0 < std.ndim < leaf.ndim else std
+
+

@@ -1,0 +1,116 @@
+"""Cycled variational assimilation: analysis, forecast to the next window, and so on, in one scan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from diffassim.core.pytree import Pytree, static
+from diffassim.models.rollout import rollout
+from diffassim.variational.gauss_newton import GaussNewton
+from diffassim.variational.minimize import minimize
+from diffassim.variational.solution import Minimum
+from diffassim.variational.strong_constraint import StrongConstraint4DVar
+
+__all__ = ["FourDVar", "History", "cycle"]
+
+
+class FourDVar(Pytree):
+    """Strong-constraint 4D-Var as an analysis method for `cycle`.
+
+    Args:
+        B: background-error covariance, the same in every window.
+        minimizer: see `minimize`.
+        parameters: background-error covariance by model attribute; the analysed model is handed on to the next window.
+        unrolled: differentiate through the minimizer's iterations instead of implicitly (static).
+    """
+
+    B: Any
+    minimizer: Any = GaussNewton()
+    parameters: Any = None
+    unrolled: bool = static(default=False)
+
+    def analyze(self, model: Any, background: Any, observations: Any, start: Any, steps: int) -> tuple[Any, Any, Minimum]:
+        """Return the analysis at the window start, the analysed model, and the account of the search.
+
+        Args:
+            model: forward model.
+            background: state at the window start.
+            observations: `Observations` of the window, or a tuple of them.
+            start: number of the window's first step.
+            steps: window length.
+        """
+        cost = StrongConstraint4DVar(
+            model, background, self.B, observations, parameters=self.parameters, start=start, steps=steps
+        )
+        solution = minimize(cost, self.minimizer, unrolled=self.unrolled)
+        return solution.state, solution.model, solution.search
+
+
+class History(Pytree):
+    """What `cycle` keeps of every window (leading axis: window).
+
+    Args:
+        background: trajectory from the background, rows `at`.
+        analysis: trajectory from the analysis, rows `at`.
+        search: the minimizer's account of each window.
+    """
+
+    background: Any
+    analysis: Any
+    search: Minimum
+
+
+def cycle(
+    method: Any, model: Any, background: Any, windows: Any, *, steps: int, start: Any = 0, at: Any = None
+) -> tuple[Any, Any, History]:
+    """Alternate analysis and forecast over consecutive windows.
+
+    The whole cycle is one scan: it compiles once, can be batched over experiments, and losses pass through it. To
+    stop and go on later, call it on part of the windows and pass on what it returns; the result is the same.
+
+    Args:
+        method: `FourDVar`, or any object with its `analyze`.
+        model: forward model.
+        background: state at the start of the first window.
+        windows: observations cut by `split_windows`.
+        steps: window length in model steps (static).
+        start: number of the first step of the first window, passed to the model as t.
+        at: rows of each window's trajectories to keep, integers in [0, steps]; default: first and last.
+
+    Returns:
+        Background for the next window, model for the next window, `History`.
+
+    Example:
+        >>> import diffassim as da
+        >>> from diffassim.models import Lorenz96
+        >>> std = da.covariances.Diagonal(std=1.0)
+        >>> obs = da.Observations(jnp.zeros((4, 40)), [1, 2, 3, 4], error=std)
+        >>> x, _, history = cycle(FourDVar(std), Lorenz96(), jnp.full(40, 8.0), split_windows(obs, 2, 2), steps=2)
+        >>> history.analysis.shape
+        (2, 2, 40)
+    """
+    rows = jnp.asarray([0, steps] if at is None else at, jnp.int32)
+    return _cycle(method, model, background, windows, jnp.asarray(start, jnp.int32), rows, steps)
+
+
+def _run(method: Any, model: Any, background: Any, windows: Any, start: Any, rows: Any, steps: int) -> Any:
+    wanted = jnp.concatenate([rows, jnp.asarray([steps], jnp.int32)])
+
+    def window(carry: Any, observations: Any) -> Any:
+        model, background, first = carry
+        forecast = rollout(model, background, steps, start=first, at=rows)
+        x_a, model, search = method.analyze(model, background, observations, first, steps)
+        states = rollout(model, x_a, steps, start=first, at=wanted)
+        analysis = jax.tree.map(lambda leaf: leaf[:-1], states)
+        following = jax.tree.map(lambda leaf: leaf[-1], states)
+        return (model, following, first + steps), History(forecast, analysis, search)
+
+    (model, background, _), history = lax.scan(window, (model, background, start), windows)
+    return background, model, history
+
+
+_cycle = jax.jit(_run, static_argnums=6)

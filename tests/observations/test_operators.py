@@ -1,0 +1,95 @@
+"""Observation operators: closed forms, adjoints, errors."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.interpolate import RegularGridInterpolator
+
+from diffassim.core.errors import ConfigurationError, ShapeError
+from diffassim.diagnostics import check_adjoint, check_gradient
+from diffassim.observations import Compose, Field, Function, Identity, Interpolate, Linear, Subsample, Subset
+
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.normal(size=8))
+X2 = jnp.asarray(RNG.normal(size=(6, 8)))
+PLACES = jnp.asarray(RNG.uniform(0.0, 2.4, size=(5, 2)))
+
+OPERATORS = [
+    ("identity", Identity(), X),
+    ("subset", Subset(jnp.array([0, 3, 3, -1])), X),
+    ("subsample", Subsample(every=3, offset=1), X),
+    ("linear", Linear(jnp.asarray(RNG.normal(size=(3, 8)))), X),
+    ("arctan", Function(jnp.arctan), X),
+    ("field", Field("b"), {"a": X, "b": 2 * X}),
+    ("composed", Compose(Subsample(every=2), jnp.tanh), X),
+    ("interpolate-1d", Interpolate(jnp.array([[0.3], [7.9]]), spacing=(1.0,)), X),
+    ("interpolate-2d", Interpolate(PLACES, spacing=(0.5, 0.4), periodic=(False, False)), X2),
+]
+IDS = [name for name, *_ in OPERATORS]
+
+
+@pytest.mark.parametrize(("name", "operator", "x"), OPERATORS, ids=IDS)
+def test_adjoint_taylor_jit_vmap_and_float32(name, operator, x):
+    assert check_adjoint(operator, x).passed
+    report = check_gradient(lambda z: jnp.sum(operator(z) ** 3), x)
+    assert report.passed, str(report)
+    np.testing.assert_allclose(jax.jit(lambda o, z: o(z))(operator, x), operator(x), rtol=1e-14)
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), x)
+    np.testing.assert_allclose(jax.vmap(operator)(batch)[0], operator(x), rtol=1e-14)
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.float64 else leaf, (operator, x))
+    assert single[0](single[1]).dtype == jnp.float32
+
+
+def test_interpolation_agrees_with_scipy_on_a_bounded_grid():
+    axes = (0.5 * np.arange(6), 0.4 * np.arange(8))
+    expected = RegularGridInterpolator(axes, np.asarray(X2))(np.asarray(PLACES))
+    operator = Interpolate(PLACES, spacing=(0.5, 0.4), periodic=(False, False))
+    np.testing.assert_allclose(operator(X2), expected, rtol=1e-13)
+
+
+def test_interpolation_is_exact_at_grid_points_and_wraps():
+    grid = jnp.arange(8.0)[:, None]
+    np.testing.assert_array_equal(Interpolate(grid, spacing=(1.0,))(X), X)
+    np.testing.assert_allclose(Interpolate(jnp.array([[7.5]]), spacing=(1.0,))(X)[0], (X[7] + X[0]) / 2, rtol=1e-15)
+    np.testing.assert_allclose(
+        Interpolate(grid - 8.0, spacing=(1.0,))(X), Interpolate(grid, spacing=(1.0,))(X), rtol=1e-15
+    )
+
+
+def test_interpolation_reads_the_boundary_outside_of_a_bounded_grid():
+    outside = Interpolate(jnp.array([[-3.0], [99.0]]), spacing=(1.0,), periodic=(False,))
+    np.testing.assert_array_equal(outside(X), X[jnp.array([0, 7])])
+
+
+def test_moving_places_do_not_recompile():
+    traces = []
+
+    @jax.jit
+    def read(places):
+        traces.append(1)
+        return Interpolate(places, spacing=(1.0,))(X)
+
+    read(jnp.array([[0.5]])), read(jnp.array([[3.25]]))
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: Subset(jnp.array([8]))(X), ShapeError, "indices reach from 8 to 8, but the state has 8"),
+        (lambda: Subset()(X), ConfigurationError, "needs `indices`"),
+        (lambda: Subsample(every=0), ConfigurationError, "every=0"),
+        (lambda: Linear(jnp.ones((2, 3)))(X), ShapeError, r"matrix has shape \(2, 3\), the state \(8,\)"),
+        (lambda: Field("c")({"a": X}), ConfigurationError, r"no component 'c'; it has \['a'\]"),
+        (lambda: Interpolate(PLACES, spacing=(1.0,), periodic=(True,))(X), ShapeError, "1-dimensional grid"),
+        (lambda: Interpolate(PLACES, spacing=(1.0,), periodic=(True, True)), ConfigurationError, "spacing has 1"),
+        (lambda: Compose(), ConfigurationError, "at least one"),
+        (lambda: Compose(3.0), ConfigurationError, "must be callable"),
+    ],
+)
+def test_bad_input_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
