@@ -60,6 +60,8 @@ def rollout(
 
     at = jnp.asarray(at, jnp.int32)
     count = at.shape[0]
+    if count == 0:
+        return jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), x0)
     # The rows of each segment are scattered into a buffer; steps nobody asked for have a slot beyond its end.
     slots = jnp.full(steps + 1, count, jnp.int32).at[at].set(jnp.arange(count, dtype=jnp.int32), mode="drop")
     slots = slots.at[0].set(count)  # row 0 needs no step
@@ -86,7 +88,7 @@ def rollout(
         rows = jnp.where(inside.reshape(shape), buffer_leaf[jnp.clip(source, 0, count - 1)], 0)
         return jnp.where((at == 0).reshape(shape), x0_leaf, rows)
 
-    return jax.tree.map(assemble, buffer, x0) if count else buffer
+    return jax.tree.map(assemble, buffer, x0)
 
 
 # Every slot is written at most once and the buffer starts as a constant, so its cotangent may pass through unchanged:

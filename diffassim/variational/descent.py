@@ -56,9 +56,7 @@ class Descent(Pytree):
             sound = jnp.isfinite(value) & jnp.isfinite(norm)
             better = sound & (value < s.best_cost)
             small = sound & (norm <= jnp.asarray(self.tolerance, dtype))
-            updates, memory = optimizer.update(
-                gradient, s.memory, s.v, value=value, grad=gradient, value_fn=cost
-            )
+            updates, memory = optimizer.update(gradient, s.memory, s.v, value=value, grad=gradient, value_fn=cost)
             code = jnp.where(small, Result.CONVERGED, jnp.where(sound, Result.MAX_ITERATIONS, Result.NON_FINITE))
             return _State(
                 v=tree.select(sound & ~small, optax.apply_updates(s.v, updates), s.v),
@@ -80,7 +78,7 @@ class Descent(Pytree):
             jnp.asarray(False),
         )  # fmt: skip
         end = bounded_while(lambda s: ~s.done, evaluate, state, self.max_iterations, unrolled)
-        horizons = jnp.where(jnp.arange(self.max_iterations) < end.iterations, window, -1).astype(jnp.int32)
+        horizons = jnp.where(jnp.arange(self.max_iterations, dtype=jnp.int32) < end.iterations, window, -1).astype(jnp.int32)
         return Minimum(
             end.best_v, end.history, horizons, end.best_norm, end.iterations, end.evaluations.astype(dtype), end.result
         )

@@ -182,7 +182,7 @@ class _Search:
         better = full & sound & (value < s.best_cost) | finished & (value <= s.best_cost * (1 + 1e-12))
         code = jnp.where(failed, Result.NON_FINITE, jnp.where(stalled, Result.STALLED, Result.MAX_ITERATIONS))
         converged = jnp.where(value > threshold, Result.INCONSISTENT, Result.CONVERGED)
-        fraction = (s.horizon + 1) / (self.window + 1)
+        fraction = (s.horizon + 1).astype(dtype) / (self.window + 1)
         return _State(
             v=v,
             horizon=jnp.where(halve, shorter, jnp.where(grow, longer, s.horizon)),
@@ -195,8 +195,8 @@ class _Search:
             cost_history=s.cost_history.at[s.iterations].set(value),
             horizon_history=s.horizon_history.at[s.iterations].set(s.horizon),
             iterations=s.iterations + 1,
-            unverified=jnp.where(halve | grow, 0, s.unverified + unverifiable),
-            work=s.work + ((1.3 + step.products) * fraction).astype(dtype),
+            unverified=jnp.where(halve | grow, 0, s.unverified + unverifiable.astype(jnp.int32)),
+            work=s.work + (1.3 + step.products.astype(dtype)) * fraction,
             result=jnp.where(finished, converged, code).astype(jnp.int32),
             done=finished | failed | stalled,
         )

@@ -67,11 +67,11 @@ def test_new_numbers_reuse_the_compiled_program():
 
 
 def test_a_trial_that_is_not_finite_shrinks_the_step_instead_of_poisoning_it():
-    # log(x) is undefined for the full Gauss-Newton step from x = 1e-3.
-    obs = da.Observations(np.array([[-20.0]]), [0], operator=jnp.log, error=da.covariances.Diagonal(std=0.1))
+    # The full Gauss-Newton step from x = 0.5 ends at x = 0.5 - 0.5 * 4.3 < 0, where log(x) is undefined.
+    obs = da.Observations(np.array([[-5.0]]), [0], operator=jnp.log, error=da.covariances.Diagonal(std=0.1))
     solution = da.minimize(da.ThreeDVar(jnp.array([0.5]), da.covariances.Diagonal(std=10.0), obs))
     assert solution.search.result == da.Result.CONVERGED
-    np.testing.assert_allclose(jnp.log(solution.state), -20.0, atol=1e-3)
+    np.testing.assert_allclose(jnp.log(solution.state), -5.0, atol=1e-3)
 
 
 def test_a_model_that_blows_up_raises_and_keeps_the_best_state():
@@ -113,12 +113,12 @@ def test_float32_stays_float32_and_converges():
 
 def test_a_long_window_reaches_the_minimum_that_plain_gauss_newton_misses():
     cost, truth = lorenz96_window(40, seed=103)
-    grown, plain = da.minimize(cost), da.minimize(cost, da.GaussNewton(consistency=1e9, max_iterations=400))
+    grown = da.minimize(cost)
+    with pytest.warns(AssimilationWarning, match="MAX_ITERATIONS"):
+        plain = da.minimize(cost, da.GaussNewton(consistency=1e9))
     assert float(grown.cost) < float(cost({"state": jnp.asarray(truth) - cost.background}))
     assert float(plain.cost) > float(grown.cost) + 100
-    assert int(grown.search.horizon_history.min()) == -1
-    lengths = set(np.asarray(grown.search.horizon_history).tolist())
-    assert len(lengths - {-1, cost.steps}) >= 1
+    assert set(np.asarray(grown.search.horizon_history).tolist()) - {-1, cost.steps}, "no shorter window was tried"
 
 
 def test_parameters_are_found_within_their_bounds():
