@@ -56,7 +56,8 @@ class Descent(Pytree):
             sound = jnp.isfinite(value) & jnp.isfinite(norm)
             better = sound & (value < s.best_cost)
             small = sound & (norm <= jnp.asarray(self.tolerance, dtype))
-            updates, memory = optimizer.update(gradient, s.memory, s.v, value=value, grad=gradient, value_fn=cost)
+            with jax.numpy_dtype_promotion("standard"):  # optax mixes integer dtypes
+                updates, memory = optimizer.update(gradient, s.memory, s.v, value=value, grad=gradient, value_fn=cost)
             code = jnp.where(small, Result.CONVERGED, jnp.where(sound, Result.MAX_ITERATIONS, Result.NON_FINITE))
             return _State(
                 v=tree.select(sound & ~small, optax.apply_updates(s.v, updates), s.v),
