@@ -1,0 +1,32 @@
+"""Experiments: named, configured, resumable."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+from typing import Any
+
+from diffassim.core.errors import ConfigurationError
+
+__all__ = ["EXPERIMENTS", "find_experiment"]
+
+# Where each experiment lives; imported only when it is asked for.
+EXPERIMENTS = {
+    "fulda": "diffassim.experiments.fulda:Fulda",
+    "lorenz96": "diffassim.experiments.lorenz96:Lorenz96Twin",
+    "correction": "diffassim.experiments.correction:Correction",
+}
+
+
+def find_experiment(name: str) -> Any:
+    """Return the experiment of that name.
+
+    Raises:
+        ConfigurationError: if there is none.
+    """
+    if name not in EXPERIMENTS:
+        close = difflib.get_close_matches(name, EXPERIMENTS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(EXPERIMENTS)}"
+        raise ConfigurationError(f"unknown experiment {name!r}; {hint}")
+    module, _, attribute = EXPERIMENTS[name].partition(":")
+    return getattr(import_module(module), attribute)()

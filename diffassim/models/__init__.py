@@ -2,12 +2,16 @@
 
 from diffassim.models.advection import LinearAdvection
 from diffassim.models.base import FunctionModel, Model, Parameter, Variable
+from diffassim.models.gr4j import GR4J, CatchmentForcing, CatchmentState
 from diffassim.models.lorenz63 import Lorenz63
 from diffassim.models.lorenz96 import Lorenz96
 from diffassim.models.rollout import rollout
 from diffassim.models.two_scale_lorenz96 import TwoScaleLorenz96, TwoScaleState
 
 __all__ = [
+    "GR4J",
+    "CatchmentForcing",
+    "CatchmentState",
     "FunctionModel",
     "LinearAdvection",
     "Lorenz63",

@@ -1,0 +1,84 @@
+"""Read, change, check and write configurations; every problem is one line that names the field."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+from pydantic import ValidationError
+
+from diffassim.core.errors import ConfigurationError
+
+__all__ = ["build_configuration", "parse_setting", "read_toml", "write_toml"]
+
+
+def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return the experiment's name and its settings from a TOML file.
+
+    Raises:
+        ConfigurationError: if the file is missing, is not TOML, or names no experiment.
+    """
+    try:
+        settings = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path}: no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not valid TOML: {error}") from None
+    name = settings.pop("experiment", None)
+    if not isinstance(name, str):
+        raise ConfigurationError(f"{path}: the key `experiment` is missing; write for example: experiment = \"fulda\"")
+    return name, settings
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Return key and value of `key=value`; the value is read as TOML, or as text where it is none.
+
+    Example:
+        >>> parse_setting("window=5"), parse_setting("name=abc")
+        (('window', 5), ('name', 'abc'))
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigurationError(f"--set {text}: write it as key=value")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value
+
+
+def build_configuration(kind: Any, settings: dict[str, Any], name: str) -> Any:
+    """Return the checked configuration.
+
+    Args:
+        kind: the experiment's configuration class.
+        settings: values by key.
+        name: the experiment's name, for messages.
+
+    Raises:
+        ConfigurationError: one line naming the first field that is wrong.
+    """
+    for key in settings:
+        if key not in kind.model_fields:
+            close = difflib.get_close_matches(key, kind.model_fields, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(kind.model_fields)}"
+            raise ConfigurationError(f"{name}: unknown key {key!r}; {hint}")
+    try:
+        return kind(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "settings"
+        message = first["msg"].removeprefix("Value error, ")
+        found = f" (found {first['input']!r})" if first["loc"] else ""
+        raise ConfigurationError(f"{name}: {field}: {message}{found}") from None
+
+
+def write_toml(path: Path, name: str, config: Any) -> None:
+    """Write the exact configuration, so that `diffassim run FILE` repeats the run."""
+    document = tomlkit.document()
+    document["experiment"] = name
+    for key, value in config.model_dump(mode="json", exclude_none=True).items():
+        document[key] = value
+    path.write_text(tomlkit.dumps(document))
