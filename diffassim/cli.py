@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +18,20 @@ from diffassim.core.errors import AssimilationError, ConfigurationError
 
 __all__ = ["app", "main"]
 
-app = cyclopts.App(name="diffassim", help="Differentiable data assimilation.", version_flags=["--version"])
+USER_ERROR = 2  # exit code where the user can help it
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+
+
+def _version() -> str:
+    try:
+        return version("diffassim")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+app = cyclopts.App(
+    name="diffassim", help="Differentiable data assimilation.", version=_version, result_action="return_value"
+)
 
 
 @app.command(name="list")
@@ -33,7 +50,7 @@ def run(
     experiment: str | None = None,
     /,
     *,
-    set: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = (),
     out: Path | None = None,
     resume: Path | None = None,
 ) -> None:
@@ -43,7 +60,7 @@ def run(
     ----------
     experiment
         Name of an experiment (see `diffassim list`), or a TOML file with the key `experiment`.
-    set
+    settings
         A changed setting, key=value; may be repeated.
     out
         Output directory; default results/NAME.
@@ -56,24 +73,26 @@ def run(
     from diffassim.experiments.configuration import build_configuration, parse_setting, read_toml
 
     if resume is not None:
-        if experiment is not None or set or out is not None:
-            raise ConfigurationError("--resume DIR stands alone: experiment, settings and output directory are stored in DIR")
-        _configure_jax(read_toml(resume / "config.toml")[1].get("dtype", "float64"))
+        if experiment is not None or settings or out is not None:
+            raise ConfigurationError("--resume DIR stands alone: DIR holds the experiment and its settings")
+        _configure_jax(read_toml(resume / "config.toml")[1].get("dtype"))
         directory = resume
-        with _progress() as progress, _interruptible(directory):
+        with _interruptible(directory), _progress() as progress:
             results = runs.resume(resume, progress)
     else:
         if experiment is None:
-            raise ConfigurationError("run: name an experiment (diffassim list shows them), a TOML file, or --resume DIR")
-        name, settings = read_toml(Path(experiment)) if experiment.endswith(".toml") else (experiment, {})
-        settings |= dict(map(parse_setting, set))
+            raise ConfigurationError(
+                "run: name an experiment (diffassim list shows them), a TOML file, or --resume DIR"
+            )
+        name, values = read_toml(Path(experiment)) if experiment.endswith(".toml") else (experiment, {})
+        values |= dict(map(parse_setting, settings))
         found = find_experiment(name)
-        config = build_configuration(found.configuration, settings, name)
+        config = build_configuration(found.configuration, values, name)
         _configure_jax(config.dtype)
         directory = Path("results") / name if out is None else out
-        with _progress() as progress, _interruptible(directory):
+        with _interruptible(directory), _progress() as progress:
             results = runs.run(found, config, directory, progress)
-    print(results.table)
+    print(results.table.rstrip())
     print(f"\nFigures, scores.csv and analysis.nc: {directory}")
 
 
@@ -82,75 +101,94 @@ def score(directory: Path, /) -> None:
     """Compute scores and figures of a finished run anew, and print its table."""
     _need_data_extra()
     from diffassim.experiments import run as runs
+    from diffassim.experiments.configuration import read_toml
 
-    print(runs.score(directory).table)
+    _configure_jax(read_toml(directory / "config.toml")[1].get("dtype"))
+    print(runs.score(directory).table.rstrip())
 
 
-def main() -> None:
-    """Entry point of the command `diffassim`: user errors are one line and exit code 2."""
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the command `diffassim`: user errors are one line and exit code 2.
+
+    Args:
+        arguments: words of the command line; default: those of this process.
+    """
+    warnings.showwarning = _show_warning
     try:
-        app()
-    except AssimilationError as error:
-        print(f"diffassim: {error}", file=sys.stderr)
-        sys.exit(2)
+        app(arguments, exit_on_error=False, print_error=False)
+    except (AssimilationError, cyclopts.CycloptsError, OSError) as error:
+        print(f"diffassim: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+
+def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
+    print(f"diffassim: {category.__name__}: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _need_data_extra() -> None:
     try:
+        import matplotlib  # noqa: F401
+        import netCDF4  # noqa: F401
         import pandas  # noqa: F401
         import pydantic  # noqa: F401
+        import tomlkit  # noqa: F401
         import xarray  # noqa: F401
     except ImportError as error:
         raise ConfigurationError(f"{error.name} is not installed; run: pip install 'diffassim[data]'") from None
 
 
-def _configure_jax(dtype: str) -> None:
+def _configure_jax(dtype: Any) -> None:
+    """Set the precision, and keep compiled programs between runs (compilation dominates short runs)."""
     import jax
     from platformdirs import user_cache_path
 
-    jax.config.update("jax_enable_x64", dtype == "float64")
+    jax.config.update("jax_enable_x64", dtype != "float32")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(user_cache_path("diffassim") / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-class _interruptible:  # noqa: N801 (used as a statement)
+@contextmanager
+def _interruptible(directory: Path) -> Iterator[None]:
     """Turn Ctrl-C into one line that says how to go on."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is KeyboardInterrupt:
-            print(
-                f"\ndiffassim: interrupted. What is finished lies in {self.directory}; go on with: "
-                f"diffassim run --resume {self.directory}",
-                file=sys.stderr,
-            )
-            sys.exit(130)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(
+            f"\ndiffassim: interrupted. What is finished lies in {directory}; go on with: "
+            f"diffassim run --resume {directory}",
+            file=sys.stderr,
+        )
+        sys.exit(INTERRUPTED)
 
 
-class _progress:  # noqa: N801 (used as a statement)
-    """A progress bar with the remaining time, only where somebody can watch it."""
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar with the remaining time, only where somebody can watch it."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    def __enter__(self) -> Any:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        self.bar = Progress(*columns, disable=not sys.stderr.isatty(), transient=True)
-        self.bar.start()
-        task = self.bar.add_task("preparing", total=None)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    console = Console(stderr=True)
+    # Chunks may take minutes: the speed is the mean over an hour.
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True, speed_estimate_period=3600
+    ) as bar:
+        task = bar.add_task("preparing", total=None)
 
         def update(finished: int, count: int) -> None:
-            self.bar.update(task, completed=finished, total=count, description="running" if finished else "preparing")
+            bar.update(task, completed=finished, total=count, description="running" if finished else "preparing")
 
-        return update
-
-    def __exit__(self, *_: Any) -> None:
-        self.bar.stop()
+        yield update
 
 
 if __name__ == "__main__":

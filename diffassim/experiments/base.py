@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import pandas as pd
 import xarray as xr
@@ -15,12 +16,17 @@ SCORE_COLUMNS = ["method", "variable", "lead", "metric", "value", "n"]
 
 
 class Configuration(BaseModel):
-    """Base of all configurations: unknown keys are errors, values are checked, and the object is frozen."""
+    """Base of all configurations: unknown keys are errors, values are checked, and the object is frozen.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    Args:
+        seed: seed of everything random.
+        dtype: floating-point type of the computation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
     seed: int = 0
-    dtype: str = "float64"
+    dtype: Literal["float32", "float64"] = "float64"
 
 
 class Results(NamedTuple):
@@ -35,7 +41,28 @@ class Experiment(ABC):
     """An experiment that runs in chunks, so that it can be watched, interrupted and resumed.
 
     A subclass names its configuration class and defines four methods. The carry between chunks is a nested dict of
-    arrays: it is written after each chunk, and `resume` goes on from it with the same final result.
+    arrays: it is written after each chunk, and `resume` goes on from it with the same final result. For that,
+    `advance` depends on its arguments alone; random numbers come from the seed and the index.
+
+    Example:
+        >>> import numpy as np
+        >>> class Decay(Experiment):
+        ...     name, summary, configuration = "decay", "Exponential decay.", Configuration
+        ...     def chunks(self, config):
+        ...         return 3
+        ...     def start(self, config):
+        ...         return {"x": np.asarray(8.0)}
+        ...     def advance(self, config, carry, index):
+        ...         x = carry["x"] / 2
+        ...         return {"x": x}, xr.Dataset({"x": ("time", x[None])}, {"time": [float(index)]})
+        ...     def finish(self, config, dataset):
+        ...         last = float(dataset["x"][-1])
+        ...         return Results(score_rows([("decay", "x", 0.0, "last", last, 1)]), {}, f"x = {last}")
+        >>> import tempfile
+        >>> from diffassim.experiments.run import run
+        >>> with tempfile.TemporaryDirectory() as path:
+        ...     run(Decay(), Configuration(), path).table
+        'x = 1.0'
     """
 
     name: ClassVar[str]
@@ -52,7 +79,10 @@ class Experiment(ABC):
 
     @abstractmethod
     def advance(self, config: Any, carry: dict[str, Any], index: int) -> tuple[dict[str, Any], xr.Dataset]:
-        """Compute one chunk: return the next carry and the chunk's output, with a dimension `time`."""
+        """Compute one chunk: return the next carry and the chunk's output, with a dimension `time`.
+
+        The carry arrives as NumPy arrays.
+        """
 
     @abstractmethod
     def finish(self, config: Any, dataset: xr.Dataset) -> Results:
@@ -84,6 +114,6 @@ def quantity(unit: str) -> Any:
     return BeforeValidator(read)
 
 
-def score_rows(rows: list[tuple[str, str, Any, str, float, int]]) -> pd.DataFrame:
+def score_rows(rows: Iterable[tuple[str, str, Any, str, float, int]]) -> pd.DataFrame:
     """Return tidy scores from tuples (method, variable, lead, metric, value, n)."""
-    return pd.DataFrame(rows, columns=SCORE_COLUMNS)
+    return pd.DataFrame(list(rows), columns=SCORE_COLUMNS)

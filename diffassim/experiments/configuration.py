@@ -1,4 +1,4 @@
-"""Read, change, check and write configurations; every problem is one line that names the field."""
+"""Read, change and check configurations; every problem is one line that names the field."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from diffassim.core.errors import ConfigurationError
 
-__all__ = ["build_configuration", "parse_setting", "read_toml", "write_toml"]
+__all__ = ["build_configuration", "parse_setting", "read_toml", "to_toml"]
 
 
 def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
@@ -23,13 +23,13 @@ def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
     """
     try:
         settings = tomllib.loads(path.read_text())
-    except FileNotFoundError:
-        raise ConfigurationError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{path}: not valid TOML: {error}") from None
     name = settings.pop("experiment", None)
     if not isinstance(name, str):
-        raise ConfigurationError(f"{path}: the key `experiment` is missing; write for example: experiment = \"fulda\"")
+        raise ConfigurationError(f'{path}: the key `experiment` is missing; write for example: experiment = "fulda"')
     return name, settings
 
 
@@ -69,16 +69,17 @@ def build_configuration(kind: Any, settings: dict[str, Any], name: str) -> Any:
         return kind(**settings)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "settings"
         message = first["msg"].removeprefix("Value error, ")
-        found = f" (found {first['input']!r})" if first["loc"] else ""
-        raise ConfigurationError(f"{name}: {field}: {message}{found}") from None
+        if not first["loc"]:  # a check of several fields together, which names them itself
+            raise ConfigurationError(f"{name}: {message}") from None
+        field = ".".join(map(str, first["loc"]))
+        raise ConfigurationError(f"{name}: {field}: {message} (found {first['input']!r})") from None
 
 
-def write_toml(path: Path, name: str, config: Any) -> None:
-    """Write the exact configuration, so that `diffassim run FILE` repeats the run."""
+def to_toml(name: str, config: Any) -> str:
+    """Return the exact configuration as TOML, so that `diffassim run FILE` repeats the run."""
     document = tomlkit.document()
     document["experiment"] = name
     for key, value in config.model_dump(mode="json", exclude_none=True).items():
         document[key] = value
-    path.write_text(tomlkit.dumps(document))
+    return tomlkit.dumps(document)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from diffassim.core.errors import ConfigurationError
 from diffassim.experiments import find_experiment
 from diffassim.experiments.base import Experiment, Results
-from diffassim.experiments.configuration import build_configuration, read_toml, write_toml
-from diffassim.experiments.run_directory import RunDirectory
+from diffassim.experiments.configuration import build_configuration, read_toml, to_toml
+from diffassim.experiments.run_directory import RunDirectory, as_numpy
 
 __all__ = ["resume", "run", "score"]
 
+Progress = Callable[[int, int], None]
 
-def run(
-    experiment: Experiment, config: Any, path: str | Path, progress: Callable[[int, int], None] | None = None
-) -> Results:
+
+def run(experiment: Experiment, config: Any, path: str | Path, progress: Progress | None = None) -> Results:
     """Run an experiment into a new directory.
 
     Args:
@@ -29,20 +31,15 @@ def run(
         `Results`, which are also in the directory.
 
     Raises:
-        ConfigurationError: if the directory holds a run already.
+        ConfigurationError: if the directory holds a run already, or other files.
     """
     directory = RunDirectory(Path(path))
-    directory.create(config.seed)
-    write_toml(directory.config, experiment.name, config)
-    if progress is not None:
-        progress(0, experiment.chunks(config))
-    carry = experiment.start(config)
-    directory.write_checkpoint(0, carry)
-    return _go_on(experiment, config, directory, 0, carry, progress)
+    directory.create(to_toml(experiment.name, config), config.seed)
+    return _from_the_start(experiment, config, directory, progress)
 
 
-def resume(path: str | Path, progress: Callable[[int, int], None] | None = None) -> Results:
-    """Go on with an interrupted run; the result is that of an uninterrupted one.
+def resume(path: str | Path, progress: Progress | None = None) -> Results:
+    """Go on with an interrupted run; the result is that of an uninterrupted one, bit by bit.
 
     Args:
         path: the run's directory.
@@ -55,7 +52,11 @@ def resume(path: str | Path, progress: Callable[[int, int], None] | None = None)
     directory = RunDirectory(Path(path))
     experiment, config = _stored(directory)
     if directory.analysis.exists():
-        return score(path)
+        results = score(path)
+        directory.remove_checkpoint()
+        return results
+    if not directory.has_started:  # stopped during the preparation: nothing is lost by doing it again
+        return _from_the_start(experiment, config, directory, progress)
     finished, carry = directory.read_checkpoint()
     return _go_on(experiment, config, directory, finished, carry, progress)
 
@@ -67,7 +68,8 @@ def score(path: str | Path) -> Results:
         path: the run's directory.
 
     Raises:
-        DataError: if the run is not finished.
+        DataError: if the run is not finished, or its output is damaged.
+        ConfigurationError: if its configuration is missing or damaged.
     """
     directory = RunDirectory(Path(path))
     experiment, config = _stored(directory)
@@ -77,23 +79,47 @@ def score(path: str | Path) -> Results:
 
 
 def _stored(directory: RunDirectory) -> tuple[Experiment, Any]:
+    if not directory.path.is_dir():
+        raise ConfigurationError(f"{directory.path}: no such directory")
     name, settings = read_toml(directory.config)
     experiment = find_experiment(name)
     return experiment, build_configuration(experiment.configuration, settings, name)
 
 
+def _from_the_start(experiment: Experiment, config: Any, directory: RunDirectory, progress: Progress | None) -> Results:
+    if progress is not None:
+        progress(0, experiment.chunks(config))
+    carry = as_numpy(experiment.start(config))
+    directory.write_checkpoint(carry)
+    return _go_on(experiment, config, directory, 0, carry, progress)
+
+
 def _go_on(
-    experiment: Experiment, config: Any, directory: RunDirectory, first: int, carry: dict[str, Any], progress: Any
+    experiment: Experiment,
+    config: Any,
+    directory: RunDirectory,
+    first: int,
+    carry: dict[str, Any],
+    progress: Progress | None,
 ) -> Results:
     count = experiment.chunks(config)
     for index in range(first, count):
         if progress is not None:
             progress(index, count)
-        carry, dataset = experiment.advance(config, carry, index)
+        # Through NumPy after every chunk, so that a resumed run sees the very types that an uninterrupted one sees.
+        carry, dataset = experiment.advance(config, as_numpy(carry), index)
         directory.write_chunk(index, dataset, carry)
     if progress is not None:
         progress(count, count)
-    results = experiment.finish(config, directory.collect(count))
+    results = experiment.finish(config, directory.collect(_attributes(experiment)))
     directory.write_results(results)
     directory.remove_checkpoint()
     return results
+
+
+def _attributes(experiment: Experiment) -> dict[str, str]:
+    try:
+        source = f"diffassim {version('diffassim')}"
+    except PackageNotFoundError:
+        source = "diffassim"
+    return {"Conventions": "CF-1.11", "title": experiment.summary, "source": f"{source}, experiment {experiment.name}"}
