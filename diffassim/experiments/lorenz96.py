@@ -71,9 +71,9 @@ class Lorenz96Configuration(Configuration):
 class Lorenz96Twin(Experiment):
     """Truth run, synthetic observations, cycled 4D-Var, free run.
 
-    Every window is 4D-Var over the observations of `window` steps; its analysis is carried to the window end and on
-    through the next window as the background there. So the background k steps into a window is a forecast of lead k, and
-    the analysis k steps into it is a smoother estimate of lag `window` - k, written as a lead of k - `window` <= 0.
+    Every window is 4D-Var over the observations of `window` steps; its analysis is carried to the window end, and
+    on through the next window as the background there. So the background k steps into a window is a forecast of lead k,
+    and the analysis k steps into it is a smoother's estimate of lag `window` - k, written as a lead of k - `window`.
     """
 
     name = "lorenz96"

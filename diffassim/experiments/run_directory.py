@@ -29,10 +29,10 @@ _DIGEST = 32  # bytes of SHA-256 in front of the checkpoint's content
 class RunDirectory:
     """Files of one run.
 
-    config.toml, provenance.json, chunks/*.nc (one for each finished chunk), checkpoint.msgpack (the carry after the last
-    of them); at the end analysis.nc, scores.csv, table.txt and figures. Every file is written beside its place and then
-    moved, so that a run killed at any moment leaves whole files. The checkpoint holds the checksums of the files that it
-    belongs to: a resumed run either gives the same result or says which file stands in its way.
+    config.toml, provenance.json, chunks/*.nc (one for each finished chunk), checkpoint.msgpack (the carry after the
+    last of them); at the end analysis.nc, scores.csv, table.txt and figures. Every file is written beside its place and
+    then moved, so that a run killed at any moment leaves whole files. The checkpoint holds the checksums of the files
+    that it belongs to: a resumed run either gives the same result or says which file stands in its way.
 
     Args:
         path: the directory.

@@ -1,0 +1,1 @@
+"""Files and tables. Nothing below the experiments imports this package."""

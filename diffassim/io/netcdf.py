@@ -85,9 +85,8 @@ def from_dataset(dataset: xr.Dataset, variables: Any) -> Any:
             )
         found = dataset[variable.name]
         if found.attrs.get("units", variable.units) != variable.units:
-            raise DataError(
-                f"from_dataset: {variable.name} is in {found.attrs['units']!r}, expected {variable.units!r}; convert it first"
-            )
+            units = found.attrs["units"]
+            raise DataError(f"from_dataset: {variable.name} is in {units!r}, expected {variable.units!r}; convert it")
         missing = [dim for dim in variable.dims if dim not in found.dims]
         if missing:
             raise DataError(f"from_dataset: {variable.name} lacks the dimension {missing[0]!r}; it has {found.dims}")

@@ -1,0 +1,1 @@
+"""Figures. Nothing below the experiments imports this package."""

@@ -46,7 +46,8 @@ def overview(dataset: xr.Dataset, scores: pd.DataFrame, observation_std: float) 
             bottom.plot(dataset["time"], rmse, color=_COLORS[label], label=label, linewidth=0.8)
         bottom.axhline(observation_std, color="black", linestyle=":", label="observation error")
         bottom.set(xlabel="time", ylabel="root-mean-square error", yscale="log")
-        bottom.legend(loc="lower right", ncols=2)
+        bottom.set_ylim(bottom=bottom.get_ylim()[0] / 3)  # room for the legend
+        bottom.legend(loc="lower center", ncols=2)
         panel_label(bottom, "c", "error over time")
 
         for label in ("background", "analysis"):
