@@ -60,8 +60,8 @@ def squared_norm(x: Any) -> Float[Array, ""]:
 def norm(x: Any) -> Float[Array, ""]:
     """Return |x|, with derivative zero (not NaN) at x = 0."""
     squared = squared_norm(x)
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+    zero = squared == 0  # not "squared > 0": the norm of something that is not finite must not be zero
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squared)))
 
 
 def size(x: Any) -> int:

@@ -53,7 +53,7 @@ class Covariance(Pytree):
         raise self._unavailable("solve")
 
     def logdet(self, x: Any) -> Float[Array, ""]:
-        """Return log det B on the space of one state like `x` (no batch axes)."""
+        """Return log det B on the space of states like `x`; batch axes count as independent copies."""
         raise self._unavailable("logdet")
 
     def sample(self, key: jax.Array, x: Any) -> Any:
@@ -68,8 +68,17 @@ class Covariance(Pytree):
         """Raise `ShapeError`, naming `name`, unless the covariance fits a state like `x`."""
 
     def masked(self, mask: Any) -> Covariance:
-        """Return the covariance of the components where `mask` is True, for departures that are zero elsewhere."""
-        raise self._unavailable("masked", "Missing observations need a Diagonal or Dense error covariance.")
+        r"""Return the covariance of the components where `mask` is True, for departures that are zero elsewhere.
+
+        The missing components stay in place with unit variance, independent of all others: whitened departures, their
+        norm, the log determinant and all gradients are those of the problem without them.
+
+        Args:
+            mask: booleans shaped like what the covariance acts on, batch axes included.
+        """
+        raise self._unavailable(
+            "masked", "Missing observations need a Diagonal or Dense error covariance; see Dense.from_covariance."
+        )
 
     def _unavailable(self, operation: str, advice: str = "") -> NotAvailableError:
         return NotAvailableError(f"{type(self).__name__} has no {operation}. {advice}".strip())

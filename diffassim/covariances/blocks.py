@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ShapeError
@@ -22,6 +21,7 @@ class Blocks(Covariance):
             where they stand. `Zero` marks parts that are not controlled.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from diffassim.covariances import Diagonal, Zero
         >>> B = Blocks({"store": Diagonal(std=2.0), "flow": Zero()})
         >>> {k: float(v) for k, v in B.apply({"store": jnp.ones(()), "flow": jnp.ones(())}).items()}
@@ -56,7 +56,8 @@ class Blocks(Covariance):
     def logdet(self, x: Any) -> Float[Array, ""]:
         """Return the sum of the blocks' log determinants."""
         parts = self._map(lambda block, part: block.logdet(part), x)
-        return sum(jax.tree.leaves(parts), jnp.zeros(()))
+        first, *rest = jax.tree.leaves(parts)
+        return sum(rest, first)
 
     def masked(self, mask: Any) -> Blocks:
         """Return the blocks' masked covariances."""

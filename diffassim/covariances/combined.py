@@ -11,9 +11,12 @@ from jaxtyping import Array, Float
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.core.krylov import conjugate_gradients
+from diffassim.core.results import Result
 from diffassim.covariances.base import Covariance
 
 __all__ = ["Scaled", "Sum"]
+
+SOLVE_LIMIT = 5000  # iterations of conjugate gradients in the solve of a sum
 
 
 class Scaled(Covariance):
@@ -21,53 +24,86 @@ class Scaled(Covariance):
 
     Args:
         covariance: B.
-        factor: a >= 0.
+        factor: a >= 0; with a = 0 the term is switched off: it has no `whiten`, and its derivative in a is that of
+            `apply`, while that of `sqrt` is set to zero.
+        mask: components that are multiplied (set by `masked`); None for all.
 
     Raises:
-        ConfigurationError: if the factor is negative or not finite.
+        ConfigurationError: if the factor is negative, not finite, or not a single number.
+
+    Example:
+        >>> from diffassim.covariances import Diagonal
+        >>> (0.5 * Diagonal(std=2.0)).apply(jnp.ones(2)).tolist()
+        [2.0, 2.0]
     """
 
     covariance: Covariance
     factor: Any
+    mask: Any = None
 
     def __post_init__(self) -> None:
         known = concrete(self.factor)
         if known is not None and (known.ndim or not (0 <= known < float("inf"))):
-            raise ConfigurationError(f"a covariance can be multiplied by a finite number >= 0 only, found {self.factor}")
+            raise ConfigurationError(
+                f"a covariance can be multiplied by a finite number >= 0 only, found {self.factor}; a field of factors "
+                "belongs into its standard deviations"
+            )
 
-    def _root(self) -> Any:
-        # Double where: the derivative of sqrt at zero must not turn a switched-off term into NaN.
+    def _times(self, power: float, x: Any) -> Any:
+        """Multiply by factor^power, power = +-1/2 or +-1, where the components are observed."""
         factor = jnp.asarray(self.factor)
-        positive = factor > 0
-        return jnp.where(positive, jnp.sqrt(jnp.where(positive, factor, 1)), 0)
+        if power == 0.5:
+            # Double where: the derivative of sqrt at zero must not turn a switched-off term into NaN.
+            positive = factor > 0
+            number = jnp.where(positive, jnp.sqrt(jnp.where(positive, factor, 1)), 0)
+        else:
+            number = {-0.5: lambda: 1 / jnp.sqrt(factor), 1.0: lambda: factor, -1.0: lambda: 1 / factor}[power]()
+        if self.mask is None:
+            return tree.scale(number, x)
+
+        def multiply(leaf: Any, m: Any) -> Any:
+            return jnp.where(m, jnp.asarray(number, leaf.dtype), 1) * leaf
+
+        return jax.tree.map(multiply, x, self.mask)
 
     def control_like(self, x: Any) -> Any:
         """Return the control vector of B."""
         return self.covariance.control_like(x)
 
     def sqrt(self, v: Any) -> Any:
-        """Return sqrt(factor) L v."""
-        return tree.scale(self._root(), self.covariance.sqrt(v))
+        """Return L v times the root of the factor."""
+        return self._times(0.5, self.covariance.sqrt(v))
 
     def sqrt_transpose(self, x: Any) -> Any:
-        """Return sqrt(factor) L^T x."""
-        return tree.scale(self._root(), self.covariance.sqrt_transpose(x))
+        """Return L^T x times the root of the factor."""
+        return self.covariance.sqrt_transpose(self._times(0.5, x))
+
+    def apply(self, x: Any) -> Any:
+        """Return factor B x (masked components stay unscaled)."""
+        return self._times(1.0, self.covariance.apply(x))
 
     def whiten(self, x: Any) -> Any:
         """Return W x / sqrt(factor)."""
-        return tree.scale(1 / self._root(), self.covariance.whiten(x))
+        return self.covariance.whiten(self._times(-0.5, x))
 
     def solve(self, x: Any) -> Any:
         """Return B^(-1) x / factor."""
-        return tree.scale(1 / jnp.asarray(self.factor), self.covariance.solve(x))
+        return self._times(-1.0, self.covariance.solve(x))
 
     def logdet(self, x: Any) -> Float[Array, ""]:
         """Return log det B + n log factor."""
-        return self.covariance.logdet(x) + tree.size(x) * jnp.log(jnp.asarray(self.factor))
+        inner = self.covariance.logdet(x)
+        observed = tree.size(x)
+        if self.mask is not None:
+            observed = sum(jnp.sum(m) for m in jax.tree.leaves(self.mask)).astype(inner.dtype)
+        return inner + observed * jnp.log(jnp.asarray(self.factor, inner.dtype))
 
     def masked(self, mask: Any) -> Scaled:
-        """Return the multiple of the masked covariance (missing components scale too, and stay independent)."""
-        return Scaled(self.covariance.masked(mask), self.factor)
+        """Return the multiple of the masked covariance; missing components keep unit variance."""
+        mask = jax.tree.map(jnp.asarray, mask)
+        if self.mask is not None:
+            mask = jax.tree.map(jnp.logical_and, mask, self.mask)
+        return Scaled(self.covariance.masked(mask), self.factor, mask)
 
     def check(self, name: str, x: Any) -> None:
         """Check B."""
@@ -77,11 +113,27 @@ class Scaled(Covariance):
 class Sum(Covariance):
     r"""\(B_1 + B_2 + \dots\), written `B1 + B2`, with square root \([L_1\; L_2\; \dots]\).
 
+    The control vector is the tuple of the terms' control vectors; with a static covariance and an ensemble covariance
+    this is the extended control vector of hybrid ensemble-variational assimilation (Lorenc, 2003).
+
     Args:
-        terms: the covariances.
+        terms: the covariances, all for the same state.
+
+    Raises:
+        ConfigurationError: if there is none.
+
+    Example:
+        >>> from diffassim.covariances import Diagonal
+        >>> B = Diagonal(std=1.0) + 0.25 * Diagonal(std=2.0)
+        >>> B.apply(jnp.ones(2)).tolist(), len(B.control_like(jnp.ones(2)))
+        ([2.0, 2.0], 2)
     """
 
     terms: tuple[Covariance, ...]
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise ConfigurationError("Sum: at least one covariance is needed")
 
     def control_like(self, x: Any) -> Any:
         """Return the tuple of the terms' control vectors."""
@@ -99,23 +151,28 @@ class Sum(Covariance):
         return tuple(term.sqrt_transpose(x) for term in self.terms)
 
     def solve(self, x: Any) -> Any:
-        """Return (sum_i B_i)^(-1) x by conjugate gradients, to near rounding; NaN where they do not converge."""
+        """Return (sum_i B_i)^(-1) x by conjugate gradients, to near rounding; NaN where they do not converge.
+
+        Products with all B_i only; not meant for the inside of a loop.
+        """
         dtype = jnp.result_type(*jax.tree.leaves(x))
         tolerance = 1e-13 if dtype == jnp.float64 else 1e-6
+        limit = min(10 * tree.size(x) + 100, SOLVE_LIMIT)
 
         def solver(product: Any, b: Any) -> Any:
-            found = conjugate_gradients(product, b, rtol=tolerance, max_iterations=10 * tree.size(x) + 100)
-            return tree.select(found.result == 0, found.solution, tree.scale(jnp.nan, found.solution))
+            found = conjugate_gradients(product, b, rtol=tolerance, max_iterations=limit)
+            converged = found.result == Result.CONVERGED
+            return jax.tree.map(lambda leaf: jnp.where(converged, leaf, jnp.nan), found.solution)
 
         return jax.lax.custom_linear_solve(self.apply, x, solver, symmetric=True)
 
     def whiten(self, x: Any) -> Any:
         """Not available: a sum has no square factor; use `solve`."""
-        raise self._unavailable("whiten", "Its square root is not square; use solve, or a Dense matrix.")
+        raise self._unavailable("whiten", "Its square root is not square; use solve, or Dense.from_covariance(B, x).")
 
     def logdet(self, x: Any) -> Float[Array, ""]:
         """Not available without a matrix."""
-        raise self._unavailable("logdet", "Build a Dense matrix for small problems.")
+        raise self._unavailable("logdet", "For a small vector use Dense.from_covariance(B, x).logdet(x).")
 
     def check(self, name: str, x: Any) -> None:
         """Check all terms."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
@@ -13,6 +14,8 @@ from diffassim.core.errors import ConfigurationError, ShapeError, concrete
 from diffassim.covariances.base import Covariance
 
 __all__ = ["Dense"]
+
+ASYMMETRY = 1e-6  # largest |B - B^T| relative to the largest entry that passes as rounding (float32 included)
 
 
 class Dense(Covariance):
@@ -24,18 +27,18 @@ class Dense(Covariance):
         factor: L, shape (n, n), or (time, n, n) for one factor per leading index of what it acts on.
 
     Example:
-        >>> Dense.from_matrix(jnp.array([[2.0, 1.0], [1.0, 2.0]])).apply(jnp.array([1.0, 0.0])).round(12).tolist()
+        >>> Dense.from_matrix(jnp.array([[2.0, 1.0], [1.0, 2.0]])).apply(jnp.array([1.0, 0.0])).round(5).tolist()
         [2.0, 1.0]
     """
 
     factor: Float[Array, "... n n"]
 
     @classmethod
-    def from_matrix(cls, matrix: Float[Array, "n n"]) -> Dense:
+    def from_matrix(cls, matrix: Float[Array, "... n n"]) -> Dense:
         """Factorize a covariance matrix; derivatives pass through where it is traced.
 
         Args:
-            matrix: shape (n, n), symmetric and positive definite.
+            matrix: shape (n, n) or (time, n, n), symmetric and positive definite.
 
         Returns:
             The covariance.
@@ -52,13 +55,38 @@ class Dense(Covariance):
             _check_matrix(known)
         return cls(jnp.linalg.cholesky(jnp.asarray(matrix)))
 
+    @classmethod
+    def from_covariance(cls, B: Covariance, x: Float[Array, " n"]) -> Dense:
+        """Write out another covariance as a matrix, for what only a matrix offers (`logdet` of a sum, masks).
+
+        Args:
+            B: covariance of a vector.
+            x: a vector that shows its size and dtype, shape (n,).
+
+        Returns:
+            The covariance.
+
+        Raises:
+            ShapeError: if x is not a vector.
+            ConfigurationError: if B is singular.
+
+        Example:
+            >>> from diffassim.covariances import Diagonal
+            >>> float(Dense.from_covariance(Diagonal(1.0) + Diagonal(1.0), jnp.ones(1)).logdet(jnp.ones(1)).round(4))
+            0.6931
+        """
+        if jnp.ndim(x) != 1:
+            raise ShapeError(f"Dense.from_covariance: the example must be a vector, found shape {jnp.shape(x)}")
+        matrix = jax.vmap(B.apply)(jnp.eye(jnp.shape(x)[0], dtype=jnp.result_type(x)))
+        return cls.from_matrix((matrix + matrix.T) / 2)
+
     def sqrt(self, v: Float[Array, "... n"]) -> Float[Array, "... n"]:
         """Return L v."""
-        return jnp.einsum("...ij,...j->...i", self.factor, v)
+        return jnp.einsum("...ij,...j->...i", self._factor(v), v)
 
     def sqrt_transpose(self, x: Float[Array, "... n"]) -> Float[Array, "... n"]:
         """Return L^T x."""
-        return jnp.einsum("...ji,...j->...i", self.factor, x)
+        return jnp.einsum("...ji,...j->...i", self._factor(x), x)
 
     def whiten(self, x: Float[Array, "... n"]) -> Float[Array, "... n"]:
         """Return L^(-1) x by forward substitution."""
@@ -68,16 +96,17 @@ class Dense(Covariance):
         """Return L^(-T) L^(-1) x."""
         return self._substitute(self.whiten(x), transposed=True)
 
-    def logdet(self, x: Any) -> Float[Array, ""]:
+    def logdet(self, x: Float[Array, "... n"]) -> Float[Array, ""]:
         """Return 2 sum log diag L."""
-        return 2 * jnp.sum(jnp.log(jnp.diagonal(self.factor, axis1=-2, axis2=-1)))
+        diagonal = jnp.diagonal(self._factor(x), axis1=-2, axis2=-1)
+        return 2 * jnp.sum(jnp.broadcast_to(jnp.log(diagonal), jnp.shape(x)))
 
     def masked(self, mask: Bool[Array, "... n"]) -> Dense:
         """Return the covariance whose missing components are independent of the others, with unit variance.
 
-        Whitened departures that are zero where missing, their norm and the log determinant are then those of the
-        matrix with the missing rows and columns removed. A mask with a leading time axis gives one factor per time.
+        A mask with a leading time axis gives one factor per time.
         """
+        mask = jnp.asarray(mask)
         both = mask[..., :, None] & mask[..., None, :]
         matrix = jnp.einsum("...ij,...kj->...ik", self.factor, self.factor)
         shape = jnp.broadcast_shapes(both.shape, matrix.shape)
@@ -88,30 +117,39 @@ class Dense(Covariance):
         """Raise `ShapeError` unless the last axis of the state has the matrix's size."""
         n = jnp.shape(self.factor)[-1]
         if not hasattr(x, "shape") or jnp.ndim(x) < 1 or jnp.shape(x)[-1] != n:
-            found = jnp.shape(x) if hasattr(x, "shape") else type(x).__name__
-            raise ShapeError(f"{name}: Dense is a matrix for {n} components on the last axis, the state has {found}")
+            found = f"shape {jnp.shape(x)}" if hasattr(x, "shape") else f"type {type(x).__name__}"
+            raise ShapeError(
+                f"{name}: Dense is a matrix for arrays with {n} components on the last axis, but the state has "
+                f"{found}; use Blocks for a state of several parts"
+            )
+
+    def _factor(self, x: Any) -> Any:
+        factor = jnp.asarray(self.factor)
+        return factor.astype(jnp.result_type(x)) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else factor
 
     def _substitute(self, x: Any, transposed: bool) -> Any:
-        if self.factor.ndim == 2:  # one factor, all batch entries as right-hand sides of one call
+        factor = self._factor(x)
+        if factor.ndim == 2:  # one factor, all batch entries as right-hand sides of one call
             columns = x.reshape((-1, x.shape[-1])).T
-            return solve_triangular(self.factor, columns, lower=True, trans=int(transposed)).T.reshape(x.shape)
-        factor = jnp.broadcast_to(self.factor, (*x.shape[:-1], *self.factor.shape[-2:]))
+            return solve_triangular(factor, columns, lower=True, trans=int(transposed)).T.reshape(x.shape)
+        factor = jnp.broadcast_to(factor, (*x.shape[:-1], *factor.shape[-2:]))
         return solve_triangular(factor, x[..., None], lower=True, trans=int(transposed))[..., 0]
 
 
 def _check_matrix(matrix: np.ndarray) -> None:
     if not np.isfinite(matrix).all():
         raise ConfigurationError("Dense: the covariance matrix holds values that are not finite")
-    scale = np.abs(matrix).max() or 1.0
-    asymmetry = np.abs(matrix - np.swapaxes(matrix, -1, -2)).max()
-    if asymmetry > 1e-6 * scale:
+    asymmetry = np.abs(matrix - np.swapaxes(matrix, -1, -2)).max(initial=0)
+    if asymmetry > ASYMMETRY * np.abs(matrix).max(initial=0):
         raise ConfigurationError(
-            f"Dense: the covariance matrix is not symmetric, |B - B^T| reaches {asymmetry:.3g}; use (B + B.T) / 2 if that "
-            "is rounding"
+            f"Dense: the covariance matrix is not symmetric, |B - B^T| reaches {asymmetry:.3g}; use (B + B.T) / 2 if "
+            "that is rounding"
         )
-    smallest = np.linalg.eigvalsh(matrix).min()
-    if smallest <= 0:
+    try:
+        np.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:
+        smallest = np.linalg.eigvalsh(matrix).min()
         raise ConfigurationError(
             f"Dense: the covariance matrix is not positive definite, its smallest eigenvalue is {smallest:.3g}; add a "
             "small multiple of the identity, or remove linearly dependent components"
-        )
+        ) from None

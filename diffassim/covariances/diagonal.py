@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ShapeError, require_positive
-from diffassim.core.pytree import static
-from diffassim.covariances.base import Covariance
+from diffassim.covariances.base import Covariance, NotAvailableError
 
 __all__ = ["Diagonal", "Zero"]
 
@@ -61,16 +60,26 @@ class Diagonal(Covariance):
 
     def solve(self, x: Any) -> Any:
         """Return x / std^2."""
-        return self._map(lambda leaf, std: leaf / std**2, x)
+        return self._map(lambda leaf, std: leaf / std / std, x)
 
     def logdet(self, x: Any) -> Float[Array, ""]:
         """Return 2 sum log std."""
-        logs = self._map(lambda leaf, std: 2 * jnp.sum(jnp.log(jnp.broadcast_to(std, leaf.shape))), x)
-        return sum(jax.tree.leaves(logs), 0.0)
+        logs = self._map(lambda leaf, std: 2 * jnp.sum(jnp.log(jnp.broadcast_to(std, jnp.shape(leaf)))), x)
+        first, *rest = jax.tree.leaves(logs)
+        return sum(rest, first)
 
     def masked(self, mask: Any) -> Diagonal:
-        """Return self: independent departures do not notice that others are missing."""
-        return self
+        """Return the covariance with unit variance where something is missing."""
+
+        def fill(std: Any, subtree: Any) -> Any:
+            def fill_leaf(m: Any) -> Any:
+                given = jnp.asarray(std)
+                given = given.reshape((1,) * (m.ndim - given.ndim) + given.shape)
+                return jnp.where(m, given, jnp.ones((), given.dtype))
+
+            return jax.tree.map(fill_leaf, subtree)
+
+        return Diagonal(jax.tree.map(fill, self.std, jax.tree.map(jnp.asarray, mask)))
 
     def check(self, name: str, x: Any) -> None:
         """Raise `ShapeError` unless std is a prefix of the state's structure and broadcasts to its leaves."""
@@ -83,7 +92,9 @@ class Diagonal(Covariance):
             except ValueError:
                 ok = False
             if not ok:
-                raise ShapeError(f"{name}: Diagonal std of shape {shape} does not fit a state of shape {jnp.shape(leaf)}")
+                raise ShapeError(
+                    f"{name}: Diagonal std of shape {shape} does not fit a state of shape {jnp.shape(leaf)}"
+                )
 
         try:
             jax.tree.map(lambda std, subtree: [fits(std, leaf) for leaf in jax.tree.leaves(subtree)], self.std, x)
@@ -96,35 +107,27 @@ class Diagonal(Covariance):
 class Zero(Covariance):
     """No error: a component that is known, or that is not to be controlled.
 
-    Its control vector is empty, so it costs nothing.
-
-    Args:
-        shape: shape of the component (static); () for a scalar.
+    Its control vector has no entries, so it costs nothing. It is singular: there is no `whiten`, `solve` or `logdet`.
 
     Example:
-        >>> Zero((3,)).sqrt(Zero((3,)).control_like(jnp.ones(3))).tolist()
+        >>> Zero().sqrt(Zero().control_like(jnp.ones(3))).tolist()
         [0.0, 0.0, 0.0]
     """
 
-    shape: tuple[int, ...] = static(default=())
-
     def control_like(self, x: Any) -> Any:
-        """Return an array without entries that remembers the batch axes of x and its dtype."""
-        x = jnp.asarray(x)
-        return jnp.zeros((*x.shape[: x.ndim - len(self.shape)], 0), x.dtype)
+        """Return arrays without entries: the state's shape, then an axis of length zero."""
+        return jax.tree.map(lambda leaf: jnp.zeros((*jnp.shape(leaf), 0), jnp.result_type(leaf)), x)
 
     def sqrt(self, v: Any) -> Any:
-        """Return zeros."""
-        return jnp.zeros((*v.shape[:-1], *self.shape), v.dtype)
+        """Return zeros (as the empty sum, so that batching and differentiation see the control vector)."""
+        return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=-1), v)
 
     def sqrt_transpose(self, x: Any) -> Any:
         """Return the empty control vector."""
         return self.control_like(x)
 
-    def check(self, name: str, x: Any) -> None:
-        """Raise `ShapeError` unless the component has the declared shape."""
-        if jnp.shape(x) != tuple(self.shape):
-            raise ShapeError(f"{name}: Zero was declared for shape {tuple(self.shape)}, the state has {jnp.shape(x)}")
+    def _unavailable(self, operation: str, advice: str = "") -> NotAvailableError:
+        return super()._unavailable(operation, "A component without error has no density; leave it out.")
 
 
 def _cast(std: Any, leaf: Any) -> Any:
@@ -132,5 +135,3 @@ def _cast(std: Any, leaf: Any) -> Any:
     # A number given as Python float or in double precision must not promote a float32 state.
     std = std.astype(leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else std
     return std.reshape((1,) * (leaf.ndim - std.ndim) + std.shape) if 0 < std.ndim < leaf.ndim else std
-
-

@@ -39,3 +39,8 @@ def test_all_finite_sees_every_leaf():
 def test_dtype_is_kept():
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), X)
     assert {leaf.dtype for leaf in jax.tree.leaves(tree.axpy(np.float64(0.1), single, single))} == {jnp.dtype("float32")}
+
+
+def test_norm_of_a_non_finite_vector_is_not_finite():
+    assert np.isnan(float(tree.norm({**X, "c": jnp.asarray([jnp.nan])})))
+    assert np.isinf(float(tree.norm(jnp.asarray([jnp.inf, 1.0]))))

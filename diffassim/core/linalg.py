@@ -1,0 +1,120 @@
+"""Square roots of small symmetric matrices whose derivatives survive repeated eigenvalues."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+__all__ = ["symmetric_inverse_sqrt", "symmetric_sqrt"]
+
+# The derivative S' of S = A^(1/2) solves the Lyapunov equation S S' + S' S = A'. In the eigenbasis of A it is a
+# division by sqrt(a_i) + sqrt(a_j), the divided difference of the root: no difference of eigenvalues appears, unlike in
+# the derivative of the eigenvectors themselves. The equation is stated to JAX as a linear solve, so that derivatives of
+# all orders and both modes follow from S alone, and the eigenvectors are never differentiated.
+
+
+def symmetric_sqrt(A: Float[Array, "... n n"]) -> Float[Array, "... n n"]:
+    r"""Return the symmetric square root S of a symmetric positive semidefinite matrix, S S = A.
+
+    Its derivative is exact and finite at repeated eigenvalues, in both modes and to any order.
+
+    Args:
+        A: shape (..., n, n); the symmetric part counts.
+
+    Returns:
+        S, of the same shape. Eigenvalues within n eps of the largest around zero count as zero: S is zero along their
+        eigenvectors, and the derivative between two such directions, which is infinite, is set to zero (that of the
+        regular part remains). Where an eigenvalue is negative beyond rounding, or an entry is not finite, the whole
+        matrix is NaN.
+
+    Example:
+        >>> symmetric_sqrt(jnp.array([[4.0, 0.0], [0.0, 9.0]])).round(4).tolist()
+        [[2.0, 0.0], [0.0, 3.0]]
+
+    Source: Higham (2008), sections 3.2 and 6.1.
+    """
+    return _root((A + _transposed(A)) / 2)[0]
+
+
+def symmetric_inverse_sqrt(A: Float[Array, "... n n"]) -> Float[Array, "... n n"]:
+    r"""Return the symmetric inverse square root T of a symmetric positive definite matrix, T A T = I.
+
+    Its derivative is exact and finite at repeated eigenvalues, in both modes and to any order.
+
+    Args:
+        A: shape (..., n, n); the symmetric part counts.
+
+    Returns:
+        T, of the same shape; NaN where A is not positive definite at working precision (an eigenvalue below n eps times
+        the largest): no digit of the inverse would be right.
+
+    Example:
+        >>> symmetric_inverse_sqrt(jnp.array([[4.0, 0.0], [0.0, 16.0]])).round(4).tolist()
+        [[0.5, 0.0], [0.0, 0.25]]
+
+    Source: Higham (2008), sections 3.2 and 6.1.
+    """
+    return _inverse_root((A + _transposed(A)) / 2)[0]
+
+
+@jax.custom_jvp
+def _root(A: Any) -> tuple[Any, tuple[Any, Any]]:
+    """Return S, and (square roots of the eigenvalues, eigenvectors), which count as constants."""
+    values, vectors = jnp.linalg.eigh(A, symmetrize_input=False)
+    floor = _floor(values)
+    roots = jnp.sqrt(jnp.where(values > floor, values, 0))
+    roots = jnp.where(jnp.all(values >= -floor, axis=-1, keepdims=True), roots, jnp.nan)
+    return _compose(roots, vectors), (roots, vectors)
+
+
+@_root.defjvp
+def _root_jvp(primals: Any, tangents: Any) -> Any:
+    S, eigen = _root(*primals)
+    (A_dot,) = tangents
+    return (S, eigen), (_lyapunov(S, eigen, A_dot), jax.tree.map(jnp.zeros_like, eigen))
+
+
+@jax.custom_jvp
+def _inverse_root(A: Any) -> tuple[Any, tuple[Any, Any]]:
+    values, vectors = jnp.linalg.eigh(A, symmetrize_input=False)
+    definite = jnp.all(values > _floor(values), axis=-1, keepdims=True)
+    roots = jnp.where(definite, 1 / jnp.sqrt(jnp.where(definite, values, 1)), jnp.nan)
+    return _compose(roots, vectors), (roots, vectors)
+
+
+@_inverse_root.defjvp
+def _inverse_root_jvp(primals: Any, tangents: Any) -> Any:
+    # T T = A^(-1), hence T T' + T' T = -A^(-1) A' A^(-1) = -T T A' T T.
+    T, eigen = _inverse_root(*primals)
+    (A_dot,) = tangents
+    inverse = T @ T
+    return (T, eigen), (_lyapunov(T, eigen, -inverse @ A_dot @ inverse), jax.tree.map(jnp.zeros_like, eigen))
+
+
+def _lyapunov(S: Any, eigen: tuple[Any, Any], C: Any) -> Any:
+    """Return X with S X + X S = C for symmetric S with the given eigenvalues and eigenvectors."""
+    values, vectors = jax.tree.map(lax.stop_gradient, eigen)
+    sums = values[..., :, None] + values[..., None, :]
+    # NaN must stay NaN; only the exact zeros of a singular root are left out.
+    weights = jnp.where(sums == 0, 0, 1 / jnp.where(sums == 0, 1, sums))
+
+    def solve(_: Any, C: Any) -> Any:
+        return vectors @ (weights * (_transposed(vectors) @ C @ vectors)) @ _transposed(vectors)
+
+    return lax.custom_linear_solve(lambda X: S @ X + X @ S, C, solve, symmetric=True)
+
+
+def _floor(values: Any) -> Any:
+    return values.shape[-1] * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values), axis=-1, keepdims=True)
+
+
+def _compose(values: Any, vectors: Any) -> Any:
+    return (vectors * values[..., None, :]) @ _transposed(vectors)
+
+
+def _transposed(A: Any) -> Any:
+    return jnp.swapaxes(A, -1, -2)
