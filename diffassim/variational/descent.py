@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from diffassim.core import tree
 from diffassim.core.errors import require_positive
@@ -29,6 +28,7 @@ class Descent(Pytree):
         max_iterations: limit on iterations (static).
 
     Example:
+        >>> import optax
         >>> import diffassim as da
         >>> obs = da.Observations(jnp.array([[3.0]]), [0], error=da.covariances.Diagonal(std=1.0))
         >>> cost = da.ThreeDVar(jnp.array([1.0]), da.covariances.Diagonal(std=1.0), obs)
@@ -45,6 +45,8 @@ class Descent(Pytree):
 
     def search(self, cost: Any, start: Any, unrolled: bool = False) -> Minimum:
         """Minimize `cost` from the control vector `start`; see `GaussNewton.search`."""
+        import optax  # here and below: it would take half of this package's import time
+
         value_and_gradient = jax.value_and_grad(cost)
         optimizer = optax.with_extra_args_support(self.optimizer)
         dtype = jnp.result_type(*jax.tree.leaves(start))
@@ -113,10 +115,14 @@ _LBFGS: dict[int, Any] = {}
 
 def _lbfgs(memory_size: int) -> Any:
     # One object per memory size: the optimizer is static, and another object would compile anew.
+    import optax
+
     return _LBFGS.setdefault(memory_size, optax.lbfgs(memory_size=memory_size))
 
 
 def _linesearch_steps(memory: Any) -> Any:
+    import optax
+
     counts = optax.tree_utils.tree_get_all_with_path(memory, "num_linesearch_steps")
     return counts[0][1] if counts else 0
 
