@@ -1,0 +1,118 @@
+"""The command line: one line and exit code 2 for whatever the user can help."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("xarray")
+pytest.importorskip("pydantic")
+
+import jax
+
+from diffassim.cli import main
+from diffassim.experiments import EXPERIMENTS
+from tests.experiments.countdown import LOCATION
+
+
+@pytest.fixture(autouse=True)
+def prepared(monkeypatch, tmp_path):
+    """Give the command line a test experiment, a place of its own, and JAX settings that are put back."""
+    monkeypatch.setitem(EXPERIMENTS, "countdown", LOCATION)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    kept = {key: getattr(jax.config, key) for key in ("jax_enable_x64", "jax_persistent_cache_min_compile_time_secs")}
+    monkeypatch.setattr("warnings.showwarning", None)
+    yield
+    for key, value in kept.items():
+        jax.config.update(key, value)
+
+
+def fails(capsys, *words: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(list(words))
+    assert caught.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("diffassim: ")
+    assert errors.count("\n") == 1
+    return errors
+
+
+def test_list_names_every_experiment(capsys, monkeypatch):
+    for name in set(EXPERIMENTS) - {"countdown", "lorenz96"}:
+        monkeypatch.delitem(EXPERIMENTS, name)  # tested with their own files
+    main(["list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(EXPERIMENTS)
+    assert "countdown  Counts chunks." in lines
+
+
+def test_run_prints_the_table_and_where_the_files_are(capsys, tmp_path):
+    main(["run", "countdown", "--set", "chunks=2", "--set", "length=2 days"])
+    shown = capsys.readouterr()
+    table = (tmp_path / "results" / "countdown" / "table.txt").read_text()
+    assert shown.out.startswith(table)
+    assert "results/countdown" in shown.out
+    assert shown.err == ""  # no progress bar where nobody watches
+
+
+def test_a_stored_configuration_repeats_the_run(capsys, tmp_path):
+    main(["run", "countdown", "--set", "seed=3", "--out", "a"])
+    main(["run", "a/config.toml", "--out", "b"])
+    main(["run", "a/config.toml", "--set", "seed=4", "--out", "c"])
+    scores = [(tmp_path / d / "scores.csv").read_bytes() for d in "abc"]
+    assert scores[0] == scores[1] != scores[2]
+
+
+def test_score_and_resume_of_a_finished_run_print_its_table(capsys):
+    main(["run", "countdown", "--out", "a"])
+    first = capsys.readouterr().out
+    main(["run", "--resume", "a"])
+    assert capsys.readouterr().out == first
+    main(["score", "a"])
+    assert first.startswith(capsys.readouterr().out)
+
+
+def test_precision_is_double_unless_the_configuration_says_otherwise():
+    main(["run", "countdown", "--set", "dtype=float32", "--out", "a"])
+    assert not jax.config.jax_enable_x64
+    main(["run", "countdown", "--out", "b"])
+    assert jax.config.jax_enable_x64
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("run", "name an experiment"),
+        ("run lorenz69", "did you mean 'lorenz96'?"),
+        ("run mine.toml", "mine.toml: No such file or directory"),
+        ("run countdown --set chunk=2", "unknown key 'chunk'; did you mean 'chunks'?"),
+        ("run countdown --set chunks", "write it as key=value"),
+        ("run countdown --set chunks=0", "chunks: Input should be greater than or equal to 1 (found 0)"),
+        ("run countdown --set limit=1", "length: the window of 3.0 days is longer than limit = 1.0 days"),
+        ("run countdown --resume a", "--resume DIR stands alone"),
+        ("run countdown --reusme a", "--resume"),
+        ("run --resume nowhere", "nowhere/config.toml: No such file or directory"),
+        ("score nowhere", "nowhere/config.toml: No such file or directory"),
+        ("score", "DIRECTORY"),
+        ("assimilate", "assimilate"),
+        ("run countdown --out file", "file"),
+    ],
+)
+def test_a_user_error_is_one_line(capsys, tmp_path, words, message):
+    (tmp_path / "file").write_text("not a directory")
+    assert message in fails(capsys, *words.split())
+
+
+def test_a_run_is_not_overwritten(capsys):
+    main(["run", "countdown", "--out", "a"])
+    assert "a holds a run already" in fails(capsys, "run", "countdown", "--out", "a")
+
+
+def test_a_missing_extra_is_named(capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "xarray", None)
+    assert "pip install 'diffassim[data]'" in fails(capsys, "list")
+
+
+def test_version(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out.strip()

@@ -1,0 +1,122 @@
+"""What `import diffassim` does, and above all what it does not do."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(code: str, timeout: float = 120, **environment: str | None) -> str:
+    """Run code in a fresh process and return what it prints; None removes a variable from the environment."""
+    merged = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
+        env={key: value for key, value in merged.items() if value is not None},
+        capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_import_is_light():
+    # flax and optax take as long to import as half of JAX; the others belong to the edges.
+    heavy = "flax optax chex orbax xarray pandas netCDF4 pydantic matplotlib scores scipy.stats cyclopts rich tomlkit spotpy"
+    loaded = python(f"""
+        import sys, jax
+        before = set(sys.modules)
+        import diffassim
+        print(*sorted({{m for m in "{heavy}".split() if m in sys.modules and m not in before}}))
+    """)
+    assert loaded == ""
+
+
+def test_the_import_adds_few_modules_to_jax():
+    # The time allowed is .3 s, which a test on a shared machine cannot measure; each module takes about a millisecond.
+    added = python("""
+        import sys, jax, jax.numpy
+        before = set(sys.modules)
+        import diffassim
+        print(len([m for m in set(sys.modules) - before if not m.startswith("diffassim")]))
+    """)
+    assert int(added) < 100
+
+
+def test_the_import_neither_starts_a_device_nor_opens_files():
+    # Without a device nothing can have been compiled. Python's own reading of installed packages does not count.
+    found = python("""
+        import sys, jax, jax.numpy
+        opened = []
+        places = tuple({sys.prefix, sys.base_prefix})
+        def watch(event, arguments):
+            if event == "open" and not str(arguments[0]).endswith((".py", ".pyc")) and "__pycache__" not in str(arguments[0]):
+                opened.append(str(arguments[0]))
+        sys.addaudithook(watch)
+        import diffassim
+        from jax._src import xla_bridge
+        opened = [p for p in opened if not p.startswith(places) and not p.isdigit()]
+        print(xla_bridge.backends_are_initialized(), opened)
+    """)
+    assert found == "False []"
+
+
+def test_the_import_leaves_the_settings_of_jax_alone():
+    found = python("""
+        import jax
+        before = dict(jax.config.values)
+        import diffassim
+        print([k for k, v in jax.config.values.items() if before[k] != v])
+    """)
+    assert found == "[]"
+
+
+TWO_CORES = "import os; os.cpu_count = lambda: 2\n"
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "4"), ("3", "3")])
+def test_small_machines_get_four_threads_unless_the_user_says_otherwise(given, expected):
+    assert python(TWO_CORES + "import diffassim; print(os.environ.get('NPROC'))", NPROC=given) == expected
+
+
+def test_larger_machines_are_left_alone():
+    code = "import os; os.cpu_count = lambda: 8\nimport diffassim; print(os.environ.get('NPROC'))"
+    assert python(code, NPROC=None) == "None"
+
+
+def test_a_backend_that_is_up_already_gives_a_warning():
+    code = TWO_CORES + textwrap.dedent("""
+        import warnings, jax
+        jax.devices()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            import diffassim
+        print([w.category.__name__ for w in caught], "NPROC=4" in str(caught[0].message))
+    """)
+    assert python(code, NPROC=None) == "['AssimilationWarning'] True"
+
+
+def test_two_chains_of_factorizations_do_not_hang_with_the_defaults_a_user_has():
+    # On two cores this hangs for ever without the protection: both chains wait for the one free thread.
+    code = """
+        import diffassim, jax, jax.numpy as jnp
+        from jax.scipy.linalg import solve_triangular
+
+        def chain(a):
+            for _ in range(4):
+                factor = jnp.linalg.cholesky(a @ a.T + 400 * jnp.eye(400))
+                a = solve_triangular(factor, a, lower=True) @ a.T
+            return a.sum()
+
+        both = jax.jit(lambda a, b: chain(a) + chain(b))
+        a, b = (jax.random.normal(jax.random.key(k), (400, 400)) for k in range(2))
+        for _ in range(10):
+            both(a, b).block_until_ready()
+        print("finished")
+    """
+    assert python(code, timeout=120, NPROC=None) == "finished"
