@@ -3,9 +3,12 @@
 from diffassim.models.advection import LinearAdvection
 from diffassim.models.base import FunctionModel, Model, Parameter, Variable
 from diffassim.models.gr4j import GR4J, CatchmentForcing, CatchmentState
+from diffassim.models.integrators import runge_kutta_4
 from diffassim.models.lorenz63 import Lorenz63
 from diffassim.models.lorenz96 import Lorenz96
 from diffassim.models.rollout import rollout
+from diffassim.models.stencil import PeriodicStencil
+from diffassim.models.stencil_runge_kutta import stencil_runge_kutta_4
 from diffassim.models.two_scale_lorenz96 import TwoScaleLorenz96, TwoScaleState
 
 __all__ = [
@@ -18,8 +21,11 @@ __all__ = [
     "Lorenz96",
     "Model",
     "Parameter",
+    "PeriodicStencil",
     "TwoScaleLorenz96",
     "TwoScaleState",
     "Variable",
     "rollout",
+    "runge_kutta_4",
+    "stencil_runge_kutta_4",
 ]

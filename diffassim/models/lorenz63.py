@@ -16,7 +16,7 @@ __all__ = ["Lorenz63"]
 
 
 class Lorenz63(Model):
-    r"""Three-variable convection model:
+    r"""The three-variable convection model.
 
     .. math:: \dot x = \sigma(y - x),\quad \dot y = x(\rho - z) - y,\quad \dot z = x y - \beta z
 

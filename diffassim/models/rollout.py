@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from diffassim.core.linear import linear_map
+from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.loops import checkpointed_scan
 
 __all__ = ["rollout"]
@@ -41,62 +42,77 @@ def rollout(
     Returns:
         The state's pytree with a leading axis: `steps + 1` rows, or one for each entry of `at`.
 
+    Raises:
+        ShapeError: if a step returns a state of another structure, shape or dtype.
+        ConfigurationError: if `steps` is negative or `at` does not hold integers.
+
     Example:
         >>> from diffassim.models.base import FunctionModel
-        >>> rollout(FunctionModel(lambda x, t: x + t), jnp.asarray(0), 4).tolist()
-        [0, 0, 1, 3, 6]
+        >>> rollout(FunctionModel(lambda x, t: 2 * x), jnp.asarray(1.0), 3).tolist()
+        [1.0, 2.0, 4.0, 8.0]
     """
+    if steps < 0:
+        raise ConfigurationError(f"rollout: steps must not be negative, found {steps}")
     x0 = jax.tree.map(jnp.asarray, x0)
     start = jnp.asarray(start, jnp.int32)
+
+    def body(x: Any, k: Any) -> tuple[Any, Any]:
+        following = model.step(x, start + k)
+        _require_same_kind(model, x, following)
+        return following, following
+
     if at is None:
-
-        def body(x: Any, k: Any) -> tuple[Any, Any]:
-            x = model.step(x, start + k)
-            return x, x
-
-        _, rows = checkpointed_scan(body, x0, steps, segment=segment, limit=limit) if steps else (x0, None)
         first = jax.tree.map(lambda leaf: leaf[None], x0)
-        return first if rows is None else jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, rows)
+        if steps == 0:
+            return first
+        _, rows = checkpointed_scan(body, x0, steps, segment=segment, limit=limit)
+        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, rows)
 
-    at = jnp.asarray(at, jnp.int32)
+    at = jnp.asarray(at)
+    if at.ndim != 1 or (at.size and not jnp.issubdtype(at.dtype, jnp.integer)):
+        raise ConfigurationError(f"rollout: at must be a list of integers, found shape {at.shape} of {at.dtype}")
+    return _selected_rows(body, x0, steps, at.astype(jnp.int32), segment, limit)
+
+
+def _require_same_kind(model: Any, before: Any, after: Any) -> None:
+    kinds = [jax.tree.map(lambda leaf: (jnp.shape(leaf), str(jnp.result_type(leaf))), x) for x in (before, after)]
+    if kinds[0] != kinds[1]:
+        raise ShapeError(
+            f"{type(model).__name__}.step must return a state like the one it was given, {kinds[0]}, but returned "
+            f"{kinds[1]}"
+        )
+
+
+def _selected_rows(body: Any, x0: Any, steps: int, at: Any, segment: int | None, limit: Any) -> Any:
     count = at.shape[0]
     if count == 0:
         return jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), x0)
-    # The rows of each segment are scattered into a buffer; steps nobody asked for have a slot beyond its end.
+    # The rows of each segment are added to a buffer of zeros; steps nobody asked for have a slot beyond its end. Sums,
+    # not assignments: every slot is written once, and the transpose of a sum leaves the buffer's cotangent alone.
     slots = jnp.full(steps + 1, count, jnp.int32).at[at].set(jnp.arange(count, dtype=jnp.int32), mode="drop")
     slots = slots.at[0].set(count)  # row 0 needs no step
     buffer = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), x0)
 
     def collect(buffer: Any, rows: Any, first: Any) -> Any:
         length = jax.tree.leaves(rows)[0].shape[0]
-        return linear_map(_scatter, _gather, (buffer, rows), lax.dynamic_slice_in_dim(slots, first + 1, length))
+        place = lax.dynamic_slice_in_dim(slots, first + 1, length)
+        return jax.tree.map(partial(_place, place), buffer, rows)
 
     if steps:
-
-        def body_at(x: Any, k: Any) -> tuple[Any, Any]:
-            x = model.step(x, start + k)
-            return x, x
-
-        _, buffer = checkpointed_scan(
-            body_at, x0, steps, segment=segment, limit=limit, collect=collect, collected=buffer
-        )
+        _, buffer = checkpointed_scan(body, x0, steps, segment=segment, limit=limit, collect=collect, collected=buffer)
     source = slots[jnp.clip(at, 0, steps)]
     inside = (at > 0) & (at <= steps)
 
     def assemble(buffer_leaf: Any, x0_leaf: Any) -> Any:
         shape = (count,) + (1,) * x0_leaf.ndim
-        rows = jnp.where(inside.reshape(shape), buffer_leaf[jnp.clip(source, 0, count - 1)], 0)
-        return jnp.where((at == 0).reshape(shape), x0_leaf, rows)
+        rows = buffer_leaf[jnp.clip(source, 0, count - 1)]
+        rows = jnp.where(inside.reshape(shape), rows, jnp.zeros_like(rows))
+        return jnp.where((at == 0).reshape(shape), x0_leaf[None], rows)
 
     return jax.tree.map(assemble, buffer, x0)
 
 
-# Every slot is written at most once and the buffer starts as a constant, so its cotangent may pass through unchanged:
-# without this the reverse sweep would clear, and copy, the whole buffer at every segment.
-def _scatter(arguments: Any, slots: Any) -> Any:
-    buffer, rows = arguments
-    return jax.tree.map(lambda b, r: b.at[slots].set(r, mode="drop", unique_indices=False), buffer, rows)
-
-
-def _gather(buffer_bar: Any, slots: Any) -> Any:
-    return buffer_bar, jax.tree.map(lambda b: b.at[slots].get(mode="fill", fill_value=0), buffer_bar)
+def _place(slots: Any, buffer: Any, rows: Any) -> Any:
+    if jnp.issubdtype(buffer.dtype, jnp.inexact):
+        return buffer.at[slots].add(rows, mode="drop")
+    return buffer.at[slots].set(rows, mode="drop")

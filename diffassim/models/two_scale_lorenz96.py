@@ -12,8 +12,8 @@ from diffassim.core.errors import ShapeError
 from diffassim.core.pytree import Pytree
 from diffassim.models.base import Model, Parameter, Variable
 from diffassim.models.integrators import runge_kutta_4
-from diffassim.models.lorenz96 import advection
-from diffassim.models.stencil import periodic_shifts
+from diffassim.models.lorenz96 import STENCIL
+from diffassim.models.stencil import PeriodicStencil
 
 __all__ = ["TwoScaleLorenz96", "TwoScaleState"]
 
@@ -26,7 +26,7 @@ class TwoScaleState(Pytree):
 
 
 class TwoScaleLorenz96(Model):
-    r"""Slow variables X and fast variables Y on one circle:
+    r"""Slow variables X and fast variables Y on one circle.
 
     .. math::
         \dot X_k &= (X_{k+1} - X_{k-2}) X_{k-1} - X_k + F - \frac{h c}{b} \sum_j Y_{j,k} \\
@@ -49,7 +49,7 @@ class TwoScaleLorenz96(Model):
         >>> TwoScaleLorenz96().tendency(x).fast[0, 0].item()
         10.0
 
-    Source: Lorenz (1996), equations 2 and 3; Brajard et al. (2021), section 4.
+    Source: Lorenz (1996), equations 2 and 3; Wilks (2005), equations 1 and 2; Brajard et al. (2021), section 4.
     """
 
     forcing: Any = 10.0
@@ -72,15 +72,12 @@ class TwoScaleLorenz96(Model):
                 f"TwoScaleLorenz96: fast variables of shape {x.fast.shape} do not belong to slow ones of shape "
                 f"{x.slow.shape} (n >= 4, fast (n, m))"
             )
-        exchange = self.coupling * self.time_scale / self.space_scale
+        c, b = self.time_scale, self.space_scale
+        exchange = self.coupling * c / b
         line = x.fast.reshape((*x.slow.shape[:-1], -1))
-        ahead, far_ahead, behind = periodic_shifts(line, 1, 2, -1)
-        c = self.time_scale
-        fast = (c * self.space_scale * (behind - far_ahead) * ahead - c * line).reshape(x.fast.shape)
-        return TwoScaleState(
-            advection(x.slow) - x.slow + self.forcing - exchange * jnp.sum(x.fast, axis=-1),
-            fast + exchange * x.slow[..., None],
-        )
+        fast = _FAST(line, {"c": c, "b": b}).reshape(x.fast.shape)
+        slow = STENCIL(x.slow, {"forcing": self.forcing})
+        return TwoScaleState(slow - exchange * jnp.sum(x.fast, axis=-1), fast + exchange * x.slow[..., None])
 
     def step(self, x: TwoScaleState, t: Any) -> TwoScaleState:
         """Advance by dt."""
@@ -92,3 +89,12 @@ class TwoScaleLorenz96(Model):
             Variable("slow", ("site",), "1", "slow variables"),
             Variable("fast", ("site", "subsite"), "1", "fast variables"),
         )  # type: ignore[arg-type]
+
+
+def _formula(y: tuple[Array, ...], parameters: Any) -> Array:
+    behind, here, ahead, far_ahead = y
+    c, b = parameters["c"], parameters["b"]
+    return c * (b * (behind - far_ahead) * ahead - here)
+
+
+_FAST = PeriodicStencil(_formula, offsets=(-1, 0, 1, 2))
