@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.core import tree
-from diffassim.core.errors import AssimilationError
+from diffassim.core.errors import AssimilationError, ShapeError
 from diffassim.core.pytree import Pytree
 
-__all__ = ["Covariance", "NotAvailableError"]
+__all__ = ["Covariance", "NotAvailableError", "as_field", "check_field"]
 
 
 class NotAvailableError(AssimilationError, NotImplementedError):
@@ -27,6 +28,11 @@ class Covariance(Pytree):
     Covariances form a cone: `a * B`, `B1 + B2` for a >= 0; the control vector of a sum is the pair of control vectors,
     \((B_1 + B_2)^{1/2} [v_1, v_2] = L_1 v_1 + L_2 v_2\), which is hybrid ensemble-variational assimilation.
     """
+
+    @property
+    def ndim(self) -> int:
+        """Number of trailing axes that are correlated with each other (matters for `Kronecker`)."""
+        return 1
 
     def control_like(self, x: Any) -> Any:
         """Return the zero control vector v for a state like `x` (default: the space of the state itself)."""
@@ -100,3 +106,26 @@ class Covariance(Pytree):
         return Scaled(self, factor)
 
     __rmul__ = __mul__
+
+
+def as_field(value: Any, leaf: Any) -> Any:
+    """Return a parameter field in the dtype of a state leaf, with axes of length one in front up to its rank.
+
+    A number given as Python float or in double precision must not promote a float32 state.
+    """
+    value = jnp.asarray(value)
+    dtype, ndim = jnp.result_type(leaf), jnp.ndim(leaf)
+    value = value.astype(dtype) if jnp.issubdtype(dtype, jnp.floating) else value
+    return value.reshape((1,) * (ndim - value.ndim) + value.shape) if 0 < value.ndim < ndim else value
+
+
+def check_field(name: str, value: Any, leaf: Any) -> None:
+    """Raise `ShapeError` unless a parameter field broadcasts to a state leaf; it may have a leading time axis."""
+    shape, target = jnp.shape(value), jnp.shape(leaf)
+    trailing = shape[len(shape) - len(target) :] if len(shape) > len(target) else shape
+    try:
+        fits = jnp.broadcast_shapes(trailing, target) == target
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ShapeError(f"{name} has shape {shape}, which does not broadcast to a state of shape {target}")

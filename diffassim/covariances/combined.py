@@ -49,6 +49,11 @@ class Scaled(Covariance):
                 "belongs into its standard deviations"
             )
 
+    @property
+    def ndim(self) -> int:
+        """Number of axes of B."""
+        return self.covariance.ndim
+
     def _times(self, power: float, x: Any) -> Any:
         """Multiply by factor^power, power = +-1/2 or +-1, where the components are observed."""
         factor = jnp.asarray(self.factor)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ShapeError, require_positive
-from diffassim.covariances.base import Covariance, NotAvailableError
+from diffassim.covariances.base import Covariance, NotAvailableError, as_field, check_field
 
 __all__ = ["Diagonal", "Zero"]
 
@@ -42,7 +42,7 @@ class Diagonal(Covariance):
 
     def _map(self, function: Any, x: Any) -> Any:
         def over_subtree(std: Any, subtree: Any) -> Any:
-            return jax.tree.map(lambda leaf: function(leaf, _cast(std, leaf)), subtree)
+            return jax.tree.map(lambda leaf: function(leaf, as_field(std, leaf)), subtree)
 
         return jax.tree.map(over_subtree, self.std, x)
 
@@ -83,21 +83,14 @@ class Diagonal(Covariance):
 
     def check(self, name: str, x: Any) -> None:
         """Raise `ShapeError` unless std is a prefix of the state's structure and broadcasts to its leaves."""
-
-        def fits(std: Any, leaf: Any) -> None:
-            shape = jnp.shape(std)
-            trailing = shape[len(shape) - jnp.ndim(leaf) :] if len(shape) > jnp.ndim(leaf) else shape
-            try:
-                ok = jnp.broadcast_shapes(trailing, jnp.shape(leaf)) == jnp.shape(leaf)
-            except ValueError:
-                ok = False
-            if not ok:
-                raise ShapeError(
-                    f"{name}: Diagonal std of shape {shape} does not fit a state of shape {jnp.shape(leaf)}"
-                )
-
         try:
-            jax.tree.map(lambda std, subtree: [fits(std, leaf) for leaf in jax.tree.leaves(subtree)], self.std, x)
+            jax.tree.map(
+                lambda std, subtree: [
+                    check_field(f"{name}: Diagonal std", std, leaf) for leaf in jax.tree.leaves(subtree)
+                ],
+                self.std,
+                x,
+            )
         except ShapeError:
             raise
         except ValueError as error:
@@ -128,10 +121,3 @@ class Zero(Covariance):
 
     def _unavailable(self, operation: str, advice: str = "") -> NotAvailableError:
         return super()._unavailable(operation, "A component without error has no density; leave it out.")
-
-
-def _cast(std: Any, leaf: Any) -> Any:
-    std = jnp.asarray(std)
-    # A number given as Python float or in double precision must not promote a float32 state.
-    std = std.astype(leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else std
-    return std.reshape((1,) * (leaf.ndim - std.ndim) + std.shape) if 0 < std.ndim < leaf.ndim else std

@@ -1,0 +1,67 @@
+"""Regular grids: spacing and boundary of the axes that a field lives on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from diffassim.core.errors import ConfigurationError, ShapeError, require_positive
+from diffassim.core.pytree import Pytree, static
+
+__all__ = ["Grid"]
+
+MAX_DIMENSIONS = 3
+
+
+class Grid(Pytree):
+    """A regular grid of one to three dimensions, on the trailing axes of a field.
+
+    It does not hold the number of points: that is the shape of the field.
+
+    Args:
+        spacing: distance between neighbors, one number for all axes or a tuple of one per axis.
+        periodic: whether an axis wraps around, one flag or a tuple of one per axis (static). The number of axes is the
+            length of the longer tuple.
+
+    Raises:
+        ShapeError: if the two tuples differ in length, or there are more than three axes.
+        ConfigurationError: if a spacing is not finite and positive.
+
+    Example:
+        >>> Grid(spacing=(2.0, 0.5), periodic=(True, False)).ndim
+        2
+        >>> Grid().periodic
+        (True,)
+    """
+
+    spacing: Any = 1.0
+    periodic: Any = static(default=True)
+
+    def __post_init__(self) -> None:
+        given = [len(v) for v in (self.spacing, self.periodic) if isinstance(v, tuple | list)]
+        ndim = max(given, default=1)
+        if any(length != ndim for length in given):
+            raise ShapeError(
+                f"Grid: spacing and periodic must have one entry per axis, found {given[0]} and {given[1]}"
+            )
+        if not 1 <= ndim <= MAX_DIMENSIONS:
+            raise ShapeError(f"Grid: one to {MAX_DIMENSIONS} axes are possible, found {ndim}")
+        require_positive("Grid.spacing", self.spacing)
+        if not isinstance(self.spacing, tuple | list) and jnp.ndim(self.spacing):
+            raise ShapeError("Grid: give the spacings of several axes as a tuple of numbers, not as an array")
+        spacing = tuple(self.spacing) if isinstance(self.spacing, tuple | list) else (self.spacing,) * ndim
+        periodic = self.periodic if isinstance(self.periodic, tuple | list) else (self.periodic,) * ndim
+        if not all(isinstance(flag, bool) for flag in periodic):
+            raise ConfigurationError(f"Grid: periodic must be True or False for each axis, found {self.periodic}")
+        self._set(spacing=spacing, periodic=tuple(periodic))
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.periodic)
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise `ShapeError`, naming `name`, unless a field of this shape has the grid's axes."""
+        if len(shape) < self.ndim:
+            raise ShapeError(f"{name}: the grid has {self.ndim} axes, but the field has shape {shape}")
