@@ -75,11 +75,14 @@ def rollout(
 
 
 def _require_same_kind(model: Any, before: Any, after: Any) -> None:
-    kinds = [jax.tree.map(lambda leaf: (jnp.shape(leaf), str(jnp.result_type(leaf))), x) for x in (before, after)]
-    if kinds[0] != kinds[1]:
+    def kind(x: Any) -> dict[str, tuple[Any, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(x)
+        return {"x" + jax.tree_util.keystr(path): (jnp.shape(leaf), jnp.result_type(leaf).name) for path, leaf in leaves}
+
+    if jax.tree.structure(before) != jax.tree.structure(after) or kind(before) != kind(after):
         raise ShapeError(
-            f"{type(model).__name__}.step must return a state like the one it was given, {kinds[0]}, but returned "
-            f"{kinds[1]}"
+            f"{type(model).__name__}.step must return a state like the one it was given, {kind(before)}, but it returned "
+            f"{kind(after)}"
         )
 
 
