@@ -1,0 +1,1 @@
+"""What knows nothing of assimilation: pytrees, tree algebra, loops, Krylov methods, result codes."""

@@ -27,8 +27,8 @@ def segment_length(length: int) -> int:
         Steps per segment.
 
     Example:
-        >>> segment_length(100), segment_length(200), segment_length(101)
-        (10, 20, 10)
+        >>> segment_length(100), segment_length(101)
+        (10, 10)
     """
     root = math.sqrt(length)
     divisors = [d for d in range(max(1, math.ceil(root / 3)), math.floor(2 * root) + 1) if length % d == 0]

@@ -51,7 +51,8 @@ _ADVICE = {
     ),
     Result.NON_FINITE: (
         "the cost or its gradient is not finite at the starting point; check the background, the observations and the "
-        "model's stability over the window (a shorter window or a smaller dt often helps). The best state so far is returned."
+        "model's stability over the window (a shorter window or a smaller dt often helps). The best state so far is "
+        "returned."
     ),
     Result.LINEAR_SOLVE: (
         "the linear solve for the implicit gradient did not converge; the Hessian may be singular or indefinite here. "

@@ -9,7 +9,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-__all__ = ["add", "all_finite", "axpy", "dot", "norm", "scale", "select", "size", "squared_norm", "subtract", "zeros_like"]
+__all__ = [
+    "add",
+    "all_finite",
+    "axpy",
+    "dot",
+    "norm",
+    "scale",
+    "select",
+    "size",
+    "squared_norm",
+    "subtract",
+    "zeros_like",
+]
 
 
 def add(x: Any, y: Any) -> Any:

@@ -38,8 +38,8 @@ class Gaussian(Spectral):
     Example:
         >>> from diffassim.core.grid import Grid
         >>> B = Gaussian(std=2.0, length=3.0, grid=Grid(spacing=1.0, periodic=True), nugget=0.0)
-        >>> B.apply(jnp.zeros(40).at[0].set(1.0))[:2].round(2).tolist()  # 4 and 4 exp(-1/18)
-        [4.0, 3.78]
+        >>> [f"{value:.3f}" for value in B.apply(jnp.zeros(40).at[0].set(1.0))[:2].tolist()]  # 4 and 4 exp(-1/18)
+        ['4.000', '3.784']
 
     Source: Daley (1991), section 3.3, for the correlation; spectral form as in Weaver and Courtier (2001), section 2.
     """

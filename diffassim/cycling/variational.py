@@ -33,7 +33,9 @@ class FourDVar(Pytree):
     parameters: Any = None
     unrolled: bool = static(default=False)
 
-    def analyze(self, model: Any, background: Any, observations: Any, start: Any, steps: int) -> tuple[Any, Any, Minimum]:
+    def analyze(
+        self, model: Any, background: Any, observations: Any, start: Any, steps: int
+    ) -> tuple[Any, Any, Minimum]:
         """Return the analysis at the window start, the analysed model, and the account of the search.
 
         Args:
@@ -89,7 +91,7 @@ def cycle(
         >>> from diffassim.models import Lorenz96
         >>> std = da.covariances.Diagonal(std=1.0)
         >>> obs = da.Observations(jnp.zeros((4, 40)), [1, 2, 3, 4], error=std)
-        >>> x, _, history = cycle(FourDVar(std), Lorenz96(), jnp.full(40, 8.0), split_windows(obs, 2, 2), steps=2)
+        >>> x, _, history = cycle(FourDVar(std), Lorenz96(), jnp.full(40, 8.0), da.split_windows(obs, 2, 2), steps=2)
         >>> history.analysis.shape
         (2, 2, 40)
     """

@@ -24,7 +24,8 @@ class AdjointReport(Pytree):
 
     def __str__(self) -> str:
         verdict = "passed" if self.passed else "FAILED"
-        return f"adjoint test {verdict}: |<Mx, y> - <x, M*y>| / (|Mx| |y|) = {self.defect:.2e} (tolerance {self.tolerance:.0e})"
+        identity = "|<Mx, y> - <x, M*y>| / (|Mx| |y|)"
+        return f"adjoint test {verdict}: {identity} = {self.defect:.2e} (tolerance {self.tolerance:.0e})"
 
 
 class TaylorReport(Pytree):

@@ -19,7 +19,7 @@ SECONDS_PER_DAY = 86400.0
 class CatchmentRecord(NamedTuple):
     """A gap-free daily record; missing discharge is NaN.
 
-    dates (days,), discharge in mm per day, precipitation and potential evaporation in mm per day, temperature in degrees
+    dates (days,), discharge, precipitation and potential evaporation in mm per day, temperature in degrees
     Celsius, and the catchment's area in square kilometers.
     """
 
@@ -44,7 +44,7 @@ class CatchmentRecord(NamedTuple):
         if stamp not in self.dates:
             first, last = self.dates[0].date(), self.dates[-1].date()
             raise DataError(f"the record runs from {first} to {last} and does not hold {stamp.date()}")
-        return int(self.dates.get_loc(stamp))
+        return int((stamp - self.dates[0]).days)
 
 
 def fulda_file() -> Path:
@@ -114,8 +114,8 @@ def read_catchment(
         if bad.any():
             day = dates[int(np.argmax(bad))].date()
             raise DataError(
-                f"{path.name}: {name} on {day} is {columns[name][bad][0]}; the model needs a value >= {least} for every "
-                "day: fill gaps before, for example from a neighbouring station"
+                f"{path.name}: {name} on {day} is {columns[name][bad][0]}; the model needs a value >= {least} for "
+                "every day: fill gaps before, for example from a neighbouring station"
             )
     flow = columns[discharge]
     if (flow < 0).any():
@@ -153,7 +153,9 @@ def _dates(name: str, column: pd.Series, date_format: str) -> pd.DatetimeIndex:
     dates = pd.DatetimeIndex(pd.to_datetime(column, format=date_format, errors="coerce"))
     if dates.isna().any():
         row = int(np.argmax(dates.isna()))
-        raise DataError(f"{name}: data row {row + 1} has the date {column.iloc[row]!r}, expected the form {date_format}")
+        raise DataError(
+            f"{name}: data row {row + 1} has the date {column.iloc[row]!r}, expected the form {date_format}"
+        )
     if dates.has_duplicates:
         raise DataError(f"{name}: {dates[dates.duplicated()][0].date()} appears twice; keep one row for each day")
     if len(dates) < 2:

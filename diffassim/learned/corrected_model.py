@@ -12,7 +12,7 @@ __all__ = ["CorrectedModel"]
 
 
 class CorrectedModel(Model):
-    r"""A forward model with a learned model-error term:
+    r"""A forward model with a learned model-error term.
 
     .. math:: x_{k+1} = M(x_k, t_k) + \Delta t\, s\, N(x_k)
 

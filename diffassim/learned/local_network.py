@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import jax
@@ -43,7 +44,7 @@ class LocalNetwork(nnx.Module):
     ) -> None:
         sizes = [2 * radius + 1, *([width] * depth)]
         options = {"param_dtype": dtype or jnp.result_type(float), "rngs": rngs}
-        self.hidden = nnx.List([nnx.Linear(a, b, **options) for a, b in zip(sizes[:-1], sizes[1:], strict=True)])
+        self.hidden = nnx.List([nnx.Linear(a, b, **options) for a, b in itertools.pairwise(sizes)])
         self.last = nnx.Linear(sizes[-1], 1, kernel_init=nnx.initializers.zeros_init(), **options)
         self.radius, self.center, self.spread = radius, center, spread
 

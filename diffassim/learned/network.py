@@ -25,7 +25,7 @@ class Network(Pytree):
 
     Example:
         >>> from flax import nnx
-        >>> Network.from_nnx(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))(jax.numpy.ones(3)).shape
+        >>> Network.from_nnx(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))(jnp.ones(3, "float32")).shape
         (2,)
     """
 
@@ -58,7 +58,7 @@ class Network(Pytree):
                 f"Network.from_nnx: the module holds state that changes when it is called ({', '.join(kinds)}); "
                 "switch off dropout and batch statistics, or write a function of (weights, x)"
             )
-        return cls(_ApplyNNX(definition), nnx.to_pure_dict(weights))
+        return cls(_ApplyNNX(definition), nnx.to_pure_dict(weights))  # type: ignore[arg-type]
 
     @classmethod
     def from_linen(cls, module: Any, variables: Any) -> Network:
@@ -71,7 +71,7 @@ class Network(Pytree):
         Returns:
             The network.
         """
-        return cls(_ApplyLinen(module), variables)
+        return cls(_ApplyLinen(module), variables)  # type: ignore[arg-type]
 
 
 # Named tuples rather than closures: equal architectures compare equal, so they share one compiled program.

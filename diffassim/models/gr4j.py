@@ -131,9 +131,7 @@ class GR4J(Model):
         rain, snowfall, potential = self._forcing_of(t)
         # An analysis may leave a store slightly outside of its physical range; the step starts from inside.
         snow, melt = self._snow(jnp.maximum(x.snow, 0), snowfall, t)
-        production, evaporated, effective = self._production(
-            jnp.clip(x.production, 0, self.x1), rain + melt, potential
-        )
+        production, evaporated, effective = self._production(jnp.clip(x.production, 0, self.x1), rain + melt, potential)
         slow, fast = unit_hydrographs(self.x4, self.days)
         pending_slow = jnp.maximum(x.hydrograph_slow, 0) + 0.9 * effective * slow
         pending_fast = jnp.maximum(x.hydrograph_fast, 0) + 0.1 * effective * fast
@@ -142,9 +140,7 @@ class GR4J(Model):
         direct = jnp.maximum(pending_fast[0] + exchange, 0)
         exchanged = exchanged + direct - pending_fast[0]
         discharge = routed + direct
-        state = CatchmentState(
-            production, routing, snow, _advance(pending_slow), _advance(pending_fast), discharge
-        )
+        state = CatchmentState(production, routing, snow, _advance(pending_slow), _advance(pending_fast), discharge)
         fluxes = {
             "precipitation": rain + snowfall,
             "evaporation": evaporated,

@@ -77,12 +77,14 @@ def rollout(
 def _require_same_kind(model: Any, before: Any, after: Any) -> None:
     def kind(x: Any) -> dict[str, tuple[Any, ...]]:
         leaves = jax.tree_util.tree_leaves_with_path(x)
-        return {"x" + jax.tree_util.keystr(path): (jnp.shape(leaf), jnp.result_type(leaf).name) for path, leaf in leaves}
+        return {
+            "x" + jax.tree_util.keystr(path): (jnp.shape(leaf), jnp.result_type(leaf).name) for path, leaf in leaves
+        }
 
     if jax.tree.structure(before) != jax.tree.structure(after) or kind(before) != kind(after):
         raise ShapeError(
-            f"{type(model).__name__}.step must return a state like the one it was given, {kind(before)}, but it returned "
-            f"{kind(after)}"
+            f"{type(model).__name__}.step must return a state like the one it was given, {kind(before)}, but it "
+            f"returned {kind(after)}"
         )
 
 

@@ -75,7 +75,9 @@ class Observations(Pytree):
         for leaf in jax.tree.leaves(values):
             array = concrete(leaf)
             if array is not None and np.isinf(array).any():
-                raise DataError(f"Observations: values hold {np.isinf(array).sum()} infinite entries; use NaN for missing")
+                raise DataError(
+                    f"Observations: values hold {np.isinf(array).sum()} infinite entries; use NaN for missing"
+                )
         values = jax.tree.map(lambda v, m: jnp.where(m, v, 0), values, mask)
         if self.error is None:
             raise DataError("Observations: `error` is missing; give R, e.g. da.covariances.Diagonal(std=...)")

@@ -51,7 +51,7 @@ class Interpolate(Operator):
                 f"Interpolate: spacing has {len(self.spacing)} entries, but periodic has {len(self.periodic)}"
             )
 
-    def __call__(self, x: Float[Array, "..."], where: Any = None) -> Float[Array, "... m"]:
+    def __call__(self, x: Float[Array, ...], where: Any = None) -> Float[Array, "... m"]:
         """Return the field at the places; grid axes are the last D axes of x."""
         places = self.places if where is None else where
         dimensions = len(self.periodic)

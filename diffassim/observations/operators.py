@@ -68,7 +68,9 @@ class Field(Operator):
         try:
             return x[self.name] if isinstance(x, dict) else getattr(x, self.name)
         except (KeyError, AttributeError):
-            known = sorted(x) if isinstance(x, dict) else sorted(vars(x)) if hasattr(x, "__dict__") else type(x).__name__
+            known = (
+                sorted(x) if isinstance(x, dict) else sorted(vars(x)) if hasattr(x, "__dict__") else type(x).__name__
+            )
             raise ConfigurationError(f"Field: the state has no component {self.name!r}; it has {known}") from None
 
 
@@ -98,7 +100,9 @@ class Subset(Operator):
             raise ConfigurationError("Subset needs `indices`, or Observations needs `where`")
         known = concrete(indices)
         if known is not None and known.size and (known.max() >= x.shape[-1] or known.min() < -x.shape[-1]):
-            raise ShapeError(f"Subset: indices reach from {known.min()} to {known.max()}, but the state has {x.shape[-1]}")
+            raise ShapeError(
+                f"Subset: indices reach from {known.min()} to {known.max()}, but the state has {x.shape[-1]}"
+            )
         return jnp.take(x, jnp.asarray(indices), axis=-1)
 
 

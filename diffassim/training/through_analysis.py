@@ -35,7 +35,7 @@ class WindowSample(Pytree):
 
 
 class ForecastMisfit(Pytree):
-    r"""Mean squared whitened misfit of the forecast that starts from the analysis:
+    r"""Mean squared whitened misfit of the forecast that starts from the analysis.
 
     .. math:: L(\theta) = \frac1m \sum_i |R_i^{-1/2}(y_i - H_i(M_\theta(x_a(\theta))))|^2 ,\qquad
         x_a(\theta) = x_b + B^{1/2} \arg\min_v J(v; \theta)

@@ -81,13 +81,15 @@ class Descent(Pytree):
             jnp.asarray(False),
         )  # fmt: skip
         end = bounded_while(lambda s: ~s.done, evaluate, state, self.max_iterations, unrolled)
-        horizons = jnp.where(jnp.arange(self.max_iterations, dtype=jnp.int32) < end.iterations, window, -1).astype(jnp.int32)
+        horizons = jnp.where(jnp.arange(self.max_iterations, dtype=jnp.int32) < end.iterations, window, -1).astype(
+            jnp.int32
+        )
         return Minimum(
             end.best_v, end.history, horizons, end.best_norm, end.iterations, end.evaluations.astype(dtype), end.result
         )
 
 
-def LBFGS(tolerance: float = 1e-3, max_iterations: int = 500, memory_size: int = 10) -> Descent:  # noqa: N802
+def LBFGS(tolerance: float = 1e-3, max_iterations: int = 500, memory_size: int = 10) -> Descent:
     """Return limited-memory BFGS with a zoom line search.
 
     Args:

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from diffassim.core import tree
 from diffassim.core.errors import require_positive
@@ -139,7 +138,13 @@ class _Search:
         )  # fmt: skip
         end = bounded_while(lambda s: ~s.done, self.iterate, state, limit, self.unrolled)
         return Minimum(
-            end.best_v, end.cost_history, end.horizon_history, end.best_gradient_norm, end.iterations, end.work, end.result
+            end.best_v,
+            end.cost_history,
+            end.horizon_history,
+            end.best_gradient_norm,
+            end.iterations,
+            end.work,
+            end.result,
         )
 
     def iterate(self, s: _State) -> _State:

@@ -71,10 +71,7 @@ def minimize(cost: Any, method: Any = None, *, start: Any = None, unrolled: bool
 
 def _search(cost: Any, method: Any, start: Any, unrolled: bool) -> Solution:
     start = cost.control() if start is None else start
-    if unrolled:
-        found = method.search(cost, start, unrolled=True)
-    else:
-        found = implicit_minimum(cost, method, start)
+    found = method.search(cost, start, unrolled=True) if unrolled else implicit_minimum(cost, method, start)
     v = found.control
     model = cost.controlled_model(v) if hasattr(cost, "controlled_model") else None
     search = jax.lax.stop_gradient(found)

@@ -76,11 +76,14 @@ class StrongConstraint4DVar(Pytree):
         for known in last:
             if known is not None and known.size and known.max() > steps:
                 raise ShapeError(
-                    f"StrongConstraint4DVar: an observation at step {known.max()} lies outside the window of {steps} steps"
+                    f"StrongConstraint4DVar: an observation at step {known.max()} lies outside the window of {steps} "
+                    "steps"
                 )
         if self.B is None and not self.parameters:
             raise ShapeError("StrongConstraint4DVar: nothing to control; give B, or `parameters`, or both")
-        require_finite("StrongConstraint4DVar: the background", self.background, "Fill or estimate missing state first.")
+        require_finite(
+            "StrongConstraint4DVar: the background", self.background, "Fill or estimate missing state first."
+        )
         background = jax.tree.map(jnp.asarray, self.background)
         if self.B is not None and hasattr(self.B, "check"):
             self.B.check("StrongConstraint4DVar.B", background)
@@ -111,6 +114,7 @@ class StrongConstraint4DVar(Pytree):
 
     def residuals(self, v: Mapping[str, Any]) -> Any:
         """Return (v, whitened innovations): the pytree whose squared norm is 2 J."""
+        assert self.steps is not None
         counts = [stream.steps.shape[0] for stream in self.observations]
         at = jnp.concatenate([stream.steps for stream in self.observations])
         states = rollout(

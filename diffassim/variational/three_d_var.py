@@ -19,7 +19,7 @@ class _NoModel(Model):
         return x
 
 
-def ThreeDVar(background: Any, B: Any, observations: Any) -> StrongConstraint4DVar:  # noqa: N802 (reads as a cost class)
+def ThreeDVar(background: Any, B: Any, observations: Any) -> StrongConstraint4DVar:
     r"""Return the 3D-Var cost \(J(v) = \tfrac12|v|^2 + \tfrac12|R^{-1/2}(y - H(x_b + B^{1/2} v))|^2\).
 
     It is strong-constraint 4D-Var over a window of no steps, so all that holds there holds here.

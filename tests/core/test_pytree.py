@@ -31,7 +31,7 @@ def test_static_fields_are_no_leaves():
 
 
 def test_replace_keeps_the_rest_and_refuses_unknown_names():
-    assert Pair(1.0).replace(y=5.0, size=7) .__dict__ == {"x": 1.0, "y": 5.0, "size": 7}
+    assert Pair(1.0).replace(y=5.0, size=7).__dict__ == {"x": 1.0, "y": 5.0, "size": 7}
     with pytest.raises(TypeError, match="z"):
         Pair(1.0).replace(z=1.0)
 

@@ -38,7 +38,9 @@ def test_all_finite_sees_every_leaf():
 
 def test_dtype_is_kept():
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), X)
-    assert {leaf.dtype for leaf in jax.tree.leaves(tree.axpy(np.float64(0.1), single, single))} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(tree.axpy(np.float64(0.1), single, single))} == {
+        jnp.dtype("float32")
+    }
 
 
 def test_norm_of_a_non_finite_vector_is_not_finite():

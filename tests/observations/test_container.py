@@ -28,9 +28,7 @@ def test_nan_is_missing_and_has_no_influence_on_values_and_gradients():
         return jnp.sum(obs.innovation(states) ** 2)
 
     np.testing.assert_allclose(misfit(with_nan, STATES), misfit(removed, STATES), rtol=1e-15)
-    np.testing.assert_allclose(
-        jax.grad(misfit, 1)(with_nan, STATES), jax.grad(misfit, 1)(removed, STATES), rtol=1e-15
-    )
+    np.testing.assert_allclose(jax.grad(misfit, 1)(with_nan, STATES), jax.grad(misfit, 1)(removed, STATES), rtol=1e-15)
     assert int(with_nan.count()) == 9
 
 

@@ -39,7 +39,9 @@ def test_adjoint_taylor_jit_vmap_and_float32(name, operator, x):
     np.testing.assert_allclose(jax.jit(lambda o, z: o(z))(operator, x), operator(x), rtol=1e-14)
     batch = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), x)
     np.testing.assert_allclose(jax.vmap(operator)(batch)[0], operator(x), rtol=1e-14)
-    single = jax.tree.map(lambda leaf: jnp.float32(leaf) if jnp.result_type(leaf) == float else leaf, (operator, x))
+    single = jax.tree.map(
+        lambda leaf: jnp.float32(leaf) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf, (operator, x)
+    )
     assert single[0](single[1]).dtype == jnp.float32
 
 

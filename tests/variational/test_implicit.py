@@ -52,7 +52,9 @@ def test_default_tolerance_gives_gradients_to_a_thousandth(differences):
 
 def test_unrolled_gradient_agrees(differences):
     method = da.GaussNewton(tolerance=1e-7, max_iterations=15, max_inner=40)
-    np.testing.assert_allclose(jax.grad(lambda t: score(t, method=method, unrolled=True))(THETA), differences, rtol=1e-4)
+    np.testing.assert_allclose(
+        jax.grad(lambda t: score(t, method=method, unrolled=True))(THETA), differences, rtol=1e-4
+    )
 
 
 def test_a_wrong_gradient_would_be_caught(differences):
@@ -93,8 +95,12 @@ def test_gradient_is_nan_where_the_solution_is_no_minimum():
             return found.replace(control=jax.tree.map(lambda leaf: leaf + 40.0, found.control))
 
     # Far in the flat tail of a bounded operator, the full Hessian of this cost is indefinite.
-    obs = da.Observations(jnp.array([[0.0]]), [0], operator=lambda x: 1e3 * jnp.sin(x), error=da.covariances.Diagonal(std=1.0))
+    obs = da.Observations(
+        jnp.array([[0.0]]), [0], operator=lambda x: 1e3 * jnp.sin(x), error=da.covariances.Diagonal(std=1.0)
+    )
     cost = da.ThreeDVar(jnp.array([0.0]), da.covariances.Diagonal(std=1.0), obs)
-    gradient = jax.grad(lambda x: implicit_minimum(cost.replace(background=x), Maximum(), cost.control()).control["state"][0])
+    gradient = jax.grad(
+        lambda x: implicit_minimum(cost.replace(background=x), Maximum(), cost.control()).control["state"][0]
+    )
     hessian = jax.hessian(lambda v: cost({"state": v}))(jnp.array([40.0]))
     assert hessian[0, 0] < 0 and np.isnan(gradient(jnp.array([0.0]))).all()

@@ -57,7 +57,7 @@ def test_the_implicit_gradient_is_the_gain():
 
 
 def test_several_streams_are_one_stream():
-    cost, p = linear_gaussian()
+    cost, _ = linear_gaussian()
     whole = cost.observations[0]
     parts = tuple(
         da.Observations(whole.values[i : i + 2], whole.steps[i : i + 2], whole.operator, whole.error) for i in (0, 2)
@@ -70,7 +70,7 @@ def test_several_streams_are_one_stream():
 
 
 def test_order_and_repetition_of_times_do_not_matter():
-    cost, p = linear_gaussian()
+    cost, _ = linear_gaussian()
     whole = cost.observations[0]
     shuffled = da.Observations(whole.values[::-1], whole.steps[::-1], whole.operator, whole.error)
     v = {"state": jnp.ones(6)}

@@ -38,7 +38,9 @@ def test_masked_observations_equal_removed_ones_in_solution_and_gradient():
     cost = lorenz_cost()
     stream = cost.observations[0]
     mask = np.random.default_rng(0).uniform(size=40) < 0.6
-    masked = cost.replace(observations=da.Observations(jnp.where(mask, stream.values, jnp.nan), stream.steps, error=IDENTITY))
+    masked = cost.replace(
+        observations=da.Observations(jnp.where(mask, stream.values, jnp.nan), stream.steps, error=IDENTITY)
+    )
     subset = da.observations.Subset(jnp.asarray(np.flatnonzero(mask)))
     removed = cost.replace(observations=da.Observations(stream.values[:, mask], stream.steps, subset, IDENTITY))
     tight = da.GaussNewton(tolerance=1e-9)
@@ -60,7 +62,9 @@ def test_new_numbers_reuse_the_compiled_program():
     da.minimize(cost.replace(background=cost.background + 0.1), method)
     da.minimize(cost.replace(model=cost.model.replace(forcing=7.9)), method)
     da.minimize(cost.replace(B=da.covariances.Diagonal(std=0.7)), method.replace(tolerance=1e-1))
-    other = da.Observations(stream.values.at[0, 3].set(jnp.nan), stream.steps - 0, error=da.covariances.Diagonal(std=2.0))
+    other = da.Observations(
+        stream.values.at[0, 3].set(jnp.nan), stream.steps - 0, error=da.covariances.Diagonal(std=2.0)
+    )
     da.minimize(cost.replace(observations=other), method)
     da.minimize(cost.replace(observations=da.Observations(stream.values, [0, 3, 4, 11], error=IDENTITY)), method)
     assert _minimize._cache_size() == before
@@ -78,7 +82,7 @@ def test_a_model_that_blows_up_raises_and_keeps_the_best_state():
     model = FunctionModel(lambda x, t: x**2)
     obs = da.Observations(np.ones((1, 2)), [12], error=IDENTITY)
     cost = da.StrongConstraint4DVar(model, jnp.full(2, 10.0), IDENTITY, obs)
-    with pytest.raises(MinimizationError, match="NON_FINITE.*shorter window") as caught:
+    with pytest.raises(MinimizationError, match=r"NON_FINITE.*shorter window") as caught:
         da.minimize(cost, da.LBFGS())
     assert np.array_equal(caught.value.solution.state, cost.background)
 
@@ -105,7 +109,10 @@ def test_vmap_over_windows_equals_one_by_one():
 
 
 def test_float32_stays_float32_and_converges():
-    cost = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32) if jnp.result_type(leaf) == float else leaf, lorenz_cost())
+    cost = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.float32) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf,
+        lorenz_cost(),
+    )
     solution = da.minimize(cost, da.GaussNewton(tolerance=1e-2))
     assert solution.state.dtype == jnp.float32 and bool(solution.converged)
     np.testing.assert_allclose(solution.state, da.minimize(lorenz_cost()).state, atol=2e-3)
