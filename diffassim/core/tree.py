@@ -13,8 +13,10 @@ __all__ = [
     "add",
     "all_finite",
     "axpy",
+    "describe_shapes",
     "dot",
     "norm",
+    "same_shapes",
     "scale",
     "select",
     "size",
@@ -95,3 +97,26 @@ def all_finite(x: Any) -> Bool[Array, ""]:
 def select(condition: Bool[Array, ""], if_true: Any, if_false: Any) -> Any:
     """Return one of two pytrees by a scalar condition, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
+
+
+def same_shapes(x: Any, y: Any) -> bool:
+    """Return whether two pytrees have the same structure and leaves of the same shapes."""
+    ours, theirs = jax.tree.leaves(x), jax.tree.leaves(y)
+    return jax.tree.structure(x) == jax.tree.structure(y) and all(map(_same_shape, ours, theirs))
+
+
+def _same_shape(a: Any, b: Any) -> bool:
+    return jnp.shape(a) == jnp.shape(b)
+
+
+def describe_shapes(x: Any) -> str:
+    """Return the shapes of a pytree as text, for messages.
+
+    Example:
+        >>> describe_shapes(jnp.ones(3)), describe_shapes({"a": 1.0, "b": jnp.ones(2)})
+        ('(3,)', "['a'] (), ['b'] (2,)")
+    """
+    return ", ".join(
+        f"{jax.tree_util.keystr(path)} {jnp.shape(leaf)}".strip()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(x)
+    )

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffassim.core import tree
 from diffassim.core.errors import ShapeError
 from diffassim.covariances.base import Covariance, NotAvailableError
 
@@ -44,7 +45,7 @@ class Ensemble(Covariance):
         if len(counts) != 1 or counts.pop() < 2:
             raise ShapeError(
                 "Ensemble: every leaf needs the same leading member axis with at least two members, found shapes "
-                f"{jax.tree.map(jnp.shape, self.members)}"
+                f"{tree.describe_shapes(self.members)}"
             )
 
     def control_like(self, x: Any) -> Any:
@@ -75,10 +76,12 @@ class Ensemble(Covariance):
 
     def check(self, name: str, x: Any) -> None:
         """Raise `ShapeError` unless the state looks like a member."""
-        member = jax.tree.map(lambda leaf: jnp.shape(leaf)[1:], self.members)
-        found = jax.tree.map(jnp.shape, x)
-        if member != found:
-            raise ShapeError(f"{name}: the members have shape {member}, the state has {found}")
+        member = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], self.members)
+        if not tree.same_shapes(member, x):
+            raise ShapeError(
+                f"{name}: the members have shape {tree.describe_shapes(member)}, the state has "
+                f"{tree.describe_shapes(x)}"
+            )
         if self.localization is not None:
             for leaf in jax.tree.leaves(x):
                 if jnp.ndim(leaf) < self.localization.ndim:

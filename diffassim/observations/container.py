@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from diffassim.core import tree
 from diffassim.core.errors import DataError, ShapeError, concrete
 from diffassim.core.pytree import Pytree
 from diffassim.observations.operators import Identity, as_operator
@@ -122,10 +123,10 @@ class Observations(Pytree):
         return sum((jnp.sum(m) for m in jax.tree.leaves(self.mask)), jnp.asarray(0))
 
     def _check_prediction(self, predicted: Any) -> None:
-        ours, theirs = jax.tree.map(jnp.shape, self.values), jax.tree.map(jnp.shape, predicted)
-        if jax.tree.structure(self.values) != jax.tree.structure(predicted) or ours != theirs:
+        if not tree.same_shapes(self.values, predicted):
             raise ShapeError(
-                f"Observations: H(x) gives shape {theirs} (with the time axis), but the values have shape {ours}"
+                f"Observations: H(x) gives shape {tree.describe_shapes(predicted)} (with the time axis), but the values "
+                f"have shape {tree.describe_shapes(self.values)}"
             )
 
 
@@ -143,6 +144,6 @@ def _broadcast_mask(mask: Any, values: Any) -> Any:
         return jax.tree.map(lambda m, v: jnp.broadcast_to(jnp.asarray(m, bool), v.shape), mask, values)
     except ValueError as error:
         raise ShapeError(
-            f"Observations: mask of shape {jax.tree.map(jnp.shape, mask)} does not fit values of shape "
-            f"{jax.tree.map(jnp.shape, values)}"
+            f"Observations: mask of shape {tree.describe_shapes(mask)} does not fit values of shape "
+            f"{tree.describe_shapes(values)}"
         ) from error

@@ -61,9 +61,12 @@ def minimize(cost: Any, method: Any = None, *, start: Any = None, unrolled: bool
     """
     method = GaussNewton() if method is None else method
     if start is not None:
-        ours, theirs = (jax.tree.map(jnp.shape, t) for t in (jax.eval_shape(cost.control), start))
-        if jax.tree.structure(ours) != jax.tree.structure(theirs) or ours != theirs:
-            raise ShapeError(f"minimize: `start` has the shapes {theirs}, but the control vector has {ours}")
+        expected = jax.eval_shape(cost.control)
+        if not tree.same_shapes(expected, start):
+            raise ShapeError(
+                f"minimize: `start` has the shapes {tree.describe_shapes(start)}, but the control vector has "
+                f"{tree.describe_shapes(expected)}"
+            )
     solution = _minimize(cost, method, start, unrolled)
     _report(solution)
     return solution

@@ -89,7 +89,13 @@ COVARIANCES = [
         array(2, 2, 2),
     ),
     Entry("ensemble", Ensemble(MEMBERS), array(6), whitens=False, solves=False),
-    Entry("ensemble localized", Ensemble(MEMBERS, Gaussian(1.0, 1.0, CIRCLE)), array(6), whitens=False, solves=False),
+    Entry(
+        "ensemble localized",
+        Ensemble(MEMBERS, Gaussian(1.0, 1.0, CIRCLE, nugget=1e-2)),
+        array(6),
+        whitens=False,
+        solves=False,
+    ),
     Entry("ensemble pytree", Ensemble(COLUMNS), column, whitens=False, solves=False),
     Entry("hybrid", 0.5 * Diagonal(std=0.8) + 0.5 * Ensemble(MEMBERS), array(6), whitens=False),
 ]
