@@ -32,8 +32,10 @@ class CatchmentForcing(Pytree):
     temperature: Float[Array, " days"]
 
     def __post_init__(self) -> None:
-        shapes = {name: jnp.shape(value) for name, value in vars(self).items()}
-        if len(set(shapes.values())) != 1:
+        # Entries that are no arrays stand for series: the parts of a covariance, or metadata.
+        series = {name: value for name, value in vars(self).items() if hasattr(value, "shape")}
+        shapes = {name: jnp.shape(value) for name, value in series.items()}
+        if len(set(shapes.values())) > 1:
             raise ShapeError(f"CatchmentForcing: the series must have the same length, found {shapes}")
 
 

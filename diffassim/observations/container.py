@@ -64,8 +64,8 @@ class Observations(Pytree):
         known = concrete(steps)
         if known is not None and known.size and known.min() < 0:
             raise DataError(f"Observations: step {known.min()} lies before the window start (step 0)")
-        for name, tree in (("values", values), ("where", self.where)):
-            for leaf in jax.tree.leaves(tree):
+        for name, given in (("values", values), ("where", self.where)):
+            for leaf in jax.tree.leaves(given):
                 if jnp.shape(leaf)[:1] != steps.shape:
                     raise ShapeError(
                         f"Observations: {name} has shape {jnp.shape(leaf)}, but steps has {steps.shape[0]} times; the "
@@ -125,8 +125,8 @@ class Observations(Pytree):
     def _check_prediction(self, predicted: Any) -> None:
         if not tree.same_shapes(self.values, predicted):
             raise ShapeError(
-                f"Observations: H(x) gives shape {tree.describe_shapes(predicted)} (with the time axis), but the values "
-                f"have shape {tree.describe_shapes(self.values)}"
+                f"Observations: H(x) gives shape {tree.describe_shapes(predicted)} (with the time axis), but the "
+                f"values have shape {tree.describe_shapes(self.values)}"
             )
 
 

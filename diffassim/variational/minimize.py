@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from diffassim.core import tree
 from diffassim.core.errors import AssimilationError, AssimilationWarning, ShapeError, concrete

@@ -187,7 +187,7 @@ def test_check(name):
     x = entry.example_state(jnp.float64)
     entry.covariance.check("B", x)
     if name != "diagonal number":
-        # a number instead of a field, or fields longer than anything here: what fits a grid of any size fits one of them
+        # a number instead of a field, or longer fields: what fits a grid of any size does not fit both
         wrong = [(jnp.zeros(()), x), jax.tree.map(lambda leaf: jnp.zeros((*jnp.shape(leaf), 13)), (x, x))]
         errors = []
         for state in wrong:

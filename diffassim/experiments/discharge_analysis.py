@@ -1,0 +1,170 @@
+"""4D-Var of a river catchment from its discharge over the last days, and the forecasts that start from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffassim.core.pytree import Pytree, static
+from diffassim.covariances import Blocks, Diagonal, Zero
+from diffassim.models import GR4J, rollout
+from diffassim.models.gr4j import CatchmentForcing, CatchmentState
+from diffassim.observations import Observations
+from diffassim.variational import GaussNewton, StrongConstraint4DVar, minimize
+
+__all__ = ["DischargeAnalysis", "ErrorStatistics", "IssueDay", "discharge_of", "issue_days"]
+
+_SMALLEST = 1e-3  # mm: an empty store keeps a little uncertainty, so that whitening stays possible
+
+
+class ErrorStatistics(Pytree):
+    """Standard deviations of the background and observation errors, all positive.
+
+    Args:
+        production: error of the production store, mm.
+        routing: error of the routing store, as a share of its content.
+        snow: error of the snow pack, as a share of it.
+        hydrograph: error of the water in the unit hydrographs, as a share of it.
+        temperature: error of each day's air temperature, degrees Celsius (it decides on snow, rain and melt).
+        discharge: error of observed discharge and of the model's response within a day, mm per day ...
+        discharge_share: ... plus this share of it.
+    """
+
+    production: Any = 5.0
+    routing: Any = 0.3
+    snow: Any = 0.3
+    hydrograph: Any = 0.3
+    temperature: Any = 1.0
+    discharge: Any = 0.05
+    discharge_share: Any = 0.1
+
+
+class IssueDay(Pytree):
+    """Everything that is known when a forecast is issued.
+
+    Args:
+        background: open-loop state at the window start.
+        discharge: observed discharge of the window's days, mm per day, NaN where missing, shape (window,).
+        forcing: forcing of the window's days and of the days to forecast, shape (window + leads,).
+    """
+
+    background: CatchmentState
+    discharge: Float[Array, " window"]
+    forcing: CatchmentForcing
+
+
+class DischargeAnalysis(Pytree):
+    r"""Strong-constraint 4D-Var over the last days, then a forecast.
+
+    Controlled are the stores, the snow pack, the water in both unit hydrographs at the window start, and the window's
+    daily temperatures. What the analysis leaves unexplained on the last day decays over the leads,
+
+    .. math:: \hat q_{T+L} = q_{T+L} + \alpha_L\,(y_T - q_T)
+
+    as the open loop with AR(1) error correction does with all of the error. With all background errors going to zero
+    this method is that one.
+
+    Args:
+        model: calibrated catchment model; its own forcing is not used.
+        statistics: error statistics.
+        persistence: the \(\alpha_L\), one for each lead.
+        leads: days after the last observed one (static).
+    """
+
+    model: GR4J
+    statistics: ErrorStatistics
+    persistence: Float[Array, " leads"]
+    leads: tuple[int, ...] = static()
+
+    def background_covariance(self, x: CatchmentState) -> Blocks:
+        """Return B at a background state."""
+        s = self.statistics
+
+        def share(part: float, content: Any) -> Diagonal:
+            return Diagonal(std=part * content + _SMALLEST)
+
+        return Blocks(
+            CatchmentState(
+                production=Diagonal(std=s.production),
+                routing=share(s.routing, x.routing),
+                snow=share(s.snow, x.snow),
+                hydrograph_slow=share(s.hydrograph, x.hydrograph_slow),
+                hydrograph_fast=share(s.hydrograph, x.hydrograph_fast),
+                discharge=Zero(),
+            )
+        )
+
+    def cost(self, day: IssueDay) -> StrongConstraint4DVar:
+        """Return the cost of one window."""
+        window, s = day.discharge.shape[0], self.statistics
+        known = jnp.isfinite(day.discharge)
+        level = jnp.where(known, day.discharge, 1)
+        std = s.discharge + s.discharge_share * level
+        observations = Observations(
+            jnp.where(known, level / std, jnp.nan),
+            jnp.arange(1, window + 1),
+            operator=_standardized,
+            where=std,
+            error=Diagonal(std=1.0),
+        )
+        temperature = Blocks(CatchmentForcing(Zero(), Zero(), Diagonal(std=s.temperature)))  # type: ignore[arg-type]
+        return StrongConstraint4DVar(
+            self.model.replace(forcing=jax.tree.map(lambda a: a[:window], day.forcing)),
+            day.background,
+            self.background_covariance(day.background),
+            observations,
+            parameters={"forcing": temperature},
+            steps=window,
+        )
+
+    def __call__(self, day: IssueDay) -> tuple[CatchmentState, Float[Array, " leads"], Array]:
+        """Return the state at the end of the last observed day, the forecasts in mm per day, and the result code."""
+        window = day.discharge.shape[0]
+        # No window growth: a few days of a dissipative model have one minimum.
+        method = GaussNewton(consistency=jnp.inf, tolerance=1e-3, max_iterations=30)
+        solution = minimize(self.cost(day), method)
+        state = rollout(solution.model, solution.state, window, at=jnp.asarray([window]))
+        state = jax.tree.map(lambda leaf: leaf[0], state)
+        future = self.model.replace(forcing=jax.tree.map(lambda a: a[window:], day.forcing))
+        forecast = discharge_of(rollout(future, state, max(self.leads), at=jnp.asarray(self.leads)))
+        last = day.discharge[-1]
+        unexplained = jnp.where(jnp.isfinite(last), last - state.discharge, 0)
+        return state, jnp.maximum(forecast + self.persistence * unexplained, 0), solution.result
+
+
+def issue_days(
+    states: CatchmentState, discharge: Array, forcing: CatchmentForcing, days: Array, window: int, horizon: int
+) -> IssueDay:
+    """Cut the windows that end on the given days, with the forcing of the `horizon` days after.
+
+    Args:
+        states: open-loop states, one more row than days of record.
+        discharge: observed discharge of the whole record.
+        forcing: forcing of the whole record; beyond its end it is zero.
+        days: the last days of the windows, indices into the record, shape (n,).
+        window: days in a window.
+        horizon: days after it.
+
+    Returns:
+        `IssueDay` with a leading axis n.
+    """
+    starts = jnp.asarray(days) - window + 1
+    inside = starts[:, None] + jnp.arange(window)
+    around = starts[:, None] + jnp.arange(window + horizon)
+    return IssueDay(
+        jax.tree.map(lambda leaf: leaf[starts], states),
+        discharge[inside],
+        jax.tree.map(lambda a: jnp.pad(a, (0, horizon))[around], forcing),
+    )
+
+
+def discharge_of(states: CatchmentState) -> Any:
+    """Return the discharge of a state: the observation operator of a gauge."""
+    return states.discharge
+
+
+def _standardized(x: CatchmentState, std: Any) -> Any:
+    return x.discharge / std

@@ -1,0 +1,138 @@
+"""Figure of discharge forecasts: hydrograph, largest flood, scores by lead."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.dates as mdates
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+
+from diffassim.plotting.style import COLORS, figure, panel_label, style
+
+__all__ = ["forecast_overview"]
+
+_COLORS = {
+    "climatology": COLORS["yellow"],
+    "persistence": COLORS["gray"],
+    "open loop": COLORS["sky"],
+    "open loop + AR(1)": COLORS["orange"],
+    "assimilation": COLORS["blue"],
+}
+_MARKERS = dict(zip(_COLORS, "v^sDo", strict=True))
+_BEFORE, _AFTER = 18, 25  # days around the peak of the flood
+_DIAGRAM_FLOOR = 0.6  # lowest efficiency shown: below it no forecast competes
+
+
+def forecast_overview(dataset: xr.Dataset, scores: pd.DataFrame, method: str = "assimilation") -> Figure:
+    """Return the figure of one method's forecasts among the others.
+
+    Args:
+        dataset: output of the experiment: `observed`, `precipitation` (time,), `forecast` (time, method, lead) and
+            `quantile` (time, method, lead, probability).
+        scores: tidy scores with the metrics `nse` and `crps`.
+        method: the method to draw with its uncertainty.
+    """
+    shortest = int(dataset["lead"].values[0])
+    longest = int(dataset["lead"].values[min(2, dataset.sizes["lead"] - 1)])
+    with style():
+        drawn = figure(8.2, 9.0)
+        rows = drawn.subfigures(3, 1, height_ratios=[1.0, 1.35, 1.0])
+        _year(rows[0].subplots(), dataset, method, shortest)
+        top, bottom = rows[1].subplots(1, 2, sharey=True)
+        _flood(top, dataset, method, shortest, "b")
+        _flood(bottom, dataset, method, longest, "c")
+        left, right = rows[2].subplots(1, 2)
+        _by_lead(left, scores, "nse", "Nash-Sutcliffe efficiency", "d", "skill by lead")
+        left.set_ylim(bottom=max(_DIAGRAM_FLOOR, left.get_ylim()[0]))
+        _by_lead(right, scores, "crps", "CRPS, m$^3$ s$^{-1}$", "e", "error of the distribution by lead")
+        right.set_ylim(bottom=0)
+        left.legend(loc="lower right")
+    return drawn
+
+
+def _on_valid_days(dataset: xr.Dataset, method: str, lead: int) -> tuple[Any, Any, Any, Any]:
+    """Return days, forecasts, and the bounds of the 90 % interval on the days that the forecasts are for."""
+    chosen = dataset.sel({"method": method, "lead": lead})
+    days = pd.DatetimeIndex(chosen["time"].values) + pd.Timedelta(days=lead)
+    quantile = chosen["quantile"].values
+    return days, chosen["forecast"].values, quantile[:, 0], quantile[:, -1]
+
+
+def _flood_peak(dataset: xr.Dataset) -> pd.Timestamp:
+    return pd.Timestamp(dataset["time"].values[int(np.nanargmax(dataset["observed"].values))])
+
+
+def _year(axes: Any, dataset: xr.Dataset, method: str, lead: int) -> None:
+    """Draw the hydrological year of the largest flood."""
+    peak = _flood_peak(dataset)
+    start = pd.Timestamp(peak.year if peak.month >= 11 else peak.year - 1, 11, 1)
+    start = max(start, pd.Timestamp(dataset["time"].values[0]))
+    end = start + pd.DateOffset(years=1)
+    days, forecast, lower, upper = _on_valid_days(dataset, method, lead)
+    shown = (days >= start) & (days < end)
+    axes.fill_between(days[shown], lower[shown], upper[shown], color=COLORS["blue"], alpha=0.25, linewidth=0)
+    axes.plot(days[shown], forecast[shown], color=COLORS["blue"], label=f"{method}, {_day(lead)} ahead")
+    observed = dataset["observed"].sel(time=slice(start, end))
+    axes.plot(observed["time"], observed, color="black", linewidth=0.8, label="observed")
+    axes.set_ylim(0, 1.45 * np.nanmax(upper[shown]))
+    axes.set_xlim(start, end)
+    _rain(axes, dataset.sel(time=slice(start, end)))
+    axes.set_ylabel("discharge, m$^3$ s$^{-1}$")
+    axes.legend(loc="center right")
+    axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(axes.xaxis.get_major_locator()))
+    panel_label(axes, "a", "the year of the largest flood, with the 90 % interval")
+
+
+def _flood(axes: Any, dataset: xr.Dataset, method: str, lead: int, letter: str) -> None:
+    peak = _flood_peak(dataset)
+    start, end = peak - pd.Timedelta(days=_BEFORE), peak + pd.Timedelta(days=_AFTER)
+    days, forecast, lower, upper = _on_valid_days(dataset, method, lead)
+    shown = (days >= start) & (days <= end)
+    axes.fill_between(
+        days[shown], lower[shown], upper[shown], color=COLORS["blue"], alpha=0.2, linewidth=0, label="90 % interval"
+    )
+    for other in ("open loop", "open loop + AR(1)"):
+        if other in dataset["method"].values and other != method:
+            axes.plot(days[shown], _on_valid_days(dataset, other, lead)[1][shown], color=_COLORS[other], label=other)
+    axes.plot(days[shown], forecast[shown], color=COLORS["blue"], label=method)
+    observed = dataset["observed"].sel(time=slice(start, end))
+    axes.plot(observed["time"], observed, "o", color="black", markersize=2.5, label="observed")
+    axes.set_ylim(bottom=0)
+    axes.set_xlim(start, end)
+    axes.xaxis.set_major_locator(mdates.AutoDateLocator(maxticks=6))
+    axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(axes.xaxis.get_major_locator()))
+    if letter == "b":
+        axes.set_ylabel("discharge, m$^3$ s$^{-1}$")
+        axes.legend(loc="upper left")
+    panel_label(axes, letter, f"the flood, forecast {_day(lead)} ahead")
+
+
+def _rain(axes: Any, dataset: xr.Dataset) -> None:
+    """Hang the precipitation from the top of the panel."""
+    hanging = axes.twinx()
+    rain = dataset["precipitation"]
+    hanging.bar(rain["time"], rain, width=1.0, color=COLORS["gray"], linewidth=0)
+    hanging.set_ylim(4 * float(rain.max()), 0)
+    hanging.set_yticks([0, round(float(rain.max()), -1)])
+    hanging.grid(False)
+    hanging.spines["right"].set_visible(False)
+    hanging.set_ylabel("precipitation,\nmm per day", loc="top", fontsize=7)
+    hanging.tick_params(labelsize=7)
+
+
+def _by_lead(axes: Any, scores: pd.DataFrame, metric: str, label: str, letter: str, title: str) -> None:
+    for method, rows in scores[scores["metric"] == metric].groupby("method", sort=False):
+        axes.plot(
+            rows["lead"], rows["value"], color=_COLORS.get(method), marker=_MARKERS.get(method, "o"), markersize=4,
+            label=method,
+        )  # fmt: skip
+    axes.set(xlabel="lead, days", ylabel=label)
+    axes.set_xticks(sorted(scores["lead"].unique()))
+    panel_label(axes, letter, title)
+
+
+def _day(lead: int) -> str:
+    return "1 day" if lead == 1 else f"{lead} days"
