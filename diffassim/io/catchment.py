@@ -121,7 +121,7 @@ def read_catchment(
     if (flow < 0).any():
         day = dates[int(np.argmax(flow < 0))].date()
         raise DataError(f"{path.name}: {discharge} on {day} is negative; leave it empty if it is unknown")
-    evaporation = oudin_evaporation(columns[temperature], dates.dayofyear.to_numpy(), latitude)
+    evaporation = oudin_evaporation(columns[temperature], dates.day_of_year.to_numpy(), latitude)
     depth = flow * SECONDS_PER_DAY / (area * 1e3)
     return CatchmentRecord(dates, depth, columns[precipitation], evaporation, columns[temperature], area)
 

@@ -39,7 +39,7 @@ def forecast_overview(dataset: xr.Dataset, scores: pd.DataFrame, method: str = "
     longest = int(dataset["lead"].values[min(2, dataset.sizes["lead"] - 1)])
     with style():
         drawn = figure(8.2, 9.0)
-        rows = drawn.subfigures(3, 1, height_ratios=[1.0, 1.35, 1.0])
+        rows: Any = drawn.subfigures(3, 1, height_ratios=[1.0, 1.35, 1.0])
         _year(rows[0].subplots(), dataset, method, shortest)
         top, bottom = rows[1].subplots(1, 2, sharey=True)
         _flood(top, dataset, method, shortest, "b")
@@ -126,9 +126,13 @@ def _rain(axes: Any, dataset: xr.Dataset) -> None:
 def _by_lead(axes: Any, scores: pd.DataFrame, metric: str, label: str, letter: str, title: str) -> None:
     for method, rows in scores[scores["metric"] == metric].groupby("method", sort=False):
         axes.plot(
-            rows["lead"], rows["value"], color=_COLORS.get(method), marker=_MARKERS.get(method, "o"), markersize=4,
+            rows["lead"],
+            rows["value"],
+            color=_COLORS.get(str(method)),
+            marker=_MARKERS.get(str(method), "o"),
+            markersize=4,
             label=method,
-        )  # fmt: skip
+        )
     axes.set(xlabel="lead, days", ylabel=label)
     axes.set_xticks(sorted(scores["lead"].unique()))
     panel_label(axes, letter, title)

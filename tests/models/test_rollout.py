@@ -1,0 +1,85 @@
+"""The one loop: rows, run-time rows, limits, memory."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffassim as da
+from diffassim.models import FunctionModel
+
+X0 = jnp.asarray(np.random.default_rng(0).normal(size=12) * 3.6 + 2.3)
+MODEL = da.models.Lorenz96()
+
+
+def by_hand(steps):
+    rows = [X0]
+    for _ in range(steps):
+        rows.append(jax.jit(MODEL.step)(rows[-1], 0))
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7, 12])
+@pytest.mark.parametrize("segment", [None, 1, 5, 100])
+def test_rows_are_the_steps_one_by_one(steps, segment):
+    np.testing.assert_allclose(da.rollout(MODEL, X0, steps, segment=segment), by_hand(steps), rtol=0, atol=1e-13 * 10)
+
+
+@pytest.mark.parametrize("at", [[0], [7], [3, 0, 7, 3], [], list(range(8))])
+def test_selected_rows(at):
+    rows = da.rollout(MODEL, X0, 7, at=jnp.asarray(at, int))
+    np.testing.assert_allclose(rows, by_hand(7)[at], rtol=0, atol=1e-12)
+
+
+def test_rows_outside_of_the_window_are_zero():
+    np.testing.assert_array_equal(da.rollout(MODEL, X0, 3, at=jnp.asarray([-1, 4])), 0)
+
+
+def test_other_rows_and_another_limit_do_not_compile_again():
+    run = jax.jit(lambda at, limit: da.rollout(MODEL, X0, 12, at=at, limit=limit))
+    run(jnp.asarray([1, 5]), 12)
+    rows = run(jnp.asarray([2, 4]), 4)
+    assert run._cache_size() == 1
+    np.testing.assert_allclose(rows, by_hand(12)[[2, 4]], rtol=0, atol=1e-12)
+
+
+def test_the_step_number_starts_where_it_is_told():
+    count = FunctionModel(lambda x, t: x + t)
+    assert da.rollout(count, jnp.asarray(0, jnp.int32), 3, start=10).tolist() == [0, 10, 21, 33]
+
+
+@pytest.mark.parametrize("steps", [16, 17])
+def test_checkpoints_do_not_change_the_gradient(steps):
+    def total(x, segment):
+        return jnp.sum(da.rollout(MODEL, x, steps, at=jnp.asarray([5, steps]), segment=segment) ** 2)
+
+    plain = jax.grad(total)(X0, 10**6)
+    for segment in (None, 1, 3):
+        np.testing.assert_allclose(jax.grad(total)(X0, segment), plain, rtol=1e-11)
+
+
+def test_adjoint_memory_grows_with_the_square_root():
+    n, steps = 4000, 10_000
+    x = jnp.zeros(n)
+
+    def cost(x):
+        return jnp.sum(da.rollout(da.models.Lorenz96(), x, steps, at=jnp.asarray([steps])) ** 2)
+
+    memory = jax.jit(jax.grad(cost)).lower(x).compile().memory_analysis().temp_size_in_bytes
+    assert memory < 5 * steps**0.5 * n * 8
+
+
+def test_a_step_that_changes_the_state_is_named():
+    with pytest.raises(da.ShapeError, match=r"must return a state like the one it was given"):
+        da.rollout(FunctionModel(lambda x, t: x[1:]), X0, 2)
+    with pytest.raises(da.ShapeError, match="FunctionModel"):
+        da.rollout(FunctionModel(lambda x, t: x.astype(jnp.float32)), X0, 2)
+
+
+def test_bad_rows_and_negative_steps_are_named():
+    with pytest.raises(da.ConfigurationError, match="steps must not be negative, found -1"):
+        da.rollout(MODEL, X0, -1)
+    with pytest.raises(da.ConfigurationError, match="at must be a list of integers"):
+        da.rollout(MODEL, X0, 2, at=jnp.asarray([0.5]))
