@@ -7,6 +7,9 @@ Conventions: `x[0]` is the window start; steps count model steps after it, and a
 axes are (member, time, ..., space); the innovation is y - H(x); J carries the factor 1/2.
 """
 
+from importlib import import_module
+from typing import Any
+
 from diffassim.core.runtime import protect_small_machines
 
 protect_small_machines()
@@ -52,10 +55,24 @@ __all__ = [
     "cycle",
     "cycling",
     "diagnostics",
+    "learned",
     "minimize",
     "models",
     "observations",
     "rollout",
     "split_windows",
+    "training",
     "variational",
 ]
+
+_LATE = ("learned", "training")  # they lead to flax and optax, which take as long to import as half of JAX
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

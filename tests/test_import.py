@@ -37,6 +37,19 @@ def test_the_import_is_light():
     assert loaded == ""
 
 
+def test_learned_and_training_are_there_without_being_imported():
+    found = python("""
+        import sys, diffassim as da
+        before = [m in sys.modules for m in ("diffassim.learned", "diffassim.training", "optax")]
+        print(before, da.learned.CorrectedModel.__name__, da.training.fit.__name__, "learned" in dir(da))
+    """)
+    assert found == "[False, False, False] CorrectedModel fit True"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert python("import diffassim; print(hasattr(diffassim, 'no_such_part'))") == "False"
+
+
 def test_the_import_adds_few_modules_to_jax():
     # The time allowed is .3 s, which a test on a shared machine cannot measure; each module takes about a millisecond.
     added = python("""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -45,7 +46,8 @@ def fit(
     """Train a pytree on random minibatches.
 
     One compiled step draws a batch, evaluates loss and gradient (through whatever the loss contains: forecasts,
-    minimizations, whole assimilation cycles) and updates.
+    minimizations, whole assimilation cycles) and updates. Another call with the same loss and optimizer objects, and
+    data of the same shapes, uses the compiled step again.
 
     Args:
         loss: (trainable, batch) -> scalar.
@@ -74,18 +76,10 @@ def fit(
     if not 1 <= batch_size <= samples:
         raise ConfigurationError(f"fit: batch_size={batch_size} must lie between 1 and the {samples} samples")
 
-    @jax.jit
-    def update(trainable: Any, memory: Any, key: Any, data: Any) -> Any:
-        rows = jax.random.choice(key, samples, (batch_size,), replace=False)
-        batch = jax.tree.map(lambda leaf: leaf[rows], data)
-        value, gradient = jax.value_and_grad(loss)(trainable, batch)
-        updates, memory = optimizer.update(gradient, memory, trainable)
-        return optax.apply_updates(trainable, updates), memory, value, tree.norm(gradient)
-
     memory = optimizer.init(trainable)
     losses, norms = [], []
     for step in range(steps):
-        following, memory, value, norm = update(trainable, memory, jax.random.fold_in(key, step), data)
+        following, memory, value, norm = _update(loss, optimizer, batch_size, trainable, memory, jax.random.fold_in(key, step), data)
         losses.append(float(value))
         norms.append(float(norm))
         if not (np.isfinite(losses[-1]) and np.isfinite(norms[-1])):
@@ -99,3 +93,15 @@ def fit(
         if progress is not None:
             progress(step, losses[-1])
     return Fit(trainable, np.array(losses), np.array(norms))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _update(
+    loss: Any, optimizer: Any, batch_size: int, trainable: Any, memory: Any, key: jax.Array, data: Any
+) -> tuple[Any, Any, Any, Any]:
+    samples = jax.tree.leaves(data)[0].shape[0]
+    rows = jax.random.choice(key, samples, (batch_size,), replace=False)
+    batch = jax.tree.map(lambda leaf: leaf[rows], data)
+    value, gradient = jax.value_and_grad(loss)(trainable, batch)
+    updates, memory = optimizer.update(gradient, memory, trainable)
+    return optax.apply_updates(trainable, updates), memory, value, tree.norm(gradient)
