@@ -54,8 +54,8 @@ class Model(Pytree):
         raise NotImplementedError(f"{type(self).__name__} does not define step(x, t)")
 
     def variables(self) -> Any:
-        """Return a pytree like the state whose leaves are `Variable`s (default: one unnamed array)."""
-        return Variable("x", ("space",))
+        """Return a pytree like the state whose leaves are `Variable`s (default: one array named x)."""
+        return Variable("x", ("space",), "1", "state")
 
 
 class FunctionModel(Model):

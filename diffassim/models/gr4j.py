@@ -130,9 +130,13 @@ class GR4J(Model):
         """
         if self.forcing is None:
             raise ConfigurationError("GR4J: `forcing` is missing; give a CatchmentForcing")
-        rain, snowfall, potential = self._forcing_of(t)
+        dtype = jnp.result_type(x.production)
+        return self.replace(**{name: jnp.asarray(getattr(self, name), dtype) for name in self.parameters})._day(x, t)
+
+    def _day(self, x: CatchmentState, t: Any) -> tuple[CatchmentState, dict[str, Any]]:
+        rain, snowfall, potential, temperature = self._forcing_of(t)
         # An analysis may leave a store slightly outside of its physical range; the step starts from inside.
-        snow, melt = self._snow(jnp.maximum(x.snow, 0), snowfall, t)
+        snow, melt = self._snow(jnp.maximum(x.snow, 0), snowfall, temperature)
         production, evaporated, effective = self._production(jnp.clip(x.production, 0, self.x1), rain + melt, potential)
         slow, fast = unit_hydrographs(self.x4, self.days)
         pending_slow = jnp.maximum(x.hydrograph_slow, 0) + 0.9 * effective * slow
@@ -166,17 +170,17 @@ class GR4J(Model):
             Variable("discharge", (), "mm day-1", "discharge"),
         )  # type: ignore[arg-type]
 
-    def _forcing_of(self, t: Any) -> tuple[Any, Any, Any]:
+    def _forcing_of(self, t: Any) -> tuple[Any, Any, Any, Any]:
         assert self.forcing is not None
-        total, temperature = self.forcing.precipitation[t], self.forcing.temperature[t]
+        series = (self.forcing.precipitation, self.forcing.evaporation, self.forcing.temperature)
+        total, potential, temperature = (jnp.asarray(values)[t].astype(jnp.result_type(self.x1)) for values in series)
         # All snow below -1 degree, all rain above 3 degrees, a ramp between (USACE, 1956).
         solid = jnp.clip((3.0 - temperature) / 4.0, 0, 1)
-        return (1 - solid) * total, solid * total, self.forcing.evaporation[t]
+        return (1 - solid) * total, solid * total, potential, temperature
 
-    def _snow(self, snow: Any, snowfall: Any, t: Any) -> tuple[Any, Any]:
-        assert self.forcing is not None
+    def _snow(self, snow: Any, snowfall: Any, temperature: Any) -> tuple[Any, Any]:
         available = snow + snowfall
-        potential = self.melt_factor * jnp.maximum(self.forcing.temperature[t] - self.melt_temperature, 0)
+        potential = self.melt_factor * jnp.maximum(temperature - self.melt_temperature, 0)
         melt = jnp.minimum(available, potential)
         return available - melt, melt
 

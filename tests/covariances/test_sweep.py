@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from diffassim import covariances
 from diffassim.core.errors import ShapeError
 from diffassim.covariances import NotAvailableError
 from diffassim.diagnostics import check_adjoint, check_gradient
@@ -149,7 +150,6 @@ def test_gradient_in_all_parameters(name):
     assert report.passed, str(report)
     # a gradient that is zero where the function is not constant would pass no Taylor test, so this cannot be empty
     assert report.slopes or name.startswith(("blocks with zero", "ensemble"))
-    assert check_adjoint(score, leaves).passed
 
 
 @sweep
@@ -163,7 +163,8 @@ def test_new_parameters_do_not_compile_again(name):
     assert not np.array_equal(ravel_pytree(first)[0], ravel_pytree(second)[0])
 
 
-@sweep
+# `sample` is defined once, in the base class: these differ in their control vectors.
+@pytest.mark.parametrize("name", ["diagonal pytree", "dense", "Kronecker", "ensemble localized", "hybrid"])
 def test_samples_have_this_covariance(name):
     entry = BY_NAME[name]
     x, exact = entry.example_state(jnp.float64), matrices(name)["B"]
@@ -171,7 +172,8 @@ def test_samples_have_this_covariance(name):
 
     @jax.jit
     def second_moments(B, key):
-        draws = jax.vmap(lambda k: ravel_pytree(B.sample(k, x))[0])(jax.random.split(key, count))
+        copies = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape)), x)
+        draws = jax.vmap(lambda x: ravel_pytree(x)[0])(B.sample(key, copies))
         return draws.T @ draws / count, jnp.mean(draws, axis=0)
 
     moments, mean = second_moments(entry.covariance, jax.random.key(1))
@@ -179,6 +181,21 @@ def test_samples_have_this_covariance(name):
     deviation = np.sqrt((np.outer(np.diag(exact), np.diag(exact)) + exact**2) / count)
     assert np.all(np.abs(moments - exact) <= 5 * deviation + 1e-15)
     assert np.all(np.abs(mean) <= 5 * np.sqrt(np.diag(exact) / count) + 1e-15)
+
+
+def test_every_public_covariance_is_in_the_zoo():
+    public = {c for c in vars(covariances).values() if isinstance(c, type) and issubclass(c, covariances.Covariance)}
+    parts = {type(node) for entry in COVARIANCES for node in parts_of(entry.covariance)}
+    assert public - {covariances.Covariance} <= parts
+
+
+def parts_of(node):
+    """Yield a covariance and all covariances inside of it."""
+    yield node
+    inside = jax.tree.leaves(vars(node), is_leaf=lambda n: isinstance(n, covariances.Covariance))
+    for part in inside:
+        if isinstance(part, covariances.Covariance):
+            yield from parts_of(part)
 
 
 @sweep

@@ -103,6 +103,29 @@ def test_gradients_pass_through_the_thresholds():
         np.testing.assert_allclose(getattr(gradient, name), (ends[0] - ends[1]) / (2 * h), rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.parametrize("place", ["empty", "full"])
+def test_derivatives_at_thresholds_are_finite(place):
+    # No rain beyond evaporation, exactly melting, and stores at their bounds: every max, min and clip is at its kink.
+    forcing = CatchmentForcing(jnp.array([3.0, 0.0, 4.0]), jnp.array([3.0, 0.0, 0.0]), jnp.array([3.0, -1.0, 0.0]))
+    model = GR4J(x1=300.0, x2=0.5, x3=60.0, x4=2.0, melt_temperature=3.0, days=3, forcing=forcing)
+    x = jax.tree.map(jnp.zeros_like, model.initial_state())
+    if place == "full":
+        x = x.replace(production=jnp.asarray(300.0), routing=jnp.asarray(60.0))
+
+    def total(model, x):
+        return jnp.sum(da.rollout(model, x, 3).discharge) + model.stored(x)
+
+    first = jax.jit(jax.grad(total, argnums=(0, 1)))
+    for leaf in jax.tree.leaves((first(model, x), jax.jit(jax.jacfwd(total, argnums=1))(model, x))):
+        assert np.isfinite(leaf).all()
+
+
+def test_the_state_decides_the_precision():
+    model = GR4J(forcing=weather(3))  # double precision, as it comes from a file
+    x = jax.tree.map(jnp.float32, model.initial_state())
+    assert {leaf.dtype for leaf in jax.tree.leaves(da.rollout(model, x, 3))} == {jnp.dtype("float32")}
+
+
 def test_missing_forcing_is_named():
     with pytest.raises(da.ConfigurationError, match="GR4J: `forcing` is missing"):
         GR4J().step(GR4J().initial_state(), 0)

@@ -7,14 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffassim import models
 from diffassim.core import tree
 from diffassim.diagnostics import check_adjoint, check_gradient
-from diffassim.models import Parameter, Variable, rollout
+from diffassim.models import Model, Parameter, Variable, rollout
 from tests.models.zoo import MODELS
 
 NAMES = [entry.name for entry in MODELS]
 every_model = pytest.mark.parametrize("entry", MODELS, ids=NAMES)
 KEY = jax.random.key(0)
+
+
+def test_every_public_model_is_in_the_zoo():
+    public = {thing for thing in vars(models).values() if isinstance(thing, type) and issubclass(thing, Model)}
+    assert public - {Model} <= {type(entry.model) for entry in MODELS}
 
 
 def assert_close(a, b, rtol=1e-12):
@@ -23,8 +29,15 @@ def assert_close(a, b, rtol=1e-12):
 
 
 def cost(entry, steps=4):
+    """A function of a trajectory that no model conserves."""
     rows = jnp.asarray([0, 2, steps])
-    return lambda x, model=entry.model: tree.squared_norm(rollout(model, x, steps, at=rows))
+
+    def weighted_squares(leaf):
+        return jnp.sum((1 + 0.5 * jnp.cos(jnp.arange(float(leaf.size)))) * jnp.square(leaf.ravel()))
+
+    return lambda x, model=entry.model: sum(
+        map(weighted_squares, jax.tree.leaves(rollout(model, x, steps, at=rows))), start=0.0
+    )
 
 
 @every_model
@@ -87,27 +100,28 @@ def test_new_parameter_values_do_not_recompile(entry):
 
 
 @every_model
-def test_adjoint_of_a_rollout(entry):
-    x = entry.example_state(jnp.float64, KEY)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_adjoint_of_a_rollout(entry, dtype):
+    x = entry.example_state(jnp.dtype(dtype), KEY)
     report = check_adjoint(lambda x: rollout(entry.model, x, 5, at=jnp.asarray([2, 5])), x)
     assert report.passed, str(report)
-    report = check_adjoint(lambda x: rollout(entry.model, x, 5, at=jnp.asarray([2, 5])), x, adjoint=lambda w: x)
-    assert not report.passed
 
 
-@every_model
-def test_adjoint_of_a_rollout_in_single_precision(entry):
-    report = check_adjoint(lambda x: rollout(entry.model, x, 5), entry.example_state(jnp.float32, KEY))
-    assert report.passed, str(report)
+@pytest.mark.parametrize("factor", [1.01, -1.0])
+def test_a_wrong_adjoint_is_caught(factor):
+    entry = MODELS[0]
+    x = entry.example_state(jnp.float64, KEY)
+    run = jax.jit(lambda x: rollout(entry.model, x, 5))
+    assert not check_adjoint(run, x, adjoint=lambda w: factor * jax.vjp(run, x)[1](w)[0]).passed
 
 
 @every_model
 def test_gradient_with_respect_to_state_and_parameters(entry):
     x, function = entry.example_state(jnp.float64, KEY), cost(entry)
     report = check_gradient(function, x, largest_step=3e-4)
-    assert report.passed, str(report)
+    assert report.passed and report.slopes, str(report)
     model = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), entry.model)
-    report = check_gradient(lambda model: function(x, model), model, largest_step=3e-4)
+    report = check_gradient(lambda model: function(x, model), model, largest_step=1e-4)
     assert report.passed, str(report)
 
 
@@ -122,8 +136,9 @@ def test_second_derivatives_are_symmetric_and_agree_between_modes(entry):
     assert_close(reverse_over_forward(x, u), Hu, rtol=1e-11)
 
 
-@pytest.mark.parametrize("entry", [e for e in MODELS if e.name in ("Lorenz63", "Lorenz96", "TwoScaleLorenz96")])
-def test_reverse_over_reverse_agrees_with_forward_over_reverse(entry):
+@pytest.mark.parametrize("name", ["Lorenz63", "Lorenz96"])
+def test_reverse_over_reverse_agrees_with_forward_over_reverse(name):
+    entry = next(e for e in MODELS if e.name == name)
     x, u, function = entry.example_state(jnp.float64, KEY), entry.example_state(jnp.float64, KEY), cost(entry, 3)
     Hu = jax.jit(lambda x, u: jax.jvp(jax.grad(function), (x,), (u,))[1])(x, u)
     again = jax.jit(jax.grad(lambda x, u: tree.dot(jax.grad(function)(x), u)))(x, u)

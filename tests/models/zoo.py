@@ -8,7 +8,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffassim.models import LinearAdvection, Lorenz63, Lorenz96, Model, TwoScaleLorenz96, TwoScaleState
+from diffassim.models import (
+    GR4J,
+    CatchmentForcing,
+    CatchmentState,
+    FunctionModel,
+    LinearAdvection,
+    Lorenz63,
+    Lorenz96,
+    Model,
+    TwoScaleLorenz96,
+    TwoScaleState,
+    Variable,
+)
 
 
 class Entry(NamedTuple):
@@ -34,6 +46,38 @@ def _two_scale(dtype: Any, key: jax.Array) -> TwoScaleState:
     )
 
 
+def _catchment(dtype: Any, key: jax.Array) -> CatchmentState:
+    """Well inside of all thresholds, so that derivatives exist in every direction."""
+    draws = iter(jax.random.uniform(key, 5, dtype, 0.8, 1.2))
+    water = jnp.linspace(1.0, 3.0, 4, dtype=dtype)
+    return CatchmentState(
+        150 * next(draws), 40 * next(draws), 60 * next(draws), next(draws) * water,
+        next(draws) * jnp.concatenate([water, water]), jnp.asarray(2.0, dtype),
+    )  # fmt: skip
+
+
+# Rain on a warm day, sleet, a dry day, snow: none of them at a threshold of the model.
+WEATHER = CatchmentForcing(
+    jnp.array([12.0, 9.0, 0.5, 6.0, 8.0]), jnp.array([2.0, 1.5, 4.0, 0.5, 2.0]), jnp.array([9.0, 1.5, 7.0, -5.0, 5.0])
+)
+
+
+def _pendulum(x: Any, t: Any, length: Any) -> Any:
+    return {"angle": x["angle"] + 0.1 * x["speed"], "speed": x["speed"] - 0.1 * jnp.sin(x["angle"]) / length}
+
+
+class Pendulum(FunctionModel):
+    """A function as model, with the metadata of its state of two parts."""
+
+    def variables(self) -> Any:
+        return {"angle": Variable("angle", (), "rad", "angle"), "speed": Variable("speed", (), "rad s-1", "speed")}
+
+
+def _swinging(dtype: Any, key: jax.Array) -> Any:
+    angle, speed = jax.random.uniform(key, 2, dtype, 0.5, 1.5)
+    return {"angle": angle, "speed": speed}
+
+
 MODELS = [
     Entry("Lorenz63", Lorenz63(), _lorenz63),
     Entry("Lorenz96", Lorenz96(), _line(12, 2.3, 3.6)),
@@ -42,5 +86,8 @@ MODELS = [
     Entry("Lorenz96 large", Lorenz96(), _line(300, 2.3, 3.6)),  # compiled in separate kernels
     Entry("TwoScaleLorenz96", TwoScaleLorenz96(), _two_scale),
     Entry("LinearAdvection", LinearAdvection(velocity=0.3), _line(10, 0.0, 1.0)),
+    Entry("GR4J", GR4J(x2=0.8, x4=2.6, days=4, forcing=WEATHER), _catchment),
+    Entry("FunctionModel", FunctionModel(lambda x, t: x + 0.1 * jnp.sin(x)), _line(5, 0.0, 1.0)),
+    Entry("FunctionModel with arguments", Pendulum(_pendulum, arguments=1.5), _swinging),
     Entry("LinearAdvection on an odd grid", LinearAdvection(velocity=-1.7), _line(9, 0.0, 1.0)),
 ]
