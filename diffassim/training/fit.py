@@ -79,7 +79,9 @@ def fit(
     memory = optimizer.init(trainable)
     losses, norms = [], []
     for step in range(steps):
-        following, memory, value, norm = _update(loss, optimizer, batch_size, trainable, memory, jax.random.fold_in(key, step), data)
+        following, memory, value, norm = _update(
+            loss, optimizer, batch_size, trainable, memory, jax.random.fold_in(key, step), data
+        )
         losses.append(float(value))
         norms.append(float(norm))
         if not (np.isfinite(losses[-1]) and np.isfinite(norms[-1])):
