@@ -243,7 +243,7 @@ def _online(config: CorrectionConfiguration, carry: dict[str, Any], epoch: int) 
 
 
 def _tuned_perfect_model(config: CorrectionConfiguration, carry: dict[str, Any]) -> dict[str, Any]:
-    """Tune B of the slow variables, then of the fast ones."""
+    """Tune B of the slow variables, of the fast ones, and of the slow ones again."""
     record, guess = _stretch(config, VALIDATION, config.validation_cycles)
     tried: dict[tuple[float, float], float] = {}
 
@@ -254,6 +254,7 @@ def _tuned_perfect_model(config: CorrectionConfiguration, carry: dict[str, Any])
 
     slow = tune(lambda s: score(s, NOT_ANALYZED), float(carry["std"]["online"]))
     fast = min((NOT_ANALYZED, *FAST_STD), key=lambda f: score(slow, f))
+    slow = tune(lambda s: score(s, fast), slow)
     return carry | {"std": carry["std"] | {"perfect model": np.asarray(slow), "perfect model, fast": np.asarray(fast)}}
 
 

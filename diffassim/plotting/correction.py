@@ -20,6 +20,7 @@ _COLORS = {
     "perfect model": COLORS["green"],
 }
 _MARKERS = {"uncorrected": "s", "offline": "^", "online": "o", "perfect model": "D"}
+_TICKS = {"uncorrected": "un-\ncorrected", "perfect model": "perfect\nmodel"}
 _BINS = 24  # of the conditional means
 _LEAST = 20  # values in a bin
 
@@ -33,7 +34,7 @@ def correction_overview(dataset: xr.Dataset, scores: pd.DataFrame) -> Figure:
     """
     with style():
         drawn = figure(10.0, 3.6)
-        left, middle, right = drawn.subplots(1, 3, width_ratios=(0.9, 1.1, 1.1))
+        left, middle, right = drawn.subplots(1, 3, width_ratios=(1.05, 1.1, 1.1))
         slow = scores[scores["variable"] == "slow"]
         _analysis_errors(left, slow)
         _forecast_errors(middle, slow, float(dataset["truth"].std()))
@@ -56,7 +57,7 @@ def _analysis_errors(axes: Any, scores: pd.DataFrame) -> None:
             )  # fmt: skip
     axes.plot([], [], "ko", markerfacecolor="white", label="window start")
     axes.plot([], [], "ko", label="window end")
-    axes.set_xticks(range(len(_COLORS)), [name.replace(" ", "\n") for name in _COLORS])
+    axes.set_xticks(range(len(_COLORS)), [_TICKS.get(name, name) for name in _COLORS])
     axes.grid(axis="x", visible=False)
     axes.set(ylabel="root-mean-square error", ylim=(0, None), xlim=(-0.5, len(_COLORS) - 0.5))
     axes.legend(loc="upper right")
@@ -80,7 +81,8 @@ def _tendencies(axes: Any, dataset: xr.Dataset) -> None:
         x, true, gridsize=45, extent=(x.min(), x.max(), low, high), cmap="Greys", bins="log", mincnt=1, linewidths=0,
         rasterized=True,
     )  # fmt: skip
-    edges = np.linspace(*np.quantile(x, [0.001, 0.999]), _BINS + 1)
+    lowest, highest = np.quantile(x, [0.001, 0.999])
+    edges = np.linspace(lowest, highest, _BINS + 1)
     centers = 0.5 * (edges[1:] + edges[:-1])
     axes.plot(centers, _binned(x, true, edges), color="black", linewidth=2.2, label="truth, mean")
     for method in ("offline", "online"):

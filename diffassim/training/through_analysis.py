@@ -65,8 +65,8 @@ class ForecastMisfit(Pytree):
         )
         x_a = minimize(cost, self.minimizer).state
         states = rollout(model, x_a, self.lead, start=sample.start, at=sample.future.steps)
-        count = jnp.maximum(sample.future.count(), 1)
-        return tree.squared_norm(sample.future.innovation(states)) / count
+        misfit = tree.squared_norm(sample.future.innovation(states))
+        return misfit / jnp.maximum(sample.future.count(), 1).astype(misfit.dtype)
 
     def batch(self, model: Any, samples: WindowSample) -> Float[Array, ""]:
         """Return the mean loss of samples with a leading axis."""

@@ -1,0 +1,110 @@
+"""Training by minibatches: closed forms, determinism, and what is kept when it fails."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from diffassim.core.errors import ConfigurationError
+from diffassim.training import TrainingError, fit
+
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.normal(size=(64, 3)))
+Y = jnp.asarray(RNG.normal(size=64))
+KEY = jax.random.key(0)
+
+
+def squared_error(weights, batch):
+    x, y = batch
+    return jnp.mean((jnp.einsum("bi,i->b", x, weights["slope"]) + weights["intercept"] - y) ** 2)
+
+
+def start():
+    return {"slope": jnp.zeros(3), "intercept": jnp.zeros(())}
+
+
+def regression(**changes):
+    settings = {"optimizer": optax.sgd(0.2), "steps": 60, "batch_size": 64, "key": KEY} | changes
+    return fit(squared_error, start(), (X, Y), **settings)
+
+
+def test_whole_batches_converge_to_least_squares():
+    found = regression(steps=300)
+    expected = np.linalg.lstsq(np.column_stack([X, np.ones(64)]), Y, rcond=None)[0]
+    np.testing.assert_allclose([*found.trained["slope"], found.trained["intercept"]], expected, rtol=1e-10)
+    assert found.losses.shape == found.gradient_norms.shape == (300,)
+    np.testing.assert_allclose(found.losses[0], np.mean(Y**2), rtol=1e-12)
+    assert found.gradient_norms[-1] < 1e-10
+
+
+def test_one_step_of_gradient_descent_is_the_closed_form():
+    found = regression(steps=1)
+    np.testing.assert_allclose(found.trained["slope"], 0.2 * 2 * np.asarray(X).T @ Y / 64, rtol=1e-12)
+
+
+def test_batches_come_without_replacement_and_differ_from_step_to_step():
+    # The "loss" is the batch's sum of powers of two: its bits tell which samples were drawn.
+    data = 2.0 ** jnp.arange(16.0)
+    found = fit(
+        lambda w, b: jnp.sum(b) + 0 * w, jnp.zeros(()), data, optimizer=optax.sgd(1.0), steps=8, batch_size=4, key=KEY
+    )
+    drawn = [bin(int(loss)).count("1") for loss in found.losses]
+    assert drawn == [4] * 8 and len(set(found.losses)) > 1
+
+
+def test_the_same_key_gives_the_same_weights_and_another_key_others():
+    one, same, other = (regression(steps=5, batch_size=8, key=jax.random.key(k)) for k in (1, 1, 2))
+    assert np.array_equal(one.trained["slope"], same.trained["slope"])
+    assert not np.array_equal(one.trained["slope"], other.trained["slope"])
+
+
+def test_a_second_fit_of_the_same_loss_does_not_compile_anew():
+    traces = []
+
+    def loss(w, batch):
+        traces.append(1)
+        return jnp.mean((w - batch) ** 2)
+
+    optimizer = optax.sgd(0.1)
+    for value in (1.0, 2.0):
+        fit(loss, jnp.zeros(()), jnp.full(4, value), optimizer=optimizer, steps=2, batch_size=2, key=KEY)
+    assert len(traces) == 1
+
+
+def test_progress_is_told_every_step():
+    told = []
+    found = regression(steps=3, progress=lambda step, loss: told.append((step, loss)))
+    assert told == list(enumerate(found.losses))
+
+
+def test_no_steps_change_nothing():
+    found = regression(steps=0)
+    assert found.trained["slope"].tolist() == [0, 0, 0] and found.losses.shape == (0,)
+
+
+def test_a_loss_that_breaks_keeps_the_last_sound_weights():
+    # Each step adds 1 to the weight; from 3 on the loss is not a number.
+    def loss(w, batch):
+        return jnp.where(w < 2.5, -w, jnp.nan) + 0 * jnp.sum(batch)
+
+    with pytest.raises(TrainingError, match=r"step 3.*learning rate") as caught:
+        fit(loss, jnp.zeros(()), jnp.zeros(2), optimizer=optax.sgd(1.0), steps=9, batch_size=1, key=KEY)
+    kept = caught.value.fit
+    assert float(kept.trained) == 3.0 and kept.losses[:3].tolist() == [0, -1, -2] and np.isnan(kept.losses[3])
+
+
+def test_a_gradient_that_breaks_is_caught_although_the_loss_is_sound():
+    with pytest.raises(TrainingError, match="gradient norm nan"):
+        fit(
+            lambda w, batch: jnp.where(w > 0, jnp.sqrt(w), 0) + 0 * jnp.sum(batch), jnp.zeros(()), jnp.zeros(2),
+            optimizer=optax.sgd(1.0), steps=2, batch_size=1, key=KEY,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [0, 65])
+def test_an_impossible_batch_is_named(size):
+    with pytest.raises(ConfigurationError, match=rf"batch_size={size}.*64 samples"):
+        regression(batch_size=size)
