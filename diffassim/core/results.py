@@ -50,9 +50,9 @@ _ADVICE = {
         "of its dtype (try float64 or a looser tolerance) or not differentiable at this point."
     ),
     Result.NON_FINITE: (
-        "the cost or its gradient is not finite at the starting point; check the background, the observations and the "
-        "model's stability over the window (a shorter window or a smaller dt often helps). The best state so far is "
-        "returned."
+        "the cost or its gradient is not finite at the starting point, or where a step of a descent method led; check "
+        "the background, the observations and the model's stability over the window (a shorter window, a smaller dt or "
+        "a smaller learning rate often helps). The best state so far is returned."
     ),
     Result.LINEAR_SOLVE: (
         "the linear solve for the implicit gradient did not converge; the Hessian may be singular or indefinite here. "

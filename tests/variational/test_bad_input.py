@@ -1,0 +1,121 @@
+"""A window that cannot be assimilated ends in a named error or a code with advice, and nothing is lost."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import diffassim as da
+from diffassim.models import FunctionModel
+from diffassim.variational import MinimizationError
+
+WHITE = da.covariances.Diagonal(std=1.0)
+SQUARING = FunctionModel(lambda x, t: x**2)  # from 10, it overflows at the ninth step
+
+
+def exploding(steps=12, every=12):
+    at = np.arange(every, steps + 1, every)
+    return da.StrongConstraint4DVar(
+        SQUARING, jnp.full(2, 10.0), WHITE, da.Observations(np.ones((len(at), 2)), at, error=WHITE)
+    )
+
+
+def test_a_model_that_blows_up_is_named_by_the_default_minimizer_too():
+    with pytest.raises(MinimizationError, match=r"NON_FINITE: .*shorter window") as caught:
+        da.minimize(exploding())
+    assert np.array_equal(caught.value.solution.state, jnp.full(2, 10.0))
+
+
+def test_inside_of_compiled_code_the_code_comes_back():
+    cost = exploding()
+    codes = jax.jit(jax.vmap(lambda x: da.minimize(cost.replace(background=x)).result))(
+        jnp.array([[10.0, 10.0], [0.5, 0.5]])
+    )
+    assert codes.tolist()[0] == da.Result.NON_FINITE and codes.tolist()[1] != da.Result.NON_FINITE
+
+
+@pytest.mark.parametrize("method", [da.GaussNewton(), da.LBFGS()], ids=["Gauss-Newton", "L-BFGS"])
+def test_an_operator_that_is_not_finite_at_the_background(method):
+    obs = da.Observations(np.zeros((1, 2)), [0], operator=jnp.log, error=WHITE)
+    with pytest.raises(MinimizationError, match=r"NON_FINITE.*check the background") as caught:
+        da.minimize(da.ThreeDVar(jnp.array([-1.0, 1.0]), WHITE, obs), method)
+    assert np.array_equal(caught.value.solution.state, [-1.0, 1.0])
+
+
+def test_a_descent_whose_steps_are_too_long_keeps_the_best_state():
+    obs = da.Observations(np.ones((1, 2)), [0], error=da.covariances.Diagonal(std=0.1))
+    cost = da.ThreeDVar(jnp.zeros(2), WHITE, obs)
+    with pytest.raises(MinimizationError, match=r"NON_FINITE.*learning rate") as caught:
+        da.minimize(cost, da.Descent(optax.sgd(0.1), max_iterations=1000))
+    assert np.array_equal(caught.value.solution.state, cost.background)
+
+
+def test_a_stream_without_observations_has_no_influence():
+    real = da.Observations(np.ones((1, 2)), [0], error=WHITE)
+    empty = da.Observations(np.zeros((0, 2)), np.zeros(0, int), error=WHITE)
+    missing = da.Observations(np.full((1, 2), np.nan), [0], error=WHITE)
+    x_b = jnp.array([3.0, 5.0])
+    alone = da.minimize(da.ThreeDVar(x_b, WHITE, real)).state
+    for nothing in (empty, missing):
+        np.testing.assert_array_equal(da.minimize(da.ThreeDVar(x_b, WHITE, (real, nothing))).state, alone)
+
+
+def test_gradients_of_a_window_without_observations():
+    nothing = da.Observations(np.full((1, 2), np.nan), [0], error=WHITE)
+
+    def analysis(x_b, std, values):
+        obs = nothing.replace(values=values)
+        return da.minimize(da.ThreeDVar(x_b, da.covariances.Diagonal(std=std), obs)).state
+
+    by_background, by_std, by_values = jax.jacrev(analysis, argnums=(0, 1, 2))(jnp.ones(2), 2.0, nothing.values)
+    np.testing.assert_array_equal(by_background, np.eye(2))
+    assert not np.any(by_std)
+    assert np.isfinite(by_values).all()
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (
+            lambda: da.ThreeDVar(jnp.ones(2), WHITE, da.Observations(np.ones((1, 2)), [1], error=WHITE)),
+            da.ShapeError,
+            "an observation at step 1 lies outside the window of 0 steps",
+        ),
+        (
+            lambda: da.StrongConstraint4DVar(
+                SQUARING, jnp.ones(2), WHITE, tuple(da.Observations(np.ones((1, 2)), [k], error=WHITE) for k in (1, 7)),
+                steps=6,
+            ),
+            da.ShapeError,
+            "an observation at step 7 lies outside the window of 6 steps",
+        ),
+        (
+            lambda: da.ThreeDVar({"a": jnp.array([1.0, np.nan])}, WHITE, ()),
+            da.DataError,
+            r"the background\['a'\] holds 1 non-finite value\(s\) of 2. Fill or estimate",
+        ),
+        (
+            lambda: da.minimize(
+                da.ThreeDVar(jnp.ones(2), WHITE, da.Observations(np.ones((1, 3)), [0], error=WHITE))
+            ),
+            da.ShapeError,
+            r"H\(x\) gives shape \(1, 2\).*values have shape \(1, 3\)",
+        ),
+        (
+            lambda: da.minimize(
+                da.StrongConstraint4DVar(
+                    FunctionModel(lambda x, t: x[:1]), jnp.ones(2), WHITE,
+                    da.Observations(np.ones((1, 2)), [2], error=WHITE),
+                )
+            ),
+            da.ShapeError,
+            "FunctionModel.step must return a state like the one it was given",
+        ),
+    ],
+)  # fmt: skip
+def test_each_problem_is_named(build, error, message):
+    with pytest.raises(error, match=message):
+        build()
