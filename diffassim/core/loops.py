@@ -55,8 +55,8 @@ def checkpointed_scan(
         body: (carry, k) -> (carry, output); k is an int32 scalar.
         carry: initial carry, any pytree of arrays.
         length: number of steps (static).
-        segment: steps per segment; default `segment_length(length)`. With `length` or more there is one segment and
-            no checkpoint at all: fastest for short loops, and every intermediate is kept.
+        segment: steps per segment; default `segment_length(length)`. With `length` or more there is no checkpoint at
+            all: fastest for short loops, and every intermediate is kept.
         limit: run-time number of steps after which whole segments are skipped (the carry passes through and the
             outputs are zero); None runs all.
         collect: (collected, outputs, first) -> collected, called once per segment with the outputs of its steps
@@ -71,6 +71,8 @@ def checkpointed_scan(
     segment = min(length, segment_length(length) if segment is None else segment)
     whole = segment >= length
     step = body if whole else jax.checkpoint(body, prevent_cse=False)
+    if whole and limit is not None:
+        segment = segment_length(length)  # still skipped one by one
 
     def run(carry: Any, first: Any, count: int) -> tuple[Any, Any]:
         return lax.scan(step, carry, first + jnp.arange(count, dtype=jnp.int32))
@@ -85,12 +87,14 @@ def checkpointed_scan(
     def advance(state: tuple[Any, Any], first: Any, count: int, keep: bool = False) -> tuple[tuple[Any, Any], Any]:
         carry, collected = state
         segment_run = partial(run_or_skip, count=count)
-        carry, outputs = (segment_run if keep else jax.checkpoint(segment_run, prevent_cse=False))(carry, first)
+        if not (keep or whole):
+            segment_run = jax.checkpoint(segment_run, prevent_cse=False)
+        carry, outputs = segment_run(carry, first)
         if collect is None:
             return (carry, None), outputs
         return (carry, collect(collected, outputs, first)), None
 
-    if whole:
+    if segment >= length:
         (carry, collected), outputs = advance((carry, collected), jnp.asarray(0, jnp.int32), length, keep=True)
         return carry, collected if collect is not None else outputs
 

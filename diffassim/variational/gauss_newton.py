@@ -12,6 +12,7 @@ from diffassim.core.errors import require_positive
 from diffassim.core.loops import bounded_while
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
+from diffassim.variational.linearization import MEMORY, stored
 from diffassim.variational.solution import Minimum
 from diffassim.variational.trust_region import truncated_cg
 
@@ -44,8 +45,8 @@ class GaussNewton(Pytree):
         max_inner: limit on conjugate-gradient iterations in each of them (static).
         store_linearization: keep the linearized model's coefficients through the inner loop (static). Faster; False
             recomputes them in every product from checkpoints, for windows whose intermediates do not fit in memory.
-            None decides by `memory`.
-        memory: bytes that the stored linearization may take before None above means False (static).
+            None stores them if they take no more than `memory`, and the cost does not set checkpoints of its own.
+        memory: bytes that the stored linearization may take (static).
 
     Raises:
         ConfigurationError: if a tolerance or the consistency level is not positive.
@@ -67,7 +68,7 @@ class GaussNewton(Pytree):
     max_iterations: int = static(default=200)
     max_inner: int = static(default=100)
     store_linearization: bool | None = static(default=None)
-    memory: int = static(default=2**28)
+    memory: int = static(default=MEMORY)
 
     def __post_init__(self) -> None:
         require_positive("GaussNewton.tolerance", self.tolerance)
@@ -111,7 +112,9 @@ class _Search:
     def __init__(self, method: GaussNewton, cost: Any, unrolled: bool) -> None:
         self.method, self.unrolled = method, unrolled
         self.grows = hasattr(cost, "horizon") and bool(cost.steps)
-        self.window = int(cost.steps) if self.grows else 0
+        self.steps = int(cost.steps) if self.grows else 0
+        horizon = cost.horizon if self.grows else None
+        self.window = jnp.asarray(self.steps if horizon is None else horizon, jnp.int32)
         self.cost = cost
 
     def limited(self, horizon: Any) -> Any:
@@ -124,12 +127,21 @@ class _Search:
         count = self.limited(horizon).observation_count().astype(dtype)
         return 0.5 * (count + jnp.asarray(self.method.consistency, dtype) * jnp.sqrt(2 * jnp.maximum(count, 1)))
 
+    def with_linearization(self, start: Any) -> Any:
+        """Return the cost with the checkpoints of its adjoint switched off, where the method wants it."""
+        if self.method.store_linearization is None:
+            return stored(self.cost, start, self.method.memory) or self.cost
+        if self.method.store_linearization and hasattr(self.cost, "segment"):
+            return self.cost.replace(segment=self.steps)
+        return self.cost
+
     def run(self, start: Any) -> Minimum:
+        self.cost = self.with_linearization(start)
         dtype = jnp.result_type(*jax.tree.leaves(start)) if jax.tree.leaves(start) else jnp.result_type(float)
         limit = self.method.max_iterations
         infinity, zero = jnp.asarray(jnp.inf, dtype), jnp.asarray(0, jnp.int32)
         state = _State(
-            v=start, horizon=jnp.asarray(self.window, jnp.int32), radius=infinity,
+            v=start, horizon=self.window, radius=infinity,
             stable_v=start, stable_horizon=zero,
             best_v=start, best_cost=infinity, best_gradient_norm=infinity,
             cost_history=jnp.full(limit, jnp.nan, dtype), horizon_history=jnp.full(limit, -1, jnp.int32),
@@ -156,7 +168,10 @@ class _Search:
         (gradient,) = adjoint(residuals)
         gradient_norm = tree.norm(gradient)
         sound = jnp.isfinite(value) & jnp.isfinite(gradient_norm)
-        gradient = tree.select(sound, gradient, tree.zeros_like(gradient))
+        full = s.horizon >= self.window
+        small = (gradient_norm <= jnp.asarray(method.tolerance, dtype)) | (s.unverified >= 5)
+        # At a minimum, and where nothing is finite, no step is needed: without a gradient the inner loop ends at once.
+        gradient = tree.select(sound & ~(full & small), gradient, tree.zeros_like(gradient))
         step = truncated_cg(
             lambda p: adjoint(tangent(p))[0], gradient, s.radius, jnp.asarray(method.inner_tolerance, dtype),
             method.max_inner, self.unrolled,
@@ -169,10 +184,8 @@ class _Search:
         accepted = sound & jnp.isfinite(trial) & ((ratio > ACCEPT) | unverifiable)
 
         threshold = self.threshold(s.horizon, dtype)
-        full = s.horizon >= self.window
-        small = (gradient_norm <= jnp.asarray(method.tolerance, dtype)) | (s.unverified >= 5)
         stuck = (ratio < POOR) & ~unverifiable
-        growth_left = s.horizon - s.stable_horizon > max(self.window // SMALLEST_GROWTH, 1)
+        growth_left = s.horizon - s.stable_horizon > jnp.maximum(self.window // SMALLEST_GROWTH, 1)
         halve = self.grows & growth_left & (~sound | ((value > threshold) & (stuck | small)))
         finished = ~halve & full & sound & small
         failed = ~halve & ~sound
@@ -187,7 +200,7 @@ class _Search:
         better = full & sound & (value < s.best_cost) | finished & (value <= s.best_cost * (1 + 1e-12))
         code = jnp.where(failed, Result.NON_FINITE, jnp.where(stalled, Result.STALLED, Result.MAX_ITERATIONS))
         converged = jnp.where(value > threshold, Result.INCONSISTENT, Result.CONVERGED)
-        fraction = (s.horizon + 1).astype(dtype) / (self.window + 1)
+        fraction = (s.horizon + 1).astype(dtype) / (self.window + 1).astype(dtype)
         return _State(
             v=v,
             horizon=jnp.where(halve, shorter, jnp.where(grow, longer, s.horizon)),

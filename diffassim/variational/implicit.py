@@ -11,12 +11,14 @@ import jax.numpy as jnp
 from diffassim.core import tree
 from diffassim.core.krylov import conjugate_gradients
 from diffassim.core.results import Result
+from diffassim.variational.linearization import stored
 from diffassim.variational.solution import Minimum
 
 __all__ = ["implicit_minimum"]
 
-# Relative residual of the Hessian solve: well below what a converged search leaves, above rounding.
+# Least relative residual of the Hessian solve: above rounding.
 _TOLERANCE = {"float64": 1e-8, "float32": 1e-4}
+_SHARE = 0.1  # of the search's tolerance: the solve is no more exact than the point at which it is made
 _MAX_ITERATIONS = 1000
 
 
@@ -45,19 +47,15 @@ def implicit_minimum(cost: Any, method: Any, start: Any) -> Minimum:
 
 def _forward(cost: Any, method: Any, start: Any) -> tuple[Minimum, Any]:
     found = implicit_minimum(cost, method, start)  # itself differentiable, for derivatives of derivatives
-    return found, (cost, found.control)
+    return found, (cost, found.control, getattr(method, "tolerance", 0.0))
 
 
 def _backward(kept: Any, bars: Minimum) -> tuple[Any, None, None]:
-    cost, v = kept
+    cost, v, tolerance = kept
     v_bar = bars.control
     dtype = jnp.result_type(*jax.tree.leaves(v))
-    gradient = jax.grad(lambda v: cost(v))
-
-    def hessian_product(w: Any) -> Any:
-        return jax.jvp(gradient, (v,), (w,))[1]
-
-    w = _solve(hessian_product, v_bar, _TOLERANCE[str(dtype)])
+    tolerance = jnp.maximum(_SHARE * jnp.asarray(tolerance, dtype), _TOLERANCE[str(dtype)])
+    w = _solve(_hessian(cost, v), v_bar, jax.lax.stop_gradient(tolerance))
 
     def slope(cost: Any) -> Any:
         return jax.jvp(lambda v: cost(v), (v,), (w,))[1]
@@ -67,7 +65,16 @@ def _backward(kept: Any, bars: Minimum) -> tuple[Any, None, None]:
     return cost_bar, None, None
 
 
-def _solve(product: Any, b: Any, tolerance: float) -> Any:
+def _hessian(cost: Any, v: Any) -> Any:
+    """Return the product with the Hessian of the cost at v; the trajectory is kept where it fits in memory."""
+    whole = stored(cost, v)
+    if whole is not None:
+        return jax.linearize(jax.grad(lambda v: whole(v)), v)[1]
+    gradient = jax.grad(lambda v: cost(v))
+    return lambda w: jax.jvp(gradient, (v,), (w,))[1]
+
+
+def _solve(product: Any, b: Any, tolerance: Any) -> Any:
     def solve(matvec: Any, b: Any) -> Any:
         found = conjugate_gradients(matvec, b, rtol=tolerance, max_iterations=_MAX_ITERATIONS)
         failed = (found.result != Result.CONVERGED) & (tree.norm(b) > 0)

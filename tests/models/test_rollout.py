@@ -50,6 +50,16 @@ def test_the_step_number_starts_where_it_is_told():
     assert da.rollout(count, jnp.asarray(0, jnp.int32), 3, start=10).tolist() == [0, 10, 21, 33]
 
 
+@pytest.mark.parametrize("segment", [None, 12])
+def test_a_limit_skips_steps_with_and_without_checkpoints(segment):
+    def total(x, limit):
+        return jnp.sum(da.rollout(MODEL, x, 12, at=jnp.asarray([4]), limit=limit, segment=segment) ** 2)
+
+    np.testing.assert_allclose(jax.grad(total)(X0, 4), jax.grad(total)(X0, None), rtol=1e-13)
+    counted = da.rollout(FunctionModel(lambda x, t: x + 1), jnp.zeros(()), 12, limit=4, segment=segment)
+    assert counted[4] == 4 and counted[12] == 0, "steps beyond the segment of the limit were computed"
+
+
 @pytest.mark.parametrize("steps", [16, 17])
 def test_checkpoints_do_not_change_the_gradient(steps):
     def total(x, segment):

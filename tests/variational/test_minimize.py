@@ -128,6 +128,33 @@ def test_a_long_window_reaches_the_minimum_that_plain_gauss_newton_misses():
     assert set(np.asarray(grown.search.horizon_history).tolist()) - {-1, cost.steps}, "no shorter window was tried"
 
 
+@pytest.mark.parametrize("horizon", [None, 8])
+def test_storing_the_linearization_does_not_change_the_search(horizon):
+    cost = lorenz_cost().replace(horizon=horizon)
+    stored, recomputed = (da.minimize(cost, da.GaussNewton(store_linearization=store)) for store in (True, False))
+    assert int(stored.search.work) == int(recomputed.search.work)
+    np.testing.assert_allclose(stored.state, recomputed.state, rtol=0, atol=1e-11)
+
+
+def test_the_linearization_is_stored_only_where_it_fits_in_memory():
+    cost = lorenz_cost()
+
+    def temporary_bytes(method):
+        return _minimize.lower(cost, method, None, False).compile().memory_analysis().temp_size_in_bytes
+
+    small = temporary_bytes(da.GaussNewton(memory=1))
+    assert small == temporary_bytes(da.GaussNewton(store_linearization=False))
+    assert small < temporary_bytes(da.GaussNewton())
+
+
+def test_a_horizon_of_the_cost_is_respected():
+    cost = lorenz_cost()
+    stream = cost.observations[0]
+    first = da.Observations(stream.values[:2], stream.steps[:2], error=IDENTITY)
+    limited = da.minimize(cost.replace(horizon=jnp.asarray(9, jnp.int32)))
+    np.testing.assert_allclose(limited.state, da.minimize(cost.replace(observations=first)).state, atol=1e-9)
+
+
 def test_parameters_are_found_within_their_bounds():
     truth = da.models.Lorenz96(forcing=8.0)
     x0 = da.rollout(truth, jnp.asarray(np.random.default_rng(0).normal(size=40)) + 2.0, 400, at=[400])[0]
