@@ -58,10 +58,10 @@ class Observations(Pytree):
             known = concrete(steps)
             if known is None or np.any(known != np.round(known)):
                 raise DataError(f"Observations: steps must be integers (model steps), found dtype {steps.dtype}")
-        steps = steps.astype(jnp.int32)
+        known = concrete(steps)
+        steps = steps.astype(jnp.int32) if known is None else jnp.asarray(known.astype(np.int32))
         if steps.ndim != 1:
             raise ShapeError(f"Observations: steps must have shape (time,), found {steps.shape}")
-        known = concrete(steps)
         if known is not None and known.size and known.min() < 0:
             raise DataError(f"Observations: step {known.min()} lies before the window start (step 0)")
         for name, given in (("values", values), ("where", self.where)):
@@ -72,17 +72,17 @@ class Observations(Pytree):
                         "first axis of both is time"
                     )
         given = _broadcast_mask(self.mask, values)
-        mask = jax.tree.map(lambda v, m: jnp.isfinite(v) & m, values, given)
+        mask = jax.tree.map(_observed, values, given)
         for leaf in jax.tree.leaves(values):
             array = concrete(leaf)
             if array is not None and np.isinf(array).any():
                 raise DataError(
                     f"Observations: values hold {np.isinf(array).sum()} infinite entries; use NaN for missing"
                 )
-        values = jax.tree.map(lambda v, m: jnp.where(m, v, 0), values, mask)
+        values = jax.tree.map(_filled, values, mask)
         if self.error is None:
             raise DataError("Observations: `error` is missing; give R, e.g. da.covariances.Diagonal(std=...)")
-        first = jax.tree.map(lambda v: v[0] if v.shape[0] else jnp.zeros(v.shape[1:], v.dtype), values)
+        first = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), values)
         if hasattr(self.error, "check"):
             self.error.check("Observations.error", first)
         self._set(values=values, steps=steps, mask=mask, operator=as_operator(self.operator))
@@ -135,13 +135,33 @@ def _as_float(value: Any) -> Any:
     return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.result_type(float))
 
 
+# Known numbers are handled by NumPy: in JAX each of these operations would be a small program to compile.
+def _broadcast(mask: Any, value: Any) -> Any:
+    known = concrete(mask)
+    if known is None:
+        return jnp.broadcast_to(jnp.asarray(mask, bool), value.shape)
+    return np.broadcast_to(known.astype(bool), value.shape)
+
+
+def _observed(value: Any, mask: Any) -> Any:
+    known, given = concrete(value), concrete(mask)
+    return jnp.isfinite(value) & mask if known is None or given is None else jnp.asarray(np.isfinite(known) & given)
+
+
+def _filled(value: Any, mask: Any) -> Any:
+    known, observed = concrete(value), concrete(mask)
+    if known is None or observed is None:
+        return jnp.where(mask, value, 0)
+    return jnp.asarray(np.where(observed, known, np.zeros((), known.dtype)))
+
+
 def _broadcast_mask(mask: Any, values: Any) -> Any:
     if mask is None:
-        return jax.tree.map(lambda v: jnp.ones(v.shape, bool), values)
+        return jax.tree.map(lambda v: np.ones(v.shape, bool), values)
     if jax.tree.structure(mask) != jax.tree.structure(values):
         mask = jax.tree.map(lambda v: mask, values)
     try:
-        return jax.tree.map(lambda m, v: jnp.broadcast_to(jnp.asarray(m, bool), v.shape), mask, values)
+        return jax.tree.map(_broadcast, mask, values)
     except ValueError as error:
         raise ShapeError(
             f"Observations: mask of shape {tree.describe_shapes(mask)} does not fit values of shape "
