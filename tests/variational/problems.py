@@ -6,7 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffassim as da
+from benchmarks.problems import lorenz96_window
 from diffassim.models.base import Model
+
+__all__ = ["LinearModel", "kalman_smoother_initial_state", "linear_gaussian", "lorenz96_window"]
 
 
 class LinearModel(Model):
@@ -51,15 +54,3 @@ def kalman_smoother_initial_state(A, H, B, R, x_b, y):
         gain = covariances[k] @ A.T @ np.linalg.inv(forecast_P)
         smoothed = means[k] + gain @ (smoothed - forecast_mean)
     return smoothed
-
-
-def lorenz96_window(times, seed, n=40, every=5, dt=0.01):
-    """The law of the stored problems: Lorenz-96, everything observed every 5 steps, R = B = I."""
-    rng = np.random.default_rng(seed)
-    model = da.models.Lorenz96(dt=dt)
-    spun_up = da.rollout(model, jnp.asarray(rng.normal(size=n) + 2.0), 2000, at=[2000])[0]
-    at = every * np.arange(times)
-    truth = np.asarray(da.rollout(model, spun_up, int(at[-1]), at=at))
-    identity = da.covariances.Diagonal(std=1.0)
-    obs = da.Observations(truth + rng.normal(size=truth.shape), at, error=identity)
-    return da.StrongConstraint4DVar(model, truth[0] + rng.normal(size=n), identity, obs), truth[0]

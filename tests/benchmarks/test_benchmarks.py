@@ -1,0 +1,78 @@
+"""Each benchmark runs at a tiny size and reports what it should; nothing is asserted about time."""
+
+from __future__ import annotations
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffassim as da
+from benchmarks import adjoint, gradients, harness, imports, long_window, reference, window
+from benchmarks.problems import DT, EVERY, load_window, lorenz96_arrays, lorenz96_cost
+
+
+def rows(capsys, run, tmp_path, **options):
+    file = tmp_path / "records.json"
+    run(**options, json=file)
+    assert "machine" in capsys.readouterr().out
+    return {row["what"]: row for row in map(json.loads, file.read_text().splitlines())}
+
+
+def test_the_bare_versions_are_the_same_problem():
+    arrays = lorenz96_arrays(3, seed=1)
+    cost = lorenz96_cost(arrays)
+    x, x_b, y = arrays["x_true"], arrays["x_background"], arrays["observations"]
+    expected = float(cost({"state": jnp.asarray(x - x_b)}))
+    for tendency in reference.FORWARDS.values():
+        np.testing.assert_allclose(reference.cost(x, x_b, y, EVERY, DT, tendency), expected, rtol=1e-12)
+    np.testing.assert_allclose(reference.numpy_cost(x, x_b, y, EVERY, DT), expected, rtol=1e-12)
+    found, norm, _ = reference.gauss_newton(jnp.asarray(x_b), jnp.asarray(y), 1e-8, 0.1, every=EVERY, dt=DT)
+    assert norm <= 1e-8
+    np.testing.assert_allclose(found, da.minimize(cost, da.GaussNewton(tolerance=1e-8)).state, atol=1e-7)
+
+
+def test_stored_windows_are_read(tmp_path):
+    arrays = lorenz96_arrays(2, seed=3)
+    np.savez(tmp_path / "window.npz", **arrays)
+    read = load_window(tmp_path / "window.npz", times=5, seed=0)
+    assert all(np.array_equal(read[key], arrays[key]) for key in arrays)
+
+
+def test_rounds_are_interleaved_and_the_minimum_is_kept():
+    order = []
+    times = harness.interleave({k: lambda k=k: order.append(k) for k in "ab"}, rounds=3, shortest=0.0)
+    assert order == ["a", "b"] * 4  # one call each to find the number of repetitions
+    assert all(t.seconds > 0 for t in times.values())
+
+
+def test_a_failing_process_is_reported():
+    with pytest.raises(RuntimeError, match="no such number"):
+        harness.fresh_process("raise ValueError('no such number')")
+
+
+def test_window(capsys, tmp_path):
+    found = rows(capsys, window.main, tmp_path, times=3, rounds=3, processes=1)
+    assert found["default settings"]["more"]["within 1e-5"]
+    assert found["first call, no cache"]["seconds"] > 0 and found["first call, persistent cache"]["seconds"] > 0
+
+
+def test_long_window(capsys, tmp_path):
+    found = rows(capsys, long_window.main, tmp_path, times=4, seeds=1, rounds=3)
+    assert found["default"]["more"]["reached"] == "1 of 1" and not found["default"]["more"]["missed"]
+
+
+@pytest.mark.slow
+def test_gradients(capsys, tmp_path):
+    found = rows(capsys, gradients.main, tmp_path, times=3, rounds=3)
+    assert found["solve and implicit gradient"]["more"]["error"] < 1e-3
+
+
+def test_adjoint(capsys, tmp_path):
+    found = rows(capsys, adjoint.main, tmp_path, n=(40,), steps=(20,), budget=0.1)
+    assert found["J and gradient"]["ratio"] > 1 and found["J and gradient, whole process"]["peak_bytes"] > 1e6
+
+
+def test_imports(capsys, tmp_path):
+    assert rows(capsys, imports.main, tmp_path, processes=1)["import diffassim after jax"]["seconds"] > 0
