@@ -45,16 +45,6 @@ def test_the_cycle_is_its_windows_one_by_one():
         x = da.rollout(model, solution.state, 4)[-1]
 
 
-def test_stopping_and_going_on_gives_the_same_result_bitwise():
-    model, x_b, obs, _ = twin()
-    x_all, _, whole = da.cycle(da.FourDVar(STD), model, x_b, obs, steps=4)
-    first, second = (jax.tree.map(lambda leaf, s=s: leaf[s], obs) for s in (slice(0, 3), slice(3, 6)))
-    x_mid, mid_model, a = da.cycle(da.FourDVar(STD), model, x_b, first, steps=4)
-    x_end, _, b = da.cycle(da.FourDVar(STD), mid_model, x_mid, second, steps=4, start=12)
-    assert np.array_equal(x_end, x_all)
-    assert np.array_equal(np.concatenate([a.analysis, b.analysis]), whole.analysis)
-
-
 def test_the_analysis_beats_the_background_and_the_observations():
     model, x_b, obs, truth = twin(windows=12)
     _, _, history = da.cycle(da.FourDVar(da.covariances.Diagonal(std=0.5)), model, x_b, obs, steps=4)
@@ -62,17 +52,62 @@ def test_the_analysis_beats_the_background_and_the_observations():
     assert error < 0.5
 
 
+def test_parameters_are_handed_on_and_a_resumed_cycle_has_the_same_bits():
+    model, x_b, obs, _ = twin(windows=4, n=8)
+    method = da.FourDVar(STD, parameters={"forcing": da.covariances.Diagonal(std=0.3)})
+    start = model.replace(forcing=jnp.asarray(7.5))
+    x_all, model_all, whole = da.cycle(method, start, x_b, obs, steps=4)
+    first, second = (jax.tree.map(lambda leaf, s=s: leaf[s], obs) for s in (slice(0, 2), slice(2, 4)))
+    x_mid, model_mid, a = da.cycle(method, start, x_b, first, steps=4)
+    x_end, model_end, b = da.cycle(method, model_mid, x_mid, second, steps=4, start=8)
+    assert np.array_equal(np.concatenate([a.analysis, b.analysis]), whole.analysis)
+    assert float(model_all.forcing) != float(model_mid.forcing) != 7.5
+    assert np.array_equal(x_end, x_all) and np.array_equal(model_end.forcing, model_all.forcing)
+    assert np.array_equal(np.concatenate([a.search.control["state"], b.search.control["state"]]),
+                          whole.search.control["state"])  # fmt: skip
+
+
 def test_a_loss_passes_through_the_cycle():
-    model, x_b, obs, truth = twin(windows=3)
+    model, x_b, _, truth = twin(windows=2, n=8)
+    values = truth[1:] + np.random.default_rng(1).normal(size=(8, 8))
+    tight = da.GaussNewton(tolerance=1e-9)
 
-    def loss(std):
-        method = da.FourDVar(da.covariances.Diagonal(std=std), da.GaussNewton(tolerance=1e-9))
-        _, _, history = da.cycle(method, model, x_b, obs, steps=4)
-        return jnp.mean((history.analysis[:, 1] - truth[4::4]) ** 2)
+    def loss(theta):
+        record = da.Observations(
+            values + theta["values"], np.arange(1, 9), error=da.covariances.Diagonal(std=theta["R"])
+        )
+        method = da.FourDVar(da.covariances.Diagonal(std=theta["B"]), tight)
+        x_end, _, history = da.cycle(
+            method, model.replace(forcing=theta["forcing"]), x_b + theta["background"],
+            da.split_windows(record, 4, 2), steps=4,
+        )  # fmt: skip
+        return jnp.mean((history.analysis[:, 1] - truth[4::4]) ** 2) + jnp.mean(x_end**2)
 
-    h = 1e-5
-    expected = (loss(0.8 + h) - loss(0.8 - h)) / (2 * h)
-    np.testing.assert_allclose(jax.grad(loss)(0.8), expected, rtol=1e-5)
+    theta = {"B": 0.8, "R": 1.0, "forcing": 8.0, "values": 0.0, "background": 0.0}
+    gradient, h = jax.grad(loss)(theta), 1e-5
+    for name, value in theta.items():
+        ends = [loss(theta | {name: value + sign * h}) for sign in (1, -1)]
+        np.testing.assert_allclose(gradient[name], (ends[0] - ends[1]) / (2 * h), rtol=1e-5, err_msg=name)
+
+
+def test_windows_without_observations_hand_on_the_background_bitwise():
+    model, x_b, _, _ = twin(windows=3)
+    nothing = da.split_windows(
+        da.Observations(np.full((12, 20), np.nan), np.arange(1, 13), error=STD), steps=4, count=3
+    )
+    x_end, _, history = da.cycle(da.FourDVar(STD), model, x_b, nothing, steps=4)
+    assert np.array_equal(history.analysis, history.background)
+    assert np.all(history.search.result == da.Result.CONVERGED)
+    np.testing.assert_allclose(x_end, da.rollout(model, x_b, 12, at=[12])[0], rtol=1e-12)
+
+
+def test_a_window_that_blows_up_leaves_its_code_and_spoils_no_window_before():
+    model = da.models.FunctionModel(lambda x, t: jnp.where(t < 5, x, x**64))
+    obs = da.split_windows(da.Observations(np.full((8, 2), 9.0), np.arange(1, 9), error=STD), steps=4, count=2)
+    _, _, history = da.cycle(da.FourDVar(STD), model, jnp.full(2, 10.0), obs, steps=4)
+    assert int(history.search.result[1]) in (da.Result.NON_FINITE, da.Result.STALLED)
+    assert int(history.search.result[0]) in (da.Result.CONVERGED, da.Result.INCONSISTENT)
+    assert np.isfinite(history.analysis[0]).all()
 
 
 def test_impossible_windows_are_named():
