@@ -42,10 +42,10 @@ def measure(n: int, steps: int, budget: float) -> list[Record]:
     x, x_b, rows = (np.asarray(a) for a in (cost.background, cost.background, y))
     if steps * max(n, 2000) <= 4_000_000:  # elsewhere a call takes seconds, and it is never the fastest
         cases["bare J, NumPy"] = lambda: reference.numpy_cost(x, x_b, rows, every, DT)
-    values = {name: f() for name, f in cases.items()}
-    for name, value in values.items():
-        np.testing.assert_allclose(value if name != "J and gradient" else value[0], values["J"], rtol=0.05)
-    first = {name: first_call(cases[name]) for name in cases}
+    first = {name: first_call(function) for name, function in cases.items()}
+    if steps <= 1000:  # beyond that, rounding errors have grown to the size of the attractor
+        for name, function in cases.items():
+            np.testing.assert_allclose(jax.tree.leaves(function())[0], cases["J"](), rtol=1e-5, err_msg=name)
     times = interleave(cases, rounds=30, budget=budget, shortest=0.002)
     fastest = min((name for name in cases if name != "J and gradient"), key=lambda name: times[name].seconds)
     states = compiled_bytes(lambda c, v: jax.value_and_grad(c)(v), cost, v) / (8 * n)
