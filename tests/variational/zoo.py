@@ -116,7 +116,7 @@ COSTS = [
         da.Observations(VALUES[:2, :2], [3, 3], Subset(), Diagonal(std=1.0), where=jnp.array([[0, 5], [1, -1]])),
     ))),
     Entry("4D-Var parameters and state", "StrongConstraint4DVar", four_d_var(
-        Diagonal(std=0.9), observed(), LORENZ96, parameters={"forcing": Diagonal(std=1.0)}
+        Diagonal(std=0.9), observed(), parameters={"arguments": Diagonal(std=0.1)}
     )),
     Entry("4D-Var bounded parameters alone", "StrongConstraint4DVar", four_d_var(
         None, da.Observations(RNG.normal(size=(2, 3)), [2, 4], error=Diagonal(std=2.0)), Lorenz63(dt=0.02),
