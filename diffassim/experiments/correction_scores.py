@@ -60,7 +60,7 @@ def score_table(dataset: xr.Dataset, scores: pd.DataFrame) -> str:
     """Return errors and closed gaps of all methods beside each other."""
     methods = [str(m) for m in dataset["method"].values]
     leads = sorted(scores.loc[scores["variable"] == "slow", "lead"].unique())
-    value = scores[scores["variable"] == "slow"].set_index(["metric", "lead", "method"])["value"]
+    value = scores[scores["variable"] == "slow"].set_index(["metric", "lead", "method"])["value"].sort_index()
     windows = dataset.sizes["time"] * dataset.sizes["member"]
     lines = [
         f"Root-mean-square error of the slow variables over {windows} windows ({dataset.sizes['member']} members), "

@@ -46,7 +46,7 @@ def correction_overview(dataset: xr.Dataset, scores: pd.DataFrame) -> Figure:
 
 
 def _analysis_errors(axes: Any, scores: pd.DataFrame) -> None:
-    value = scores.set_index(["metric", "lead", "method"])["value"]
+    value = scores.set_index(["metric", "lead", "method"])["value"].sort_index()
     start = scores["lead"].min()
     for x, (method, color) in enumerate(_COLORS.items()):
         for lead, fill, offset in ((start, "white", -0.15), (0.0, color, 0.15)):

@@ -105,5 +105,6 @@ def _update(
     rows = jax.random.choice(key, samples, (batch_size,), replace=False)
     batch = jax.tree.map(lambda leaf: leaf[rows], data)
     value, gradient = jax.value_and_grad(loss)(trainable, batch)
-    updates, memory = optimizer.update(gradient, memory, trainable)
+    with jax.numpy_dtype_promotion("standard"):  # optax schedules multiply integers with floats
+        updates, memory = optimizer.update(gradient, memory, trainable)
     return optax.apply_updates(trainable, updates), memory, value, tree.norm(gradient)

@@ -74,6 +74,12 @@ def test_a_second_fit_of_the_same_loss_does_not_compile_anew():
     assert len(traces) == 1
 
 
+def test_schedules_work_under_strict_promotion():
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.1, 5))
+    losses = regression(optimizer=optimizer, steps=5).losses
+    assert losses[-1] < losses[0]
+
+
 def test_progress_is_told_every_step():
     told = []
     found = regression(steps=3, progress=lambda step, loss: told.append((step, loss)))
