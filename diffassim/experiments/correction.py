@@ -287,6 +287,7 @@ def _test(config: CorrectionConfiguration, carry: dict[str, Any], piece: int) ->
     backgrounds = {}
     for m, method in enumerate(METHODS):
         perfect = method == "perfect model"
+        model: Any
         std = carry["std"][method]
         if perfect:
             model, B = full_model(config), _full_B(std, carry["std"]["perfect model, fast"])
