@@ -132,7 +132,9 @@ class Correction(Experiment):
     network of neighbouring slow variables corrects the truncated model's tendency. Offline, it is fitted to the
     analyses of the uncorrected cycle. Online, training goes on from there through the analysis: the loss is the misfit
     of forecasts from 4D-Var analyses to later observations, and its gradient passes through the analyses by the
-    implicit function theorem. The perfect model analyses slow and fast variables together from the same observations.
+    implicit function theorem. The perfect model analyses slow and fast variables together from the same observations;
+    these hardly constrain the fast ones, which then act as noise in its forecasts, while a learned correction gives
+    their mean effect. So a good correction can close more than the whole gap.
 
     Training, validation and test are different truths. The standard deviations in each method's own B are tuned on the
     validation stretch, by cross-validation with withheld observations. The truth enters the scores alone.

@@ -91,7 +91,7 @@ def _tendencies(axes: Any, dataset: xr.Dataset) -> None:
             centers, _binned(x, learned, edges), color=_COLORS[method], marker=_MARKERS[method], markersize=3.5,
             label=f"{method}, mean",
         )  # fmt: skip
-    axes.set(xlabel="slow variable", ylabel="tendency", ylim=(low, high))
+    axes.set(xlabel="slow variable", ylabel="tendency", xlim=(x.min(), x.max()), ylim=(low, high))
     axes.grid(visible=False)
     axes.legend(loc="upper right")
 
