@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from diffassim.core.pytree import Pytree, static
 from diffassim.covariances import Blocks, Diagonal, Zero
-from diffassim.models import GR4J, rollout
+from diffassim.models import GR4J, Model, rollout
 from diffassim.models.gr4j import CatchmentForcing, CatchmentState
 from diffassim.observations import Observations
 from diffassim.variational import GaussNewton, StrongConstraint4DVar, minimize
@@ -29,17 +29,23 @@ class ErrorStatistics(Pytree):
         snow: error of the snow pack, as a share of it.
         hydrograph: error of the water in the unit hydrographs, as a share of it.
         temperature: error of each day's air temperature, degrees Celsius (it decides on snow, rain and melt).
+        precipitation: error of the logarithm of each day's precipitation.
         discharge: error of observed discharge and of the model's response within a day, mm per day ...
-        discharge_share: ... plus this share of it.
+        discharge_share: ... plus this share of it ...
+        timing: ... plus its change since the day before times this error of its timing, days.
+        memory: correlation of that error from one day to the next, between 0 and 1.
     """
 
-    production: Any = 5.0
+    production: Any = 4.0
     routing: Any = 0.3
-    snow: Any = 0.3
-    hydrograph: Any = 0.3
+    snow: Any = 0.5
+    hydrograph: Any = 0.2
     temperature: Any = 1.0
+    precipitation: Any = 0.2
     discharge: Any = 0.05
-    discharge_share: Any = 0.1
+    discharge_share: Any = 0.2
+    timing: Any = 0.5
+    memory: Any = 0.3
 
 
 class IssueDay(Pytree):
@@ -102,21 +108,28 @@ class DischargeAnalysis(Pytree):
         window, s = day.discharge.shape[0], self.statistics
         known = jnp.isfinite(day.discharge)
         level = jnp.where(known, day.discharge, 1)
-        std = s.discharge + s.discharge_share * level
+        # Errors with memory are whitened by subtracting what remains of yesterday's, where yesterday is known.
+        remembered = s.memory * jnp.append(False, known[:-1])
+        before = jnp.append(0, level[:-1])
+        change = jnp.where(jnp.append(False, known[:-1]), jnp.abs(level - before), 0)
+        std = (s.discharge + s.discharge_share * level + s.timing * change) * jnp.sqrt(1 - remembered**2)
         observations = Observations(
-            jnp.where(known, level / std, jnp.nan),
+            jnp.where(known, (level - remembered * before) / std, jnp.nan),
             jnp.arange(1, window + 1),
-            operator=_standardized,
-            where=std,
+            operator=_innovation,
+            where=(remembered, std),
             error=Diagonal(std=1.0),
         )
-        temperature = Blocks(CatchmentForcing(Zero(), Zero(), Diagonal(std=s.temperature)))  # type: ignore[arg-type]
+        unchanged = jnp.zeros(window, std.dtype)
         return StrongConstraint4DVar(
-            self.model.replace(forcing=jax.tree.map(lambda a: a[:window], day.forcing)),
-            day.background,
-            self.background_covariance(day.background),
+            _WindowModel(self.model, jax.tree.map(lambda a: a[:window], day.forcing), unchanged, unchanged),
+            _Days(day.background, day.background.discharge),
+            Blocks(_Days(self.background_covariance(day.background), Zero())),  # type: ignore[arg-type]
             observations,
-            parameters={"forcing": temperature},
+            parameters={
+                "temperature_error": Diagonal(std=s.temperature),
+                "precipitation_error": Diagonal(std=s.precipitation),
+            },
             steps=window,
         )
 
@@ -124,10 +137,10 @@ class DischargeAnalysis(Pytree):
         """Return the state at the end of the last observed day, the forecasts in mm per day, and the result code."""
         window = day.discharge.shape[0]
         # No window growth: a few days of a dissipative model have one minimum.
-        method = GaussNewton(consistency=jnp.inf, tolerance=1e-3, max_iterations=30)
+        method = GaussNewton(consistency=jnp.inf, tolerance=1e-2, max_iterations=50)
         solution = minimize(self.cost(day), method)
         state = rollout(solution.model, solution.state, window, at=jnp.asarray([window]))
-        state = jax.tree.map(lambda leaf: leaf[0], state)
+        state = jax.tree.map(lambda leaf: leaf[0], state.today)
         future = self.model.replace(forcing=jax.tree.map(lambda a: a[window:], day.forcing))
         forecast = discharge_of(rollout(future, state, max(self.leads), at=jnp.asarray(self.leads)))
         last = day.discharge[-1]
@@ -166,5 +179,29 @@ def discharge_of(states: CatchmentState) -> Any:
     return states.discharge
 
 
-def _standardized(x: CatchmentState, std: Any) -> Any:
-    return x.discharge / std
+class _Days(Pytree):
+    today: CatchmentState
+    yesterday: Any  # discharge
+
+
+class _WindowModel(Model):
+    """The catchment in one window: with errors of the forcing, and a memory of the discharge of the day before."""
+
+    model: GR4J
+    forcing: CatchmentForcing
+    temperature_error: Float[Array, " window"]  # degrees Celsius
+    precipitation_error: Float[Array, " window"]  # of the logarithm
+    dt: float = 1.0
+
+    def step(self, x: _Days, t: Any) -> _Days:
+        """Advance by one day."""
+        forcing = self.forcing.replace(
+            temperature=self.forcing.temperature + self.temperature_error,
+            precipitation=self.forcing.precipitation * jnp.exp(self.precipitation_error),
+        )
+        return _Days(self.model.replace(forcing=forcing).step(x.today, t), x.today.discharge)
+
+
+def _innovation(x: _Days, where: Any) -> Any:
+    remembered, std = where
+    return (x.today.discharge - remembered * x.yesterday) / std
