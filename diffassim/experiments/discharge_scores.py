@@ -10,6 +10,7 @@ import xarray as xr
 from scores.continuous import kge, nse, rmse
 from scores.probability import crps_for_ensemble
 
+from diffassim.core.results import Result
 from diffassim.experiments.base import score_rows
 
 __all__ = ["score_table", "scores_by_lead"]
@@ -73,7 +74,9 @@ def score_table(dataset: xr.Dataset, scores: pd.DataFrame) -> str:
         lines = [f"{title:<44}" + "".join(f"{f'+{lead} d':>9}" for lead in leads)]
         lines += [f"  {m:<42}" + "".join(f"{chosen.loc[m, lead]:9.{digits}f}" for lead in leads) for m in methods]
         parts.append("\n".join(lines))
-    return f"Forecasts verified on {count} days\n\n" + "\n\n".join(parts)
+    failed = int((dataset["result"] != Result.CONVERGED).sum())
+    ended = f"{failed} of {dataset.sizes['time']} minimizations ended without convergence; their forecasts count"
+    return f"Forecasts verified on {count} days; {ended}\n\n" + "\n\n".join(parts)
 
 
 def _kge(forecast: xr.DataArray, observed: xr.DataArray) -> float:

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import datetime
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import xarray as xr
 from pydantic import Field, model_validator
 
-from diffassim.core import tree
-from diffassim.covariances import Diagonal
 from diffassim.experiments.base import Configuration, Experiment, Results, quantity
 from diffassim.experiments.discharge_analysis import (
     DischargeAnalysis,
     ErrorStatistics,
     IssueDay,
-    discharge_of,
+    analyze_days,
     issue_days,
 )
+from diffassim.experiments.discharge_calibration import calibrate, fit_analysis, open_loop
 from diffassim.experiments.discharge_references import (
     Dressing,
     autoregression,
@@ -34,29 +31,15 @@ from diffassim.experiments.discharge_references import (
 from diffassim.experiments.discharge_scores import score_table, scores_by_lead
 from diffassim.io.catchment import CatchmentRecord, fulda_file, read_catchment
 from diffassim.io.netcdf import to_dataset
-from diffassim.models import GR4J, rollout
+from diffassim.models import GR4J
 from diffassim.models.gr4j import CatchmentForcing
-from diffassim.observations import Observations
 from diffassim.plotting.discharge import forecast_overview
-from diffassim.training import fit
-from diffassim.variational import GaussNewton, StrongConstraint4DVar, minimize
 
-__all__ = ["METHODS", "Fulda", "FuldaConfiguration"]
+__all__ = ["METHODS", "Fulda", "FuldaConfiguration", "Record"]
 
 METHODS = ("climatology", "persistence", "open loop", "open loop + AR(1)", "assimilation")
 CHUNKS = 5
 PROBABILITIES = np.round(np.arange(0.05, 0.951, 0.05), 2)
-BATCH = 256  # windows in each update of the error statistics
-LEARNING_RATE = 0.1
-SHARPNESS = 8.0  # of the maximum over leads
-# Prior of the error statistics, log-normal around the first guess; a few floods a year carry the mean squared error, so
-# that the calibration years weigh no more than this many independent events.
-STATISTICS_STD = 0.5
-EVENTS = 40
-
-# Prior standard deviations of the calibrated parameters around the published medians (Perrin et al., 2003, table 3).
-PARAMETER_STD = {"x1": 150.0, "x2": 1.0, "x3": 40.0, "x4": 0.7, "melt_factor": 1.5, "melt_temperature": 1.0}
-CALIBRATION_ERROR = 0.2  # mm per day
 
 
 class FuldaConfiguration(Configuration):
@@ -121,15 +104,23 @@ class Fulda(Experiment):
 
     def start(self, config: FuldaConfiguration) -> dict[str, Any]:
         """Calibrate the model, fit the error statistics and the predictive distributions."""
-        record = _Record(config)
-        model = _calibrated(record)
-        open_loop = _open_loop(model)
+        record = Record(config)
         first, last = record.calibration
+        model = calibrate(record.forcing, record.discharge, first, last)
+        free = open_loop(model)
         issued = np.arange(first, last - max(config.leads))
-        analysis = _fitted(config, record, model, open_loop, issued)
-        _, forecasts, _ = _analyze(analysis, _days(config, record, open_loop, jnp.asarray(issued)))
-        rho = fit_autoregression((record.discharge - np.asarray(open_loop.discharge[1:]))[first:last])
-        shown = _all_methods(config, record, open_loop, issued, np.asarray(forecasts), rho)
+        analysis = fit_analysis(
+            model,
+            record.discharge,
+            issued,
+            window=config.window,
+            leads=config.leads,
+            updates=config.updates,
+            seed=config.seed,
+        )
+        _, forecasts, _ = analyze_days(analysis, _days(config, record, free, issued))
+        rho = fit_autoregression((record.discharge - np.asarray(free.discharge[1:]))[first:last])
+        shown = _all_methods(config, record, free, issued, np.asarray(forecasts), rho)
         dressings = {
             method: {str(lead): _dressing(record, issued, lead, shown[m, :, i]) for i, lead in enumerate(config.leads)}
             for m, method in enumerate(METHODS)
@@ -148,9 +139,9 @@ class Fulda(Experiment):
         self, config: FuldaConfiguration, carry: dict[str, Any], index: int
     ) -> tuple[dict[str, Any], xr.Dataset]:
         """Assimilate and forecast on the days of one part."""
-        record = _Record(config)
+        record = Record(config)
         model = GR4J(forcing=record.forcing, **{name: jnp.asarray(v) for name, v in carry["parameters"].items()})
-        open_loop = _open_loop(model)
+        free = open_loop(model)
         statistics = ErrorStatistics(**jax.tree.map(jnp.asarray, carry["statistics"]))
         analysis = DischargeAnalysis(model, statistics, jnp.asarray(carry["persistence"]), config.leads)
 
@@ -160,10 +151,10 @@ class Fulda(Experiment):
         start = first - max(config.leads) + index * size
         issued = np.arange(start, min(start + size, last))
         padded = np.minimum(np.arange(start, start + size), last - 1)  # equal shapes: compiled once
-        states, forecasts, code = _analyze(analysis, _days(config, record, open_loop, jnp.asarray(padded)))
+        states, forecasts, code = analyze_days(analysis, _days(config, record, free, padded))
         states, forecasts, code = jax.tree.map(lambda a: np.asarray(a)[: len(issued)], (states, forecasts, code))
 
-        shown = _all_methods(config, record, open_loop, issued, forecasts, float(carry["rho"]))
+        shown = _all_methods(config, record, free, issued, forecasts, float(carry["rho"]))
         quantiles = np.stack(
             [
                 np.stack(
@@ -180,11 +171,11 @@ class Fulda(Experiment):
 
     def finish(self, config: FuldaConfiguration, dataset: xr.Dataset) -> Results:
         """Return scores by method and lead, the table and the figure."""
-        scores = scores_by_lead(dataset, _Record(config).verification_dates)
+        scores = scores_by_lead(dataset, Record(config).verification_dates)
         return Results(scores, {"forecasts": forecast_overview(dataset, scores)}, score_table(dataset, scores))
 
 
-class _Record:
+class Record:
     """The record with its periods as index ranges."""
 
     def __init__(self, config: FuldaConfiguration) -> None:
@@ -205,126 +196,16 @@ class _Record:
         return self.table.day(str(first)), self.table.day(str(last)) + 1
 
 
-def _calibrated(record: _Record) -> GR4J:
-    """Return the model with the parameters that fit the discharge of the calibration years best."""
-    model = GR4J(forcing=record.forcing)
-    first, last = record.calibration
-    observed = Observations(
-        record.discharge[first:last],
-        np.arange(first + 1, last + 1),  # the discharge of day k is in the state after step k
-        operator=discharge_of,
-        error=Diagonal(std=CALIBRATION_ERROR),
-    )
-    cost = StrongConstraint4DVar(
-        model,
-        model.initial_state(record.discharge.dtype),
-        None,
-        observed,
-        parameters={name: Diagonal(std=std) for name, std in PARAMETER_STD.items()},
-    )
-    # The misfit is model error, far above CALIBRATION_ERROR: the consistency test has nothing to say here.
-    return minimize(cost, GaussNewton(consistency=jnp.inf)).model
-
-
-@jax.jit
-def _open_loop(model: GR4J) -> Any:
-    days = model.forcing.precipitation.shape[0]  # type: ignore[union-attr]
-    return rollout(model, model.initial_state(model.forcing.precipitation.dtype), days)  # type: ignore[union-attr]
-
-
-def _days(config: FuldaConfiguration, record: _Record, open_loop: Any, issued: Any) -> IssueDay:
+def _days(config: FuldaConfiguration, record: Record, states: Any, issued: np.ndarray) -> IssueDay:
     observed = jnp.asarray(record.discharge)
-    return issue_days(open_loop, observed, record.forcing, issued, config.window, max(config.leads))
-
-
-@jax.jit
-def _analyze(analysis: DischargeAnalysis, days: IssueDay) -> Any:
-    return jax.vmap(analysis)(days)
-
-
-def _fitted(
-    config: FuldaConfiguration, record: _Record, model: GR4J, open_loop: Any, issued: np.ndarray
-) -> DischargeAnalysis:
-    """Fit the error statistics by gradient through the analysis, then the persistence by least squares."""
-    observed, leads = record.discharge, config.leads
-    days = _days(config, record, open_loop, jnp.asarray(issued))
-    targets = np.stack([observed[issued + lead] for lead in leads], axis=1)
-    simulated = np.asarray(open_loop.discharge[1:])
-    rho = fit_autoregression((observed - simulated)[issued])
-    reference = [
-        np.nanmean((autoregression(simulated, observed, issued, lead, rho) - y) ** 2)
-        for lead, y in zip(leads, targets.T, strict=True)
-    ]
-    first_guess = jax.tree.map(lambda s: jnp.asarray(s, config.dtype), ErrorStatistics())
-    untrained = {
-        "statistics": _unbounded(first_guess),
-        "persistence": jnp.asarray([rho**lead for lead in leads], config.dtype),
-    }
-    loss = partial(_objective, model.replace(forcing=None), leads, np.asarray(reference), untrained["statistics"])
-    schedule = optax.cosine_decay_schedule(LEARNING_RATE, max(config.updates, 1))
-    found = fit(
-        lambda trainable, batch: loss(trainable, *batch),
-        untrained,
-        (days, targets),
-        optimizer=optax.adam(schedule),
-        steps=config.updates,
-        batch_size=min(BATCH, len(issued)),
-        key=jax.random.key(config.seed),
-    ).trained
-    statistics = _bounded(found["statistics"])
-    analysis = DischargeAnalysis(model, statistics, jnp.zeros(len(leads), config.dtype), leads)
-    states, forecasts, _ = _analyze(analysis, days)
-    unexplained = np.nan_to_num(observed[issued] - np.asarray(states.discharge))
-    return analysis.replace(
-        persistence=jnp.asarray(_slopes(unexplained, targets - np.asarray(forecasts)), config.dtype)
-    )
-
-
-def _objective(
-    model: GR4J,
-    leads: tuple[int, ...],
-    reference: np.ndarray,
-    prior: ErrorStatistics,
-    trainable: Any,
-    days: IssueDay,
-    targets: Any,
-) -> Any:
-    """Return minus the log posterior of the error statistics, for one event.
-
-    The likelihood is that of Gaussian forecast errors of unknown variance, the logarithm of their mean square; of the
-    leads, a smooth maximum of it relative to the open loop with AR(1) correction.
-    """
-    statistics = _bounded(trainable["statistics"])
-    _, forecasts, _ = jax.vmap(DischargeAnalysis(model, statistics, trainable["persistence"], leads))(days)
-    known = jnp.isfinite(targets)
-    errors = jnp.where(known, forecasts - jnp.where(known, targets, 0), 0)
-    ratio = jnp.mean(errors**2, axis=0) / jnp.asarray(reference, errors.dtype)
-    # Not the mean: a long lead must not be improved at the cost of a short one.
-    worst = jnp.log(jnp.mean(ratio**SHARPNESS)) / SHARPNESS
-    departure = tree.subtract(trainable["statistics"], prior)
-    return (worst + tree.squared_norm(departure) / (STATISTICS_STD**2 * EVENTS)) / 2
-
-
-def _unbounded(s: ErrorStatistics) -> ErrorStatistics:
-    """Map positive standard deviations, and a memory between 0 and 1, to the whole line."""
-    return jax.tree.map(jnp.log, s).replace(memory=jnp.log(s.memory / (1 - s.memory)))
-
-
-def _bounded(u: ErrorStatistics) -> ErrorStatistics:
-    return jax.tree.map(jnp.exp, u).replace(memory=jax.nn.sigmoid(u.memory))
-
-
-def _slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    known = np.isfinite(y)
-    products = np.where(known, x[:, None] * np.where(known, y, 0), 0)
-    return products.sum(axis=0) / np.where(known, x[:, None] ** 2, 0).sum(axis=0)
+    return issue_days(states, observed, record.forcing, jnp.asarray(issued), config.window, max(config.leads))
 
 
 def _all_methods(
-    config: FuldaConfiguration, record: _Record, open_loop: Any, issued: np.ndarray, forecasts: np.ndarray, rho: float
+    config: FuldaConfiguration, record: Record, free: Any, issued: np.ndarray, forecasts: np.ndarray, rho: float
 ) -> np.ndarray:
     """Return the forecasts of all methods in mm per day, shape (method, issue day, lead); NaN beyond the record."""
-    observed, simulated = record.discharge, np.asarray(open_loop.discharge[1:])
+    observed, simulated = record.discharge, np.asarray(free.discharge[1:])
     day_of_year = record.table.dates.day_of_year.to_numpy()
     known = np.arange(record.calibration[1])
     rows = np.empty((len(METHODS), len(issued), len(config.leads)), observed.dtype)
@@ -344,13 +225,13 @@ def _all_methods(
     return rows
 
 
-def _dressing(record: _Record, issued: np.ndarray, lead: int, forecast: np.ndarray) -> dict[str, np.ndarray]:
+def _dressing(record: Record, issued: np.ndarray, lead: int, forecast: np.ndarray) -> dict[str, np.ndarray]:
     return Dressing.fit(forecast, record.discharge[issued + lead], PROBABILITIES)._asdict()
 
 
 def _dataset(
     config: FuldaConfiguration,
-    record: _Record,
+    record: Record,
     model: GR4J,
     issued: np.ndarray,
     states: Any,
