@@ -1,8 +1,8 @@
 """Leave-one-year-out cross-validation of the discharge analysis on the calibration years of the Fulda.
 
 Every calibration year is forecast with parameters and persistence fitted to the other years; the verification years of
-the experiment are not read. This is how the first guess of the error statistics was chosen: the least error, relative to
-the open loop with AR(1) correction, of the worst lead.
+the experiment are not read. This is how the first guess of the error statistics was chosen: the least error of the
+worst lead, relative to the open loop with AR(1) correction.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def main(*, window: int = FuldaConfiguration().window, statistics: dict[str, flo
         window: days in a window.
         statistics: changed error statistics, for example --statistics.timing 0.2.
     """
+    jax.config.update("jax_enable_x64", True)
     config = FuldaConfiguration(window=window)
     changed = ErrorStatistics().replace(**(statistics or {}))
     errors = cross_validate(jax.tree.map(jnp.asarray, changed), config)

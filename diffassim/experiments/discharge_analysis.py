@@ -113,10 +113,11 @@ class DischargeAnalysis(Pytree):
         window, s = day.discharge.shape[0], self.statistics
         known = jnp.isfinite(day.discharge)
         level = jnp.where(known, day.discharge, 1)
+        yesterday_known = jnp.roll(known, 1).at[0].set(False)
+        before = jnp.roll(level, 1)
         # Errors with memory are whitened by subtracting what remains of yesterday's, where yesterday is known.
-        remembered = s.memory * jnp.append(False, known[:-1])
-        before = jnp.append(0, level[:-1])
-        change = jnp.where(jnp.append(False, known[:-1]), jnp.abs(level - before), 0)
+        remembered = jnp.where(yesterday_known, s.memory, 0)
+        change = jnp.where(yesterday_known, jnp.abs(level - before), 0)
         std = (s.discharge + s.discharge_share * level + s.timing * change) * jnp.sqrt(1 - remembered**2)
         observations = Observations(
             jnp.where(known, (level - remembered * before) / std, jnp.nan),
@@ -176,11 +177,10 @@ def issue_days(
         `IssueDay` with a leading axis n.
     """
     starts = jnp.asarray(days) - window + 1
-    inside = starts[:, None] + jnp.arange(window)
-    around = starts[:, None] + jnp.arange(window + horizon)
+    around = starts[:, None] + jnp.arange(window + horizon)[None, :]
     return IssueDay(
         jax.tree.map(lambda leaf: leaf[starts], states),
-        discharge[inside],
+        discharge[around[:, :window]],
         jax.tree.map(lambda a: jnp.pad(a, (0, horizon))[around], forcing),
     )
 
