@@ -1,0 +1,32 @@
+"""What the README says runs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_blocks_run(code):
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert jnp.isfinite(names["gradient"])
+
+
+def test_the_first_commands_are_those_that_ci_runs():
+    ci = (ROOT / ".ci" / "run").read_text()
+    main_job, tests = (block.strip() for block in blocks("bash")[:2])
+    assert main_job == 'pip install ".[data]" && diffassim run fulda'
+    assert tests == 'pip install ".[test]" && pytest'
+    for command in (main_job, tests):
+        install, _, run = command.partition(" && ")
+        assert install.removeprefix("pip install ") in ci and run in ci
