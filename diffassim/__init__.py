@@ -24,7 +24,7 @@ from diffassim.core.errors import (  # noqa: E402
 )
 from diffassim.core.results import Result  # noqa: E402
 from diffassim.cycling import FourDVar, analysis_times, cycle, split_windows  # noqa: E402
-from diffassim.ensemble import ETKF  # noqa: E402
+from diffassim.ensemble import ETKF, LETKF, DEnKF, EnKF, EnSRF  # noqa: E402
 from diffassim.models import rollout  # noqa: E402
 from diffassim.observations import Observations  # noqa: E402
 from diffassim.variational import (  # noqa: E402
@@ -41,11 +41,15 @@ __version__ = "0.1.0"
 __all__ = [
     "ETKF",
     "LBFGS",
+    "LETKF",
     "AssimilationError",
     "AssimilationWarning",
     "ConfigurationError",
+    "DEnKF",
     "DataError",
     "Descent",
+    "EnKF",
+    "EnSRF",
     "FourDVar",
     "GaussNewton",
     "Observations",

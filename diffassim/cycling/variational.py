@@ -72,8 +72,8 @@ def cycle_windows(
     """Alternate analysis and forecast over consecutive windows.
 
     `da.cycle` calls it for a method that analyses windows. The whole cycle is one scan: it compiles once, can be
-    batched over experiments, and losses pass through it. To stop and go on later, call it on part of the windows and pass on
-    what it returns; the result is the same.
+    batched over experiments, and losses pass through it. To stop and go on later, call it on part of the windows and
+    pass on what it returns; the result is the same.
 
     Args:
         method: `FourDVar`, or any object with its `analyze`.

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from diffassim.core.pytree import Pytree
 from diffassim.ensemble.members import check_ensemble
@@ -22,12 +22,17 @@ class Departures(Pytree):
     Args:
         d: mean innovation, shape (m,); zero where nothing was observed.
         S: observed anomalies, shape (N, m); zero where nothing was observed.
-        count: number of observed values.
+        observed: which entries were observed, shape (m,).
     """
 
     d: Float[Array, " m"]
     S: Float[Array, "N m"]
-    count: Int[Array, ""]
+    observed: Bool[Array, " m"]
+
+    @property
+    def count(self) -> Int[Array, ""]:
+        """Number of observed values."""
+        return jnp.sum(self.observed)
 
     def chi_square(self) -> Float[Array, ""]:
         r"""Return \(\frac1m \sum_j d_j^2 / (1 + \mathrm{var}\, S_j)\): about one where spread and R explain d."""
@@ -68,8 +73,7 @@ def whitened_departures(ensemble: Any, observations: Any) -> Departures:
 
     each = jax.vmap(innovations)(ensemble)
     d = jnp.mean(each, axis=0)
-    count = sum((stream.count() for stream in streams), jnp.asarray(0))
-    return Departures(d, d[None] - each, count)
+    return Departures(d, d[None] - each, flat([stream.mask for stream in streams]))
 
 
 def as_streams(observations: Any) -> tuple[Any, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -88,3 +89,56 @@ def test_relaxation_reaches_what_it_says():
     inflated, _ = da.ETKF(inflation=da.ensemble.PriorInflation(1.3)).analyze(None, E, obs)
     by_hand, _ = da.ETKF().analyze(None, E.mean(0, keepdims=True) + 1.3 * (E - E.mean(0, keepdims=True)), obs)
     np.testing.assert_allclose(inflated, by_hand, atol=1e-13)
+
+
+def test_serial_and_transform_filters_agree_for_one_observation():
+    E = ensemble()
+    one = da.Observations(y[:, :1], [0], operator=da.observations.Linear(H[:1]), error=da.covariances.Diagonal(std=0.6))
+    serial, _ = da.EnSRF().analyze(None, E, one)
+    transform, _ = da.ETKF().analyze(None, E, one)
+    np.testing.assert_allclose(serial, transform, rtol=1e-12, atol=1e-13)
+
+
+def test_the_halved_gain_has_the_covariance_it_states():
+    error, R = ERRORS["correlated"]
+    E = ensemble(members=12)
+    posterior, _ = da.DEnKF().analyze(None, E, da.Observations(y, [0], operator=da.observations.Linear(H), error=error))
+    P = np.cov(E.T)
+    mean, covariance = kalman(np.mean(E, 0), P, R)
+    K = P @ H.T @ np.linalg.inv(H @ P @ H.T + R)
+    np.testing.assert_allclose(np.mean(posterior, 0), mean, rtol=1e-11)
+    np.testing.assert_allclose(np.cov(posterior.T), covariance + K @ H @ P @ H.T @ K.T / 4, rtol=1e-10, atol=1e-13)
+
+
+def test_perturbed_observations_move_the_mean_as_the_gain_does():
+    error, R = ERRORS["correlated"]
+    E = ensemble(members=12)
+    obs = da.Observations(y, [0], operator=da.observations.Linear(H), error=error)
+    posterior, _ = da.EnKF().analyze(KEY, E, obs)
+    np.testing.assert_allclose(np.mean(posterior, 0), kalman(np.mean(E, 0), np.cov(E.T), R)[0], rtol=1e-11)
+    other, _ = da.EnKF().analyze(jax.random.key(9), E, obs)
+    assert np.abs(other - posterior).max() > 0.1
+
+
+@pytest.mark.parametrize("method", [da.ETKF(), da.EnSRF(), da.EnKF()], ids=lambda method: type(method).__name__)
+def test_large_ensembles_approach_the_kalman_filter_at_the_monte_carlo_rate(method):
+    error, R = ERRORS["correlated"]
+    obs = da.Observations(y, [0], operator=da.observations.Linear(H), error=error)
+    root = np.random.default_rng(2).normal(size=(8, 8)) / 8**0.5
+    mean, covariance = kalman(np.zeros(8), root @ root.T, R)
+
+    @jax.jit
+    @jax.vmap
+    def deviations(key, draws):
+        posterior, _ = method.analyze(key, draws @ root.T, obs)
+        return jnp.mean(posterior, 0) - mean, jnp.cov(posterior.T) - covariance
+
+    sizes, repetitions, errors = (12, 40, 120), 64, []
+    for members in sizes:
+        draws = np.random.default_rng(members).normal(size=(repetitions, members, 8))
+        found = deviations(jax.random.split(KEY, repetitions), draws)
+        errors.append([float(np.sqrt(np.mean(np.square(e)))) for e in found])
+    slopes = np.polyfit(np.log(sizes), np.log(errors), 1)[0]
+    # 64 repetitions of 8 (36) numbers: the slope of -1/2 is uncertain by about .03, and steeper where N is small.
+    assert np.all(np.abs(slopes + 0.5) < 0.12), slopes
+    assert np.all(errors[-1] < 0.1 * np.linalg.norm(covariance))

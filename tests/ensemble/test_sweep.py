@@ -36,6 +36,15 @@ def test_without_observations_the_posterior_is_the_prior_bit_by_bit(entry):
         assert info.count == 0 and info.chi_square == 0 and info.result == da.Result.CONVERGED
 
 
+class Unreliable(da.observations.Identity):
+    """The whole state, infinite where it is not to be used."""
+
+    keep: object
+
+    def __call__(self, x, where=None):
+        return x + jnp.where(jnp.isin(jnp.arange(SITES), self.keep), 0.0, jnp.inf)
+
+
 @every_method
 def test_missing_observations_are_the_same_as_removed_ones(entry):
     E, y = ensemble(), values()
@@ -50,13 +59,10 @@ def test_missing_observations_are_the_same_as_removed_ones(entry):
         mean = jnp.mean(posterior, 0)
         return jnp.sum(mean**3) + jnp.sum(jnp.var(posterior, 0) ** 2) + info.chi_square + info.analysis_spread
 
-    def unreliable(x):  # infinite exactly where nothing is observed
-        return x + jnp.where(jnp.isin(jnp.arange(SITES), keep), 0.0, jnp.inf)
-
     theta = {"state": jnp.zeros_like(E), "std": 0.8}
-    derivative = jax.jit(jax.value_and_grad(moments), static_argnums=2)
-    removed = derivative(theta, y[:, keep], lambda x: x[keep])
-    masked = derivative(theta, wrong, unreliable)
+    derivative = jax.jit(jax.value_and_grad(moments))
+    removed = derivative(theta, y[:, keep], da.observations.Subset(keep))
+    masked = derivative(theta, wrong, Unreliable(keep))
     if not entry.method.random or entry.method.rotation:  # the rotation is switched off; other draws differ in number
         chex.assert_trees_all_close(masked, removed, rtol=1e-11, atol=1e-12)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(masked))

@@ -27,6 +27,11 @@ METHODS = [
     Entry("ETKF, inflated prior", da.ETKF(inflation=PriorInflation(1.1))),
     Entry("ETKF, relaxed to the prior spread", da.ETKF(inflation=RelaxToPriorSpread(0.4))),
     Entry("ETKF, relaxed to the prior perturbations", da.ETKF(inflation=RelaxToPriorPerturbations(0.4))),
+    Entry("EnKF", da.EnKF()),
+    Entry("EnSRF", da.EnSRF(), kalman=True),
+    Entry("DEnKF", da.DEnKF()),
+    Entry("LETKF", da.LETKF(localization=da.ensemble.GaspariCohn(1.2))),
+    Entry("LETKF, neighbors", da.LETKF(localization=da.ensemble.GaspariCohn(0.9), neighbors=7, batch=3)),
 ]
 KEY = jax.random.key(5)
 N, SITES = 6, 8
