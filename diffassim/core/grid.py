@@ -75,7 +75,7 @@ class Grid(Pytree):
             [[0.0, 0.0], [0.0, 0.5], [2.0, 0.0], [2.0, 0.5]]
         """
         counts = shape[len(shape) - self.ndim :]
-        axes = [jnp.arange(n) * jnp.asarray(h, float) for n, h in zip(counts, self.spacing, strict=True)]
+        axes = [jnp.arange(n, dtype=float) * h for n, h in zip(counts, self.spacing, strict=True)]
         return jnp.stack([jnp.ravel(axis) for axis in jnp.meshgrid(*axes, indexing="ij")], axis=-1)
 
     def distance(self, a: Float[Array, "... D"], b: Float[Array, "... D"], shape: tuple[int, ...]) -> Float[Array, ...]:

@@ -67,7 +67,7 @@ def _of_operator(stream: Any, grid: Grid, shape: tuple[int, ...]) -> Any:
     if isinstance(operator, Identity | Field):
         return points[None]
     if isinstance(operator, Interpolate):
-        places = operator.places[None] if where is None else where
+        places = jnp.asarray(operator.places)[None] if where is None else where
         return places if operator.origin is None else places - jnp.asarray(operator.origin).reshape(1, 1, -1)
     if isinstance(operator, Subsample) and grid.ndim == 1:
         return points[None, operator.offset :: operator.every]
