@@ -10,7 +10,7 @@ import numpy as np
 
 import diffassim as da
 from diffassim.core.pytree import Pytree
-from diffassim.ensemble import PriorInflation, RelaxToPriorPerturbations, RelaxToPriorSpread
+from diffassim.ensemble import PosteriorInflation, PriorInflation, RelaxToPriorPerturbations, RelaxToPriorSpread
 
 
 class Entry(NamedTuple):
@@ -24,15 +24,13 @@ class Entry(NamedTuple):
 METHODS = [
     Entry("ETKF", da.ETKF(), kalman=True),
     Entry("ETKF, rotated", da.ETKF(inflation=1.1, rotation=True)),
-    Entry("ETKF, inflated prior", da.ETKF(inflation=PriorInflation(1.1))),
-    Entry("ETKF, relaxed to the prior spread", da.ETKF(inflation=RelaxToPriorSpread(0.4))),
-    Entry("ETKF, relaxed to the prior perturbations", da.ETKF(inflation=RelaxToPriorPerturbations(0.4))),
     Entry("EnKF", da.EnKF()),
     Entry("EnSRF", da.EnSRF(), kalman=True),
     Entry("DEnKF", da.DEnKF()),
     Entry("LETKF", da.LETKF(localization=da.ensemble.GaspariCohn(1.2))),
-    Entry("LETKF, neighbors", da.LETKF(localization=da.ensemble.GaspariCohn(0.9), neighbors=7, batch=3)),
 ]
+# Every inflation, with the cheapest method.
+INFLATIONS = [PriorInflation(1.1), PosteriorInflation(1.1), RelaxToPriorSpread(0.4), RelaxToPriorPerturbations(0.4)]
 KEY = jax.random.key(5)
 N, SITES = 6, 8
 
