@@ -50,6 +50,11 @@ class EnKF(GlobalFilter):
         N = S.shape[0]
         noise = jax.random.normal(key, S.shape, S.dtype)
         noise = (noise - jnp.mean(noise, axis=0, keepdims=True)) * (N / (N - 1)) ** 0.5
-        identity = jnp.eye(N, dtype=S.dtype)
-        factor = cho_factor(identity + S @ S.T / (N - 1))
-        return identity + cho_solve(factor, S @ (d[None] - S + noise).T).T / (N - 1)
+        departures, scale = d[None] - S + noise, 1 / (N - 1)
+        if S.shape[1] < N:  # the smaller of the two equivalent systems
+            factor = cho_factor(jnp.eye(S.shape[1], dtype=S.dtype) + S.T @ S * scale)
+            gain = departures @ cho_solve(factor, S.T)
+        else:
+            factor = cho_factor(jnp.eye(N, dtype=S.dtype) + S @ S.T * scale)
+            gain = cho_solve(factor, S @ departures.T).T
+        return jnp.eye(N, dtype=S.dtype) + gain * scale

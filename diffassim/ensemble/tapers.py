@@ -33,7 +33,7 @@ class GaspariCohn(Pytree):
 
     Example:
         >>> GaspariCohn(4.0)(jnp.array([0.0, 4.0, 15.0])).round(3).tolist()
-        [1.0, 0.632, 0.0]
+        [1.0, 0.635, 0.0]
 
     Source: Gaspari and Cohn (1999), equation 4.10.
     """
