@@ -54,7 +54,6 @@ ROWS = [
     Row("L63 ETKF 10", L63, da.ETKF(1.02, rotation=True), 10, 0.63),
     Row("L63 EnKF 10", L63, da.EnKF(1.04), 10, 0.65),
     Row("L63 EnKF 100", L63, da.EnKF(1.01), 100, 0.56),
-    Row("L63 EnKF 500", L63, da.EnKF(0.95), 500, 0.56),
 ]
 
 
