@@ -14,7 +14,7 @@ from diffassim.core.runtime import protect_small_machines
 
 protect_small_machines()
 
-from diffassim import covariances, cycling, diagnostics, models, observations, variational  # noqa: E402
+from diffassim import covariances, cycling, diagnostics, ensemble, models, observations, variational  # noqa: E402
 from diffassim.core.errors import (  # noqa: E402
     AssimilationError,
     AssimilationWarning,
@@ -23,7 +23,8 @@ from diffassim.core.errors import (  # noqa: E402
     ShapeError,
 )
 from diffassim.core.results import Result  # noqa: E402
-from diffassim.cycling import FourDVar, cycle, split_windows  # noqa: E402
+from diffassim.cycling import FourDVar, analysis_times, cycle, split_windows  # noqa: E402
+from diffassim.ensemble import ETKF, LETKF, DEnKF, EnKF, EnSRF  # noqa: E402
 from diffassim.models import rollout  # noqa: E402
 from diffassim.observations import Observations  # noqa: E402
 from diffassim.variational import (  # noqa: E402
@@ -38,12 +39,17 @@ from diffassim.variational import (  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = [
+    "ETKF",
     "LBFGS",
+    "LETKF",
     "AssimilationError",
     "AssimilationWarning",
     "ConfigurationError",
+    "DEnKF",
     "DataError",
     "Descent",
+    "EnKF",
+    "EnSRF",
     "FourDVar",
     "GaussNewton",
     "Observations",
@@ -51,10 +57,12 @@ __all__ = [
     "ShapeError",
     "StrongConstraint4DVar",
     "ThreeDVar",
+    "analysis_times",
     "covariances",
     "cycle",
     "cycling",
     "diagnostics",
+    "ensemble",
     "learned",
     "minimize",
     "models",

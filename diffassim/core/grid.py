@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from diffassim.core.errors import ConfigurationError, ShapeError, require_positive
 from diffassim.core.pytree import Pytree, static
@@ -65,3 +66,40 @@ class Grid(Pytree):
         """Raise `ShapeError`, naming `name`, unless a field of this shape has the grid's axes."""
         if len(shape) < self.ndim:
             raise ShapeError(f"{name}: the grid has {self.ndim} axes, but the field has shape {shape}")
+
+    def points(self, shape: tuple[int, ...]) -> Float[Array, "n D"]:
+        """Return the coordinates of all points of a field of this shape, in the order of its ravelled trailing axes.
+
+        Example:
+            >>> Grid(spacing=(2.0, 0.5)).points((2, 2)).tolist()
+            [[0.0, 0.0], [0.0, 0.5], [2.0, 0.0], [2.0, 0.5]]
+        """
+        counts = shape[len(shape) - self.ndim :]
+        axes = [jnp.arange(n, dtype=float) * h for n, h in zip(counts, self.spacing, strict=True)]
+        return jnp.stack([jnp.ravel(axis) for axis in jnp.meshgrid(*axes, indexing="ij")], axis=-1)
+
+    def distance(self, a: Float[Array, "... D"], b: Float[Array, "... D"], shape: tuple[int, ...]) -> Float[Array, ...]:
+        """Return the Euclidean distance of places, around the periodic axes where that is shorter.
+
+        Args:
+            a: coordinates in the unit of the spacing, on the last axis; they may lie outside of a periodic domain.
+            b: coordinates of the same shape, or of one that has axes of length one.
+            shape: of the field, which with the spacing says how long the periodic axes are.
+
+        Returns:
+            Distance, with derivative zero (not NaN) between equal places.
+
+        Example:
+            >>> float(Grid(spacing=0.5).distance(jnp.array([0.5]), jnp.array([4.0]), (10,)))
+            1.5
+        """
+        squared: Any = 0.0
+        counts = shape[len(shape) - self.ndim :]
+        for axis, (n, h, wraps) in enumerate(zip(counts, self.spacing, self.periodic, strict=True)):
+            apart = jnp.abs(a[..., axis] - b[..., axis])
+            if wraps:
+                apart = jnp.mod(apart, n * h)
+                apart = jnp.minimum(apart, n * h - apart)
+            squared = squared + jnp.square(apart)
+        same = squared == 0
+        return jnp.where(same, 0, jnp.sqrt(jnp.where(same, 1, squared)))

@@ -26,6 +26,7 @@ class Result(enum.IntEnum):
     NON_FINITE = 3
     LINEAR_SOLVE = 4
     INCONSISTENT = 5
+    DIVERGED = 6
 
     @property
     def advice(self) -> str:
@@ -40,7 +41,7 @@ class Result(enum.IntEnum):
 
 
 _ADVICE = {
-    Result.CONVERGED: "the gradient norm fell below the tolerance.",
+    Result.CONVERGED: "the gradient norm fell below the tolerance; for an ensemble: all members are finite.",
     Result.MAX_ITERATIONS: (
         "the iteration limit was reached before the gradient norm fell below the tolerance; raise the limit, loosen "
         "the tolerance, or start closer. Implicit gradients through this solution are not reliable."
@@ -61,5 +62,9 @@ _ADVICE = {
     Result.INCONSISTENT: (
         "a minimum was found, but its cost is far above what the observation errors allow (chi-square); it is probably "
         "a local minimum, or R or B is too small."
+    ),
+    Result.DIVERGED: (
+        "a member of the ensemble is not finite; check the observations and their errors, and try more members, "
+        "another inflation, a localization or a smaller dt."
     ),
 }

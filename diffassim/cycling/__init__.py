@@ -1,6 +1,20 @@
 """Forecast and analysis in turn."""
 
-from diffassim.cycling.variational import FourDVar, History, cycle
+from diffassim.cycling.cycle import cycle
+from diffassim.cycling.ensemble import EnsembleHistory, Moments, cycle_ensemble
+from diffassim.cycling.times import AnalysisTimes, analysis_times
+from diffassim.cycling.variational import FourDVar, History, cycle_windows
 from diffassim.cycling.windows import split_windows
 
-__all__ = ["FourDVar", "History", "cycle", "split_windows"]
+__all__ = [
+    "AnalysisTimes",
+    "EnsembleHistory",
+    "FourDVar",
+    "History",
+    "Moments",
+    "analysis_times",
+    "cycle",
+    "cycle_ensemble",
+    "cycle_windows",
+    "split_windows",
+]

@@ -15,7 +15,7 @@ from diffassim.variational.minimize import minimize
 from diffassim.variational.solution import Minimum
 from diffassim.variational.strong_constraint import StrongConstraint4DVar
 
-__all__ = ["FourDVar", "History", "cycle"]
+__all__ = ["FourDVar", "History", "cycle_windows"]
 
 
 class FourDVar(Pytree):
@@ -53,7 +53,7 @@ class FourDVar(Pytree):
 
 
 class History(Pytree):
-    """What `cycle` keeps of every window (leading axis: window).
+    """What `cycle_windows` keeps of every window (leading axis: window).
 
     Args:
         background: trajectory from the background, rows `at`.
@@ -66,13 +66,14 @@ class History(Pytree):
     search: Minimum
 
 
-def cycle(
+def cycle_windows(
     method: Any, model: Any, background: Any, windows: Any, *, steps: int, start: Any = 0, at: Any = None
 ) -> tuple[Any, Any, History]:
     """Alternate analysis and forecast over consecutive windows.
 
-    The whole cycle is one scan: it compiles once, can be batched over experiments, and losses pass through it. To
-    stop and go on later, call it on part of the windows and pass on what it returns; the result is the same.
+    `da.cycle` calls it for a method that analyses windows. The whole cycle is one scan: it compiles once, can be
+    batched over experiments, and losses pass through it. To stop and go on later, call it on part of the windows and
+    pass on what it returns; the result is the same.
 
     Args:
         method: `FourDVar`, or any object with its `analyze`.
@@ -91,7 +92,7 @@ def cycle(
         >>> from diffassim.models import Lorenz96
         >>> std = da.covariances.Diagonal(std=1.0)
         >>> obs = da.Observations(jnp.zeros((4, 40)), [1, 2, 3, 4], error=std)
-        >>> x, _, history = cycle(FourDVar(std), Lorenz96(), jnp.full(40, 8.0), da.split_windows(obs, 2, 2), steps=2)
+        >>> x, _, history = da.cycle(FourDVar(std), Lorenz96(), jnp.full(40, 8.0), da.split_windows(obs, 2, 2), steps=2)
         >>> history.analysis.shape
         (2, 2, 40)
     """

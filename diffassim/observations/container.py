@@ -53,13 +53,18 @@ class Observations(Pytree):
 
     def __post_init__(self) -> None:
         values = jax.tree.map(_as_float, self.values)
-        steps = jnp.asarray(self.steps)
+        with jax.ensure_compile_time_eval():
+            steps = jnp.asarray(self.steps)
         if not jnp.issubdtype(steps.dtype, jnp.integer):
             known = concrete(steps)
             if known is None or np.any(known != np.round(known)):
                 raise DataError(f"Observations: steps must be integers (model steps), found dtype {steps.dtype}")
         known = concrete(steps)
-        steps = steps.astype(jnp.int32) if known is None else jnp.asarray(known.astype(np.int32))
+        if known is None:
+            steps = steps.astype(jnp.int32)
+        else:
+            with jax.ensure_compile_time_eval():  # inside of jit as well, known steps stay known
+                steps = jnp.asarray(known.astype(np.int32))
         if steps.ndim != 1:
             raise ShapeError(f"Observations: steps must have shape (time,), found {steps.shape}")
         if known is not None and known.size and known.min() < 0:

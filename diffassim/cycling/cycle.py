@@ -1,0 +1,42 @@
+"""The one name for cycled assimilation, whatever the method analyses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from diffassim.cycling.ensemble import cycle_ensemble
+from diffassim.cycling.variational import cycle_windows
+from diffassim.ensemble.base import EnsembleMethod
+
+__all__ = ["cycle"]
+
+
+def cycle(method: Any, model: Any, background: Any, observations: Any, **options: Any) -> Any:
+    """Alternate forecast and analysis.
+
+    What is cycled depends on the method:
+
+    - an `EnsembleMethod` (`ETKF`, ...) analyses an ensemble at each observation time of a record: see
+      `cycle_ensemble(method, model, ensemble, observations, *, key, start, members) -> (ensemble, history)`;
+    - any other method (`FourDVar`) analyses windows cut by `split_windows`: see
+      `cycle_windows(method, model, background, windows, *, steps, start, at) -> (background, model, history)`.
+
+    Args:
+        method: analysis method.
+        model: forward model.
+        background: ensemble, or state at the start.
+        observations: record of observations, or windows.
+        **options: of the function above that belongs to the method.
+
+    Returns:
+        What that function returns.
+
+    Example:
+        >>> import diffassim as da
+        >>> y = da.Observations(jnp.zeros((1, 40)), [1], error=da.covariances.Diagonal(std=1.0))
+        >>> ensemble = 8 + jax.random.normal(jax.random.key(0), (10, 40))
+        >>> da.cycle(da.ETKF(), da.models.Lorenz96(), ensemble, y)[0].shape
+        (10, 40)
+    """
+    run = cycle_ensemble if isinstance(method, EnsembleMethod) else cycle_windows
+    return run(method, model, background, observations, **options)

@@ -1,0 +1,157 @@
+"""Cycled ensemble assimilation: forecast to the next observation time, analysis, and so on, in one scan."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Int
+
+from diffassim.core.errors import AssimilationWarning, ConfigurationError, concrete
+from diffassim.core.pytree import Pytree
+from diffassim.core.results import Result
+from diffassim.cycling.times import AnalysisTimes, analysis_times
+from diffassim.ensemble.base import AnalysisInfo
+from diffassim.ensemble.members import check_ensemble, mean, spread
+from diffassim.models.rollout import rollout
+
+__all__ = ["EnsembleHistory", "Moments", "cycle_ensemble"]
+
+
+class Moments(Pytree):
+    """Mean and spread of an ensemble.
+
+    Args:
+        mean: ensemble mean, like a state.
+        spread: sample standard deviation of every component, like a state.
+    """
+
+    mean: Any
+    spread: Any
+
+
+class EnsembleHistory(Pytree):
+    """What `cycle_ensemble` keeps of every analysis (leading axis: analysis time).
+
+    Args:
+        step: number of the model step at which the analysis is valid (`start` included).
+        background: moments of the ensemble before the analysis.
+        analysis: moments after it (inflation included).
+        info: the method's account.
+        members: the analysed members, shape (time, member, ...), where they were asked for.
+    """
+
+    step: Int[Array, " time"]
+    background: Moments
+    analysis: Moments
+    info: AnalysisInfo
+    members: Any = None
+
+
+def cycle_ensemble(
+    method: Any,
+    model: Any,
+    ensemble: Any,
+    observations: Any,
+    *,
+    key: Any = None,
+    start: Any = 0,
+    members: bool = False,
+) -> tuple[Any, EnsembleHistory]:
+    """Forecast all members to each observation time in turn, and analyse there.
+
+    `da.cycle` calls it for a method that analyses an ensemble. The whole cycle is one scan: it compiles once for the
+    shapes of a record, can be batched over experiments, and losses pass through it; reverse mode keeps one ensemble
+    for each analysis.
+
+    To stop and go on later, cycle over a part of the times and pass on what it returns, with the same key; the result
+    is the same, bit by bit:
+
+        times = da.analysis_times(observations)
+        ensemble, first = da.cycle(method, model, ensemble, times[:500], key=key)
+        ensemble, second = da.cycle(method, model, ensemble, times[500:], key=key, start=first.step[-1])
+
+    Args:
+        method: ensemble method, for example `ETKF`.
+        model: forward model, `step(x, t) -> x` for one member.
+        ensemble: members at the start, a pytree with a leading member axis; step 0 of the observations.
+        observations: `Observations`, a tuple of streams, or `AnalysisTimes` (needed where the steps are traced).
+        key: random key; each analysis draws from the key folded with the number of its step.
+        start: number of the first step, passed to the model as t (run-time integer).
+        members: whether to keep the analysed members of all times (static).
+
+    Returns:
+        The ensemble after the last analysis, and `EnsembleHistory`.
+
+    Raises:
+        ShapeError: if the ensemble has fewer than two members or does not fit the observations.
+        ConfigurationError: if the method draws random numbers and there is no key.
+
+    Warns:
+        AssimilationWarning: (outside of traced code) if the ensemble is not finite any more; all later analyses carry
+            the code `DIVERGED`.
+
+    Example:
+        >>> import diffassim as da
+        >>> y = da.Observations(jnp.zeros((3, 40)), [2, 4, 6], error=da.covariances.Diagonal(std=1.0))
+        >>> ensemble = 8 + jax.random.normal(jax.random.key(0), (10, 40))
+        >>> ensemble, history = da.cycle(da.ETKF(), da.models.Lorenz96(), ensemble, y)
+        >>> history.analysis.mean.shape, history.step.tolist()
+        ((3, 40), [2, 4, 6])
+    """
+    if getattr(method, "random", False) and key is None:
+        raise ConfigurationError(
+            f"cycle: {type(method).__name__} draws random numbers here; give key=jax.random.key(...)"
+        )
+    ensemble = check_ensemble("cycle", ensemble)
+    times = observations if isinstance(observations, AnalysisTimes) else analysis_times(observations)
+    ensemble, history = _cycle(method, model, ensemble, times, key, jnp.asarray(start, jnp.int32), members)
+    _report(history)
+    return ensemble, history
+
+
+def _run(method: Any, model: Any, ensemble: Any, times: AnalysisTimes, key: Any, start: Any, members: bool) -> Any:
+    def forecast(ensemble: Any, step: Any, gap: Any) -> Any:
+        if times.longest == 0:
+            return ensemble
+        # Where the gaps differ, steps beyond the gap are skipped one by one.
+        options = (
+            {"at": [times.longest], "segment": times.longest}
+            if times.uniform
+            else {"at": gap[None], "limit": gap, "segment": 1}
+        )
+        rows = jax.vmap(lambda x: rollout(model, x, times.longest, start=step, **options))(ensemble)
+        return jax.tree.map(lambda leaf: leaf[:, 0], rows)
+
+    def body(carry: Any, now: Any) -> tuple[Any, EnsembleHistory]:
+        (ensemble, step), (gap, rows, real) = carry, now
+        prior = forecast(ensemble, step, gap)
+        step = step + gap
+        step_key = None if key is None else jax.random.fold_in(key, step)
+        posterior, info = method.analyze(step_key, prior, times.observations(rows, real))
+        background, analysis = (Moments(mean(e), spread(e)) for e in (prior, posterior))
+        return (posterior, step), EnsembleHistory(step, background, analysis, info, posterior if members else None)
+
+    body = jax.checkpoint(body, prevent_cse=False)
+    (ensemble, _), history = lax.scan(body, (ensemble, start), (times.gaps, times.rows, times.real))
+    return ensemble, history
+
+
+_cycle = jax.jit(_run, static_argnums=6)
+
+
+def _report(history: EnsembleHistory) -> None:
+    codes, steps = concrete(history.info.result), concrete(history.step)
+    if codes is None or steps is None or not (codes == Result.DIVERGED).any():
+        return
+    first = np.flatnonzero(codes == Result.DIVERGED)[0]
+    warnings.warn(
+        f"cycle: not finite from the analysis at step {steps[first]} on ({first} of {codes.size} analyses are sound). "
+        f"{Result.describe(Result.DIVERGED)}",
+        AssimilationWarning,
+        stacklevel=4,
+    )

@@ -1,0 +1,90 @@
+"""What an ensemble method sees of the observations: whitened innovations and anomalies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from diffassim.core.pytree import Pytree
+from diffassim.ensemble.members import check_ensemble
+
+__all__ = ["Departures", "whitened_departures"]
+
+
+class Departures(Pytree):
+    r"""Innovation and observed anomalies in units of the observation error, all streams in one vector.
+
+    .. math:: d = R^{-1/2} (y - \overline{H(x)}),\qquad S_i = R^{-1/2} (H(x_i) - \overline{H(x)})
+
+    Args:
+        d: mean innovation, shape (m,); zero where nothing was observed.
+        S: observed anomalies, shape (N, m); zero where nothing was observed.
+        observed: which entries were observed, shape (m,).
+    """
+
+    d: Float[Array, " m"]
+    S: Float[Array, "N m"]
+    observed: Bool[Array, " m"]
+
+    @property
+    def count(self) -> Int[Array, ""]:
+        """Number of observed values."""
+        return jnp.sum(self.observed)
+
+    def chi_square(self) -> Float[Array, ""]:
+        r"""Return \(\frac1m \sum_j d_j^2 / (1 + \mathrm{var}\, S_j)\): about one where spread and R explain d."""
+        variance = 1 + jnp.sum(jnp.square(self.S), axis=0) / (self.S.shape[0] - 1)
+        observed = jnp.maximum(self.count, 1).astype(self.d.dtype)
+        return jnp.sum(jnp.square(self.d) / variance) / observed
+
+
+def whitened_departures(ensemble: Any, observations: Any) -> Departures:
+    """Compare an ensemble with the observations of one time.
+
+    A masked or missing (NaN) value has exactly no influence, on values and gradients. Correlated errors are whitened
+    as far as their covariance can (`Covariance.whiten`, `Covariance.masked`).
+
+    Args:
+        ensemble: pytree with a leading member axis, N >= 2.
+        observations: `Observations` whose rows all hold for the time of the ensemble (their `steps` do not matter), or
+            a tuple of such streams.
+
+    Returns:
+        `Departures`.
+
+    Raises:
+        ShapeError: if the ensemble has fewer than two members, or H(x) is shaped unlike the values.
+
+    Example:
+        >>> import diffassim as da
+        >>> y = da.Observations(jnp.array([[2.0, jnp.nan]]), [0], error=da.covariances.Diagonal(std=0.5))
+        >>> found = whitened_departures(jnp.array([[0.0, 1.0], [1.0, 1.0]]), y)
+        >>> found.d.tolist(), found.S.tolist(), int(found.count)
+        ([3.0, 0.0], [[-1.0, 0.0], [1.0, 0.0]], 1)
+    """
+    ensemble = check_ensemble("whitened_departures", ensemble)
+    streams = as_streams(observations)
+
+    def innovations(member: Any) -> Any:
+        return flat([stream.innovation(_repeated(member, stream.steps.shape[0])) for stream in streams])
+
+    each = jax.vmap(innovations)(ensemble)
+    d = jnp.mean(each, axis=0)
+    return Departures(d, d[None] - each, flat([stream.mask for stream in streams]))
+
+
+def as_streams(observations: Any) -> tuple[Any, ...]:
+    """Return the streams as a tuple."""
+    return observations if isinstance(observations, tuple) else (observations,)
+
+
+def flat(values: Any) -> Float[Array, " m"]:
+    """Return all leaves one after the other as one vector."""
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(values)])
+
+
+def _repeated(member: Any, rows: int) -> Any:
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (rows, *leaf.shape)), member)

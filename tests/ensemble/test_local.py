@@ -1,0 +1,165 @@
+"""The local filter: its tapers and places, its limit without localization, and gradients through its cycle."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.linalg import sqrtm
+
+import diffassim as da
+from diffassim.core.errors import ConfigurationError, ShapeError
+from diffassim.core.grid import Grid
+from diffassim.ensemble import GaspariCohn
+from tests.cycling.test_ensemble import MODEL, STD, check_gradient, twin
+from tests.ensemble.zoo import ensemble, observed, values
+
+
+def gaspari_cohn(z):
+    """Equation 4.10 as printed."""
+    if z <= 1:
+        return -(z**5) / 4 + z**4 / 2 + 5 / 8 * z**3 - 5 / 3 * z**2 + 1
+    if z <= 2:
+        return z**5 / 12 - z**4 / 2 + 5 / 8 * z**3 + 5 / 3 * z**2 - 5 * z + 4 - 2 / (3 * z)
+    return 0.0
+
+
+def test_the_taper_is_the_published_function():
+    r = np.linspace(0, 12, 97)
+    expected = [gaspari_cohn(z) for z in r / (np.sqrt(10 / 3) * 2.5)]
+    found = jax.jit(GaspariCohn(2.5))(jnp.asarray(r))
+    np.testing.assert_allclose(found, expected, atol=1e-13)
+    assert np.all(np.diff(found) <= 0)
+    curvature = jax.grad(jax.grad(GaspariCohn(2.5)))(1e-9)
+    np.testing.assert_allclose(curvature, -1 / 2.5**2, rtol=1e-6)  # that of exp(-r^2 / 2 radius^2)
+    edges = jnp.array([0.0, 1.0, np.sqrt(10 / 3), 2 * np.sqrt(10 / 3), 50.0])
+    assert np.isfinite(jax.jacfwd(lambda radius: GaspariCohn(radius)(edges))(1.0)).all()
+
+
+def test_distances_go_around_periodic_axes_only():
+    grid, shape = Grid((1.0, 2.0), (True, False)), (5, 4)
+    a, b = jnp.array([[0.5, 0.0], [0.0, 0.0]]), jnp.array([[4.5, 6.0], [-1.0, 0.0]])
+    np.testing.assert_allclose(grid.distance(a, b, shape), [37**0.5, 1.0])
+    assert grid.points(shape).shape == (20, 2) and grid.points(shape)[5].tolist() == [1.0, 2.0]
+    assert np.isfinite(jax.jacobian(lambda a: grid.distance(a, a, shape))(a)).all()
+
+
+def brute_force(E, y, H, std, places, grid, taper):
+    """The analysis of Hunt et al. (2007), point by point, in NumPy."""
+    N, shape = E.shape[0], E.shape[1:]
+    X, HE = E - E.mean(0), E @ H.T if E.ndim == 2 else np.stack([H(x) for x in E])
+    Y, posterior = HE - HE.mean(0), np.array(E)
+    for point, index in zip(np.asarray(grid.points(shape)), np.ndindex(*shape), strict=True):
+        weight = np.asarray(taper(grid.distance(jnp.asarray(point)[None], places, shape))) / std**2
+        P = np.linalg.inv((N - 1) * np.eye(N) + Y * weight @ Y.T)
+        W = (P @ (Y * weight) @ (y - HE.mean(0)))[:, None] + sqrtm((N - 1) * P).real
+        posterior[(slice(None), *index)] = E.mean(0)[index] + X[(slice(None), *index)] @ W
+    return posterior
+
+
+def test_the_analysis_is_the_published_one_on_a_plane():
+    periodic = (True, False)
+    rng = np.random.default_rng(0)
+    grid, E = Grid((1.0, 2.0), periodic), rng.normal(size=(4, 5, 6))
+    places = jnp.asarray(rng.uniform(0, [4, 10], size=(7, 2)))
+    H = da.observations.Interpolate(spacing=grid.spacing, periodic=periodic)
+    y, std = rng.normal(size=7), rng.uniform(0.3, 1, size=7)
+    obs = da.Observations(y[None], [0], H, da.covariances.Diagonal(std=std), where=places[None])
+    method = da.LETKF(localization=GaspariCohn(1.3), grid=grid)
+    expected = brute_force(E, y, lambda x: H(jnp.asarray(x), places), std, places, grid, GaspariCohn(1.3))
+    np.testing.assert_allclose(method.analyze(None, E, obs)[0], expected, atol=1e-12)
+    # Settings of the computation that change nothing, and one that does.
+    changed = method.replace(batch=7, neighbors=7, places=places)
+    np.testing.assert_allclose(changed.analyze(None, E, obs)[0], expected, atol=1e-12)
+    assert np.abs(method.replace(neighbors=1).analyze(None, E, obs)[0] - expected).max() > 1e-3
+
+
+def test_missing_observations_take_no_place_among_the_neighbors():
+    E, y = ensemble(), values()
+    keep = np.array([1, 4, 6])
+    masked = np.where(np.isin(np.arange(8), keep), y, np.nan)
+    method = da.LETKF(localization=GaspariCohn(2.0), neighbors=2, batch=3)
+    removed = observed(y[:, keep], operator=da.observations.Subset(jnp.asarray(keep)))
+    first, second = (method.analyze(None, E, obs)[0] for obs in (observed(masked), removed))
+    np.testing.assert_allclose(first, second, rtol=1e-12)
+
+
+def test_new_places_are_not_traced_again():
+    chex.clear_trace_counter()
+    E, method = ensemble(), da.LETKF(localization=GaspariCohn(1.0))
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def analysis(places, radius):
+        obs = da.Observations(values()[:, :3], [0], da.observations.Interpolate(), STD, where=places)
+        return method.replace(localization=GaspariCohn(radius)).analyze(None, E, obs)[0]
+
+    first = analysis(jnp.array([[[0.2], [3.3], [6.1]]]), 1.0)
+    assert not np.allclose(first, analysis(jnp.array([[[1.2], [3.0], [7.9]]]), 1.0))
+    assert not np.allclose(first, analysis(jnp.array([[[0.2], [3.3], [6.1]]]), 2.0))
+
+
+def test_with_infinite_radius_it_is_the_global_filter():
+    E, key = ensemble(members=5), jax.random.key(0)
+    obs = (observed(values(), 0.7), observed(values()[:, ::2], operator=da.observations.Subsample(2)))
+    local = da.LETKF(1.1, True, GaspariCohn(jnp.inf)).analyze(key, E, obs)[0]
+    np.testing.assert_allclose(local, da.ETKF(1.1, True).analyze(key, E, obs)[0], atol=1e-12)
+
+
+def test_far_from_all_observations_the_prior_stays():
+    E = ensemble(sites=40)
+    obs = observed(values()[:, :1], operator=da.observations.Subset(jnp.array([3])))
+    posterior, _ = da.LETKF(localization=GaspariCohn(2.0)).analyze(None, E, obs)
+    far = np.minimum(np.abs(np.arange(40) - 3), 40 - np.abs(np.arange(40) - 3)) > 2 * 2 * (10 / 3) ** 0.5
+    np.testing.assert_allclose(posterior[:, far], E[:, far], rtol=1e-13)
+    assert np.all(np.abs(posterior - E)[:, ~far].max(0) > 0)
+
+
+def test_operators_whose_places_are_unknown_need_them():
+    E, method = ensemble(), da.LETKF(localization=GaspariCohn(1.0))
+    known, _ = method.analyze(None, E, observed(values()))
+    unknown = observed(values(), operator=lambda x: 1.0 * x)
+    with pytest.raises(ConfigurationError, match="give `places`"):
+        method.analyze(None, E, unknown)
+    line = jnp.arange(8.0)[:, None]
+    given, _ = method.replace(places=line).analyze(None, E, unknown)
+    np.testing.assert_allclose(given, known, rtol=1e-13)
+    mixed, _ = method.replace(places=(None, line)).analyze(None, E, (observed(values()), unknown))
+    assert mixed.shape == E.shape
+    with pytest.raises(ShapeError, match="does not fit values"):
+        method.replace(places=line[:3]).analyze(None, E, unknown)
+    with pytest.raises(ShapeError, match="1 streams of observations, but places for 2"):
+        method.replace(places=(None, line)).analyze(None, E, unknown)
+
+
+def test_what_cannot_be_localized_is_named():
+    E, method = ensemble(), da.LETKF(localization=GaspariCohn(1.0))
+    correlated = da.Observations(values(), [0], error=da.covariances.Dense.from_matrix(np.eye(8)))
+    with pytest.raises(ConfigurationError, match="uncorrelated observation errors, found Dense"):
+        method.analyze(None, E, correlated)
+    method.analyze(None, E, correlated.replace(error=2.0 * da.covariances.Diagonal(std=1.0)))
+    with pytest.raises(ConfigurationError, match="radius must be positive, but is 0"):
+        GaspariCohn(0.0)
+    with pytest.raises(ConfigurationError, match="without one use ETKF"):
+        da.LETKF()
+    with pytest.raises(ConfigurationError, match="batch=0"):
+        da.LETKF(localization=GaspariCohn(1.0), batch=0)
+    with pytest.raises(ShapeError, match="same 2 grid axes"):
+        method.replace(grid=Grid(1.0, (True, True))).analyze(None, E, observed(values()))
+
+
+@pytest.mark.parametrize("observed_every", [pytest.param(1, marks=pytest.mark.slow), 3], ids=["m > N", "local m < N"])
+def test_the_gradient_of_the_error_passes_through_many_cycles(observed_every):
+    E, obs, truth = twin(list(range(1, 26)), members=8)
+    operator = da.observations.Subsample(observed_every)
+    obs = da.Observations(obs.values[:, ::observed_every], obs.steps, operator=operator, error=STD)
+
+    def error(inflation, radius):
+        method = da.LETKF(inflation, localization=GaspariCohn(radius))
+        _, history = da.cycle(method, MODEL, E, obs)
+        return jnp.mean(jnp.sqrt(jnp.mean((history.analysis.mean - truth[obs.steps]) ** 2, axis=1)))
+
+    check_gradient(lambda inflation: error(inflation, 1.7), 1.05)
+    check_gradient(lambda radius: error(1.05, radius), 1.7)

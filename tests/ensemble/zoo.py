@@ -1,0 +1,55 @@
+"""Every ensemble method: add a line, and all sweeps over ensemble methods test it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffassim as da
+from diffassim.core.pytree import Pytree
+from diffassim.ensemble import PosteriorInflation, PriorInflation, RelaxToPriorPerturbations, RelaxToPriorSpread
+
+
+class Entry(NamedTuple):
+    """A method, and what holds for it."""
+
+    name: str
+    method: Any
+    kalman: bool = False  # posterior mean and covariance are the Kalman filter's for a linear H
+
+
+METHODS = [
+    Entry("ETKF", da.ETKF(), kalman=True),
+    Entry("ETKF, rotated", da.ETKF(inflation=1.1, rotation=True)),
+    Entry("EnKF", da.EnKF()),
+    Entry("EnSRF", da.EnSRF(), kalman=True),
+    Entry("DEnKF", da.DEnKF()),
+    Entry("LETKF", da.LETKF(localization=da.ensemble.GaspariCohn(1.2))),
+]
+# Every inflation, with the cheapest method.
+INFLATIONS = [PriorInflation(1.1), PosteriorInflation(1.1), RelaxToPriorSpread(0.4), RelaxToPriorPerturbations(0.4)]
+KEY = jax.random.key(5)
+N, SITES = 6, 8
+
+
+class Column(Pytree):
+    """A state object of two parts."""
+
+    wind: Any
+    humidity: Any
+
+
+def ensemble(seed=0, members=N, sites=SITES, dtype=float):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(members, sites)) + 1.0, dtype)
+
+
+def values(seed=1, rows=1, sites=SITES, dtype=float):
+    return np.random.default_rng(seed).normal(size=(rows, sites)).astype(dtype)
+
+
+def observed(y, std=0.8, **options):
+    steps = np.zeros(y.shape[0], int)
+    return da.Observations(y, steps, error=da.covariances.Diagonal(std=std), **options)
