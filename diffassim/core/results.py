@@ -34,6 +34,21 @@ class Result(enum.IntEnum):
         return _ADVICE[self]
 
     @classmethod
+    def describe_failures(cls, codes: Any) -> str | None:
+        """Return what went wrong in the searches of a batch, the gravest kind first, or None if all converged.
+
+        Example:
+            >>> print(Result.describe_failures([0, 2, 0, 2])[:20])
+            STALLED (2 of 4): no
+        """
+        codes = np.asarray(codes)
+        for kind in (cls.NON_FINITE, cls.STALLED, cls.MAX_ITERATIONS):
+            count = int((codes == kind).sum())
+            if count:
+                return f"{kind.name}{f' ({count} of {codes.size})' if codes.size > 1 else ''}: {kind.advice}"
+        return None
+
+    @classmethod
     def describe(cls, code: Any) -> str:
         """Return 'NAME: advice' for a code or for the worst code of an array."""
         result = cls(int(np.max(np.asarray(code))))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from diffassim.core.errors import AssimilationWarning, concrete
 from diffassim.core.pytree import Pytree, static
+from diffassim.core.results import Result
 from diffassim.models.rollout import rollout
 from diffassim.variational.gauss_newton import GaussNewton
 from diffassim.variational.minimize import minimize
@@ -87,6 +90,10 @@ def cycle_windows(
     Returns:
         Background for the next window, model for the next window, `History`.
 
+    Warns:
+        AssimilationWarning: (outside of traced code) if the minimization of a window did not converge; `search.result`
+            tells which. Nothing that was computed is lost.
+
     Example:
         >>> import diffassim as da
         >>> from diffassim.models import Lorenz96
@@ -97,7 +104,12 @@ def cycle_windows(
         (2, 2, 40)
     """
     rows = jnp.asarray([0, steps] if at is None else at, jnp.int32)
-    return _cycle(method, model, background, windows, jnp.asarray(start, jnp.int32), rows, steps)
+    found = _cycle(method, model, background, windows, jnp.asarray(start, jnp.int32), rows, steps)
+    codes = concrete(found[2].search.result)
+    failures = None if codes is None else Result.describe_failures(codes)
+    if failures is not None:
+        warnings.warn(f"cycle: {failures}", AssimilationWarning, stacklevel=3)
+    return found
 
 
 def _run(method: Any, model: Any, background: Any, windows: Any, start: Any, rows: Any, steps: int) -> Any:

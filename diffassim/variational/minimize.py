@@ -18,7 +18,7 @@ __all__ = ["MinimizationError", "minimize"]
 
 
 class MinimizationError(AssimilationError):
-    """The cost is not finite where the search starts; `solution` holds the best state so far."""
+    """The search met a cost or gradient that is not finite; `solution` holds the best state so far."""
 
     def __init__(self, message: str, solution: Solution) -> None:
         super().__init__(message)
@@ -44,7 +44,7 @@ def minimize(cost: Any, method: Any = None, *, start: Any = None, unrolled: bool
         `Solution`.
 
     Raises:
-        MinimizationError: (outside of traced code) if the cost or its gradient is not finite at the start.
+        MinimizationError: (outside of traced code) if the search met a cost or gradient that is not finite.
         ShapeError: if `start` does not have the control vector's structure.
 
     Warns:
@@ -87,9 +87,9 @@ def _report(solution: Solution) -> None:
     code = concrete(solution.search.result)
     if code is None:
         return
-    worst = int(code.max())
+    failures = Result.describe_failures(code)
+    if failures is None:
+        return
     if (code == Result.NON_FINITE).any():
-        raise MinimizationError(solution.describe(), solution)
-    if worst in (Result.MAX_ITERATIONS, Result.STALLED):
-        counted = f" ({(code == worst).sum()} of {code.size} searches)" if code.size > 1 else ""
-        warnings.warn(solution.describe() + counted, AssimilationWarning, stacklevel=3)
+        raise MinimizationError(failures, solution)
+    warnings.warn(failures, AssimilationWarning, stacklevel=3)
