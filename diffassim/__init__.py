@@ -32,6 +32,7 @@ from diffassim.variational import (  # noqa: E402
     GaussNewton,
     StrongConstraint4DVar,
     ThreeDVar,
+    WeakConstraint4DVar,
     minimize,
 )
 
@@ -51,6 +52,7 @@ __all__ = [
     "ShapeError",
     "StrongConstraint4DVar",
     "ThreeDVar",
+    "WeakConstraint4DVar",
     "covariances",
     "cycle",
     "cycling",

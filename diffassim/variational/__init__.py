@@ -6,6 +6,7 @@ from diffassim.variational.minimize import MinimizationError, minimize
 from diffassim.variational.solution import Minimum, Solution
 from diffassim.variational.strong_constraint import StrongConstraint4DVar
 from diffassim.variational.three_d_var import ThreeDVar
+from diffassim.variational.weak_constraint import WeakConstraint4DVar
 
 __all__ = [
     "LBFGS",
@@ -16,5 +17,6 @@ __all__ = [
     "Solution",
     "StrongConstraint4DVar",
     "ThreeDVar",
+    "WeakConstraint4DVar",
     "minimize",
 ]
