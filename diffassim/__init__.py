@@ -29,6 +29,7 @@ from diffassim.observations import Observations  # noqa: E402
 from diffassim.variational import (  # noqa: E402
     LBFGS,
     Descent,
+    FourDEnVar,
     GaussNewton,
     StrongConstraint4DVar,
     ThreeDVar,
@@ -45,6 +46,7 @@ __all__ = [
     "ConfigurationError",
     "DataError",
     "Descent",
+    "FourDEnVar",
     "FourDVar",
     "GaussNewton",
     "Observations",

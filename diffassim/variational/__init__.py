@@ -1,6 +1,7 @@
 """Variational assimilation: costs, minimizers and the derivatives of their solutions."""
 
 from diffassim.variational.descent import LBFGS, Descent
+from diffassim.variational.four_d_en_var import FourDEnVar
 from diffassim.variational.gauss_newton import GaussNewton
 from diffassim.variational.minimize import MinimizationError, minimize
 from diffassim.variational.solution import Minimum, Solution
@@ -11,6 +12,7 @@ from diffassim.variational.weak_constraint import WeakConstraint4DVar
 __all__ = [
     "LBFGS",
     "Descent",
+    "FourDEnVar",
     "GaussNewton",
     "MinimizationError",
     "Minimum",

@@ -148,6 +148,12 @@ COSTS = [
     Entry("4D-Var variational quality control", "StrongConstraint4DVar", four_d_var(
         Diagonal(std=0.9), observed(GAPPY).replace(loss=VariationalQC(0.05, 4.0))
     )),
+    Entry("4DEnVar", "FourDEnVar", da.FourDEnVar.from_model(
+        SWIRL, X_B, X_B + RNG.normal(size=(4, N)), observed(GAPPY, operator=jnp.tanh)
+    )),
+    Entry("4DEnVar localized", "FourDEnVar", da.FourDEnVar.from_model(
+        SWIRL, X_B, X_B + RNG.normal(size=(3, N)), observed(GAPPY), Matern(1.0, 1.5, CIRCLE)
+    )),
     Entry("weak 4D-Var", "WeakConstraint4DVar", weak(Matern(0.3, 1.5, CIRCLE), observed(GAPPY))),
     Entry("weak 4D-Var, blocks and an incomplete one", "WeakConstraint4DVar", weak(
         Dense.from_matrix(0.1 * spd(N, 3)), observed(VALUES, [0, 2, 5]), every=2, segment=2, horizon=jnp.asarray(4)
