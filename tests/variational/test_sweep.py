@@ -16,7 +16,9 @@ from tests.variational.zoo import COSTS, example_control
 BY_NAME = {entry.name: entry.cost for entry in COSTS}
 sweep = pytest.mark.parametrize("name", BY_NAME)
 
-NO_COSTS = {"Descent", "GaussNewton", "LBFGS", "MinimizationError", "Minimum", "Solution", "minimize"}
+MINIMIZERS = {"Descent", "GaussNewton", "LBFGS", "MinimizationError", "Minimum", "Solution", "minimize"}
+PRODUCTS = {"Consistency", "ObservationImpact", "Posterior", "observation_impact", "posterior", "randomized_solutions"}
+NO_COSTS = MINIMIZERS | PRODUCTS
 
 
 def flat(x):
