@@ -85,7 +85,8 @@ class FourDEnVar(Pytree):
 
         whole = jax.jit(lambda x, ensemble: (rows(x), jax.vmap(rows)(ensemble)))
         members = jax.tree.map(jnp.asarray, members)
-        return cls(background, members, *whole(background, members), streams, localization)
+        background_rows, member_rows = whole(background, members)
+        return cls(background, members, background_rows, member_rows, streams, localization)
 
     def __post_init__(self) -> None:
         require_finite("FourDEnVar: the background", self.background, "Fill or estimate missing state first.")

@@ -55,10 +55,10 @@ def test_steps_after_the_last_block_have_no_error():
 
 
 def test_without_model_error_it_is_strong_constraint():
-    strong, _ = lorenz96_window(times=3, seed=1)
+    strong, _ = linear_gaussian()
     expected = da.minimize(strong, TIGHT)
     exact = weakened(strong, Zero())
-    v = {"state": jnp.ones(40), "model_error": exact.control()["model_error"]}
+    v = {"state": jnp.ones(6), "model_error": exact.control()["model_error"]}
     assert float(exact(v)) == pytest.approx(float(strong({"state": v["state"]})), rel=1e-13)
     np.testing.assert_allclose(da.minimize(exact, TIGHT).state, expected.state, atol=1e-9)
     # To first order in the variance, the analysis moves in proportion to it.
