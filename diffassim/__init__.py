@@ -30,9 +30,11 @@ from diffassim.observations import Observations  # noqa: E402
 from diffassim.variational import (  # noqa: E402
     LBFGS,
     Descent,
+    FourDEnVar,
     GaussNewton,
     StrongConstraint4DVar,
     ThreeDVar,
+    WeakConstraint4DVar,
     minimize,
 )
 
@@ -50,6 +52,7 @@ __all__ = [
     "Descent",
     "EnKF",
     "EnSRF",
+    "FourDEnVar",
     "FourDVar",
     "GaussNewton",
     "Observations",
@@ -57,6 +60,7 @@ __all__ = [
     "ShapeError",
     "StrongConstraint4DVar",
     "ThreeDVar",
+    "WeakConstraint4DVar",
     "analysis_times",
     "covariances",
     "cycle",

@@ -175,17 +175,24 @@ class Lanczos(NamedTuple):
         return values, jax.tree.map(lambda v: jnp.einsum("k...,kj->j...", v, vectors.astype(v.dtype)), self.basis)
 
 
-def lanczos(operator: Callable[[Any], Any], start: Any, steps: int) -> Lanczos:
+def lanczos(
+    operator: Callable[[Any], Any],
+    start: Any,
+    steps: int,
+    again: Callable[[Any], Any] | None = None,
+) -> Lanczos:
     """Run Lanczos with full reorthogonalization.
 
     Args:
         operator: x -> A x, symmetric.
         start: starting vector, a pytree, not zero.
         steps: dimension of the Krylov space (static), at most the dimension of the space.
+        again: k -> vector, from which to go on at step k where the Krylov space is exhausted, so that repeated
+            eigenvalues are found; the factorization then falls into blocks (an off-diagonal is zero).
 
     Returns:
-        `Lanczos`. Where the Krylov space is exhausted early, the remaining basis vectors and entries are zero; a
-        starting vector or a product that is not finite makes everything after it NaN.
+        `Lanczos`. Without `again`, where the Krylov space is exhausted early, the remaining basis vectors and entries
+        are zero; a starting vector or a product that is not finite makes everything after it NaN.
 
     Example:
         >>> A = jnp.diag(jnp.array([1.0, 2.0, 3.0]))
@@ -202,6 +209,14 @@ def lanczos(operator: Callable[[Any], Any], start: Any, steps: int) -> Lanczos:
         coefficients = sum(products[1:], products[0])
         return jax.tree.map(lambda leaf, v: leaf - jnp.tensordot(coefficients, v, 1), w, basis)
 
+    def restart(basis: Any, k: Any) -> Any:
+        assert again is not None
+        w = again(k)
+        size = tree.norm(w)
+        w = orthogonalize(orthogonalize(w, basis), basis)
+        beta = tree.norm(w)
+        return _normalized(w, beta, beta <= 1e3 * jnp.finfo(beta.dtype).eps * size)
+
     def body(carry: Any, k: Any) -> Any:
         v, basis, largest = carry
         basis = jax.tree.map(lambda b, leaf: b.at[k].set(leaf), basis, v)
@@ -211,13 +226,19 @@ def lanczos(operator: Callable[[Any], Any], start: Any, steps: int) -> Lanczos:
         w = orthogonalize(orthogonalize(w, basis), basis)
         beta = tree.norm(w)
         exhausted = beta <= 1e2 * jnp.finfo(beta.dtype).eps * largest
-        following = tree.scale(jnp.where(exhausted, 0, 1 / jnp.where(exhausted, 1, beta)), w)
+        following = _normalized(w, beta, exhausted)
+        if again is not None:
+            following = lax.cond(exhausted, lambda b: restart(b, k), lambda b: following, basis)
         return (following, basis, largest), (alpha, jnp.where(exhausted, 0, beta))
 
     first = tree.scale(1 / norm, start)
     carry = (first, basis, jnp.zeros((), norm.dtype))
     (_, basis, _), (diagonal, off_diagonal) = lax.scan(body, carry, jnp.arange(steps, dtype=jnp.int32))
     return Lanczos(diagonal, off_diagonal, basis)
+
+
+def _normalized(w: Any, norm: Any, negligible: Any) -> Any:
+    return tree.scale(jnp.where(negligible, 0, 1 / jnp.where(negligible, 1, norm)), w)
 
 
 def _tridiagonal_matrix(diagonal: Any, off_diagonal: Any) -> Any:

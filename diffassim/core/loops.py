@@ -36,7 +36,7 @@ def segment_length(length: int) -> int:
 
 
 def checkpointed_scan(
-    body: Callable[[Any, Any], tuple[Any, Any]],
+    body: Callable[..., tuple[Any, Any]],
     carry: Any,
     length: int,
     *,
@@ -44,6 +44,7 @@ def checkpointed_scan(
     limit: Any = None,
     collect: Callable[[Any, Any, Any], Any] | None = None,
     collected: Any = None,
+    inputs: Any = None,
 ) -> tuple[Any, Any]:
     r"""Scan `body(carry, k)` over k = 0, ..., length - 1 with checkpoints at segment starts and at every step.
 
@@ -63,6 +64,8 @@ def checkpointed_scan(
             (leading axis) and the number of its first step. Used instead of returning all outputs, so that they
             never exist together.
         collected: initial value for `collect`.
+        inputs: pytree with a leading axis of size `length`, whose row k the body gets as a third argument. (Taken from
+            a closure instead, every step's adjoint would write a cotangent of the whole.)
 
     Returns:
         The last carry, and either what was collected or the outputs with a leading axis of size `length` (None where
@@ -70,43 +73,55 @@ def checkpointed_scan(
     """
     segment = min(length, segment_length(length) if segment is None else segment)
     whole = segment >= length
-    step = body if whole else jax.checkpoint(body, prevent_cse=False)
+    numbered = body if inputs is None else _with_inputs(body)
+    step = numbered if whole else jax.checkpoint(numbered, prevent_cse=False)
     if whole and limit is not None:
         segment = segment_length(length)  # still skipped one by one
 
-    def run(carry: Any, first: Any, count: int) -> tuple[Any, Any]:
-        return lax.scan(step, carry, first + jnp.arange(count, dtype=jnp.int32))
+    def run(carry: Any, first: Any, rows: Any, count: int) -> tuple[Any, Any]:
+        numbers = first + jnp.arange(count, dtype=jnp.int32)
+        return lax.scan(step, carry, numbers if inputs is None else (numbers, rows))
 
-    def run_or_skip(carry: Any, first: Any, count: int) -> tuple[Any, Any]:
+    def run_or_skip(carry: Any, first: Any, rows: Any, count: int) -> tuple[Any, Any]:
         if limit is None:
-            return run(carry, first, count)
-        _, shapes = jax.eval_shape(lambda c, k: run(c, k, count), carry, first)
+            return run(carry, first, rows, count)
+        _, shapes = jax.eval_shape(lambda c, k, r: run(c, k, r, count), carry, first, rows)
         skipped = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        return lax.cond(first < limit, lambda c: run(c, first, count), lambda c: (c, skipped), carry)
+        return lax.cond(first < limit, lambda c: run(c, first, rows, count), lambda c: (c, skipped), carry)
 
-    def advance(state: tuple[Any, Any], first: Any, count: int, keep: bool = False) -> tuple[tuple[Any, Any], Any]:
+    def advance(
+        state: tuple[Any, Any], first: Any, rows: Any, count: int, keep: bool = False
+    ) -> tuple[tuple[Any, Any], Any]:
         carry, collected = state
         segment_run = partial(run_or_skip, count=count)
         if not (keep or whole):
             segment_run = jax.checkpoint(segment_run, prevent_cse=False)
-        carry, outputs = segment_run(carry, first)
+        carry, outputs = segment_run(carry, first, rows)
         if collect is None:
             return (carry, None), outputs
         return (carry, collect(collected, outputs, first)), None
 
     if segment >= length:
-        (carry, collected), outputs = advance((carry, collected), jnp.asarray(0, jnp.int32), length, keep=True)
+        start = jnp.asarray(0, jnp.int32)
+        (carry, collected), outputs = advance((carry, collected), start, inputs, length, keep=True)
         return carry, collected if collect is not None else outputs
 
     segments, remainder = divmod(length, segment)
+    edge = segments * segment
     firsts = segment * jnp.arange(segments, dtype=jnp.int32)
-    state, outputs = lax.scan(lambda s, k: advance(s, k, segment), (carry, collected), firsts)
-    outputs = jax.tree.map(lambda o: o.reshape((segments * segment, *o.shape[2:])), outputs)
+    rows = jax.tree.map(lambda leaf: leaf[:edge].reshape((segments, segment, *leaf.shape[1:])), inputs)
+    state, outputs = lax.scan(lambda s, k: advance(s, k[0], k[1], segment), (carry, collected), (firsts, rows))
+    outputs = jax.tree.map(lambda o: o.reshape((edge, *o.shape[2:])), outputs)
     if remainder:  # shorter than a segment: kept instead of computed twice, which saves compiling one more loop
-        state, tail = advance(state, jnp.asarray(segments * segment, jnp.int32), remainder, keep=True)
+        rest = jax.tree.map(lambda leaf: leaf[edge:], inputs)
+        state, tail = advance(state, jnp.asarray(edge, jnp.int32), rest, remainder, keep=True)
         outputs = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), outputs, tail)
     carry, collected = state
     return carry, collected if collect is not None else outputs
+
+
+def _with_inputs(body: Callable[..., tuple[Any, Any]]) -> Callable[[Any, Any], tuple[Any, Any]]:
+    return lambda carry, numbered: body(carry, *numbered)
 
 
 def bounded_while(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.loops import checkpointed_scan
 
@@ -24,6 +25,7 @@ def rollout(
     at: Any = None,
     limit: Any = None,
     segment: int | None = None,
+    forcing: Any = None,
 ) -> Any:
     r"""Run a model and return its states, with a reverse-mode memory of about \(2\sqrt{\text{steps}}\) states.
 
@@ -38,12 +40,13 @@ def rollout(
             array, so other rows need no new compilation. A row outside the window comes back as zeros. Default: all.
         limit: run-time number of steps after which whole segments need not be computed; rows after it are undefined.
         segment: steps between checkpoints, default about sqrt(steps); `steps` or more switches checkpoints off.
+        forcing: increments added to the state after each step, the state's pytree with a leading axis of size `steps`.
 
     Returns:
         The state's pytree with a leading axis: `steps + 1` rows, or one for each entry of `at`.
 
     Raises:
-        ShapeError: if a step returns a state of another structure, shape or dtype.
+        ShapeError: if a step returns a state of another structure, shape or dtype, or `forcing` does not fit.
         ConfigurationError: if `steps` is negative or `at` does not hold integers.
 
     Example:
@@ -56,22 +59,30 @@ def rollout(
     x0 = jax.tree.map(jnp.asarray, x0)
     start = jnp.asarray(start, jnp.int32)
 
-    def body(x: Any, k: Any) -> tuple[Any, Any]:
+    def body(x: Any, k: Any, increment: Any = None) -> tuple[Any, Any]:
         following = model.step(x, start + k)
         _require_same_kind(model, x, following)
+        if increment is not None:
+            following = tree.add(following, increment)
         return following, following
+
+    if forcing is not None and not tree.same_shapes(forcing, jax.eval_shape(lambda: _rows_like(x0, steps))):
+        raise ShapeError(
+            f"rollout: forcing has shape {tree.describe_shapes(forcing)}, but {steps} steps of a state of shape "
+            f"{tree.describe_shapes(x0)} need one increment each"
+        )
 
     if at is None:
         first = jax.tree.map(lambda leaf: leaf[None], x0)
         if steps == 0:
             return first
-        _, rows = checkpointed_scan(body, x0, steps, segment=segment, limit=limit)
+        _, rows = checkpointed_scan(body, x0, steps, segment=segment, limit=limit, inputs=forcing)
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, rows)
 
     at = jnp.asarray(at)
     if at.ndim != 1 or (at.size and not jnp.issubdtype(at.dtype, jnp.integer)):
         raise ConfigurationError(f"rollout: at must be a list of integers, found shape {at.shape} of {at.dtype}")
-    return _selected_rows(body, x0, steps, at.astype(jnp.int32), segment, limit)
+    return _selected_rows(body, x0, steps, at.astype(jnp.int32), segment, limit, forcing)
 
 
 def _require_same_kind(model: Any, before: Any, after: Any) -> None:
@@ -88,15 +99,19 @@ def _require_same_kind(model: Any, before: Any, after: Any) -> None:
         )
 
 
-def _selected_rows(body: Any, x0: Any, steps: int, at: Any, segment: int | None, limit: Any) -> Any:
+def _rows_like(x: Any, count: int) -> Any:
+    return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), x)
+
+
+def _selected_rows(body: Any, x0: Any, steps: int, at: Any, segment: int | None, limit: Any, forcing: Any) -> Any:
     count = at.shape[0]
     if count == 0:
-        return jax.tree.map(lambda leaf: jnp.zeros((0, *leaf.shape), leaf.dtype), x0)
+        return _rows_like(x0, 0)
     # The rows of each segment are added to a buffer of zeros; steps nobody asked for have a slot beyond its end. Sums,
     # not assignments: every slot is written once, and the transpose of a sum leaves the buffer's cotangent alone.
     slots = jnp.full(steps + 1, count, jnp.int32).at[at].set(jnp.arange(count, dtype=jnp.int32), mode="drop")
     slots = slots.at[0].set(count)  # row 0 needs no step
-    buffer = jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), x0)
+    buffer = _rows_like(x0, count)
 
     def collect(buffer: Any, rows: Any, first: Any) -> Any:
         length = jax.tree.leaves(rows)[0].shape[0]
@@ -104,7 +119,9 @@ def _selected_rows(body: Any, x0: Any, steps: int, at: Any, segment: int | None,
         return jax.tree.map(partial(_place, place), buffer, rows)
 
     if steps:
-        _, buffer = checkpointed_scan(body, x0, steps, segment=segment, limit=limit, collect=collect, collected=buffer)
+        _, buffer = checkpointed_scan(
+            body, x0, steps, segment=segment, limit=limit, collect=collect, collected=buffer, inputs=forcing
+        )
     source = slots[jnp.clip(at, 0, steps)]
     inside = (at > 0) & (at <= steps)
 

@@ -3,11 +3,13 @@
 from diffassim.observations.container import Observations
 from diffassim.observations.interpolation import Interpolate
 from diffassim.observations.operators import Compose, Field, Function, Identity, Linear, Operator, Subsample, Subset
+from diffassim.observations.robust import Huber, VariationalQC
 
 __all__ = [
     "Compose",
     "Field",
     "Function",
+    "Huber",
     "Identity",
     "Interpolate",
     "Linear",
@@ -15,4 +17,5 @@ __all__ = [
     "Operator",
     "Subsample",
     "Subset",
+    "VariationalQC",
 ]

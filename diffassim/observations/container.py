@@ -32,6 +32,8 @@ class Observations(Pytree):
         error: observation-error covariance R of one time, from `diffassim.covariances`.
         mask: True where observed, shaped like the values or broadcastable to them; None: wherever the value is finite.
         where: places (or other run-time arguments of H) with a leading time axis; None for operators without.
+        loss: robust loss of the whitened departures, `Huber` or `VariationalQC`; None: Gaussian errors. It acts on
+            each whitened component, so R should be uncorrelated.
 
     Raises:
         ShapeError: if leading axes do not agree.
@@ -50,6 +52,7 @@ class Observations(Pytree):
     error: Any = None
     mask: Any = None
     where: Any = None
+    loss: Any = None
 
     def __post_init__(self) -> None:
         values = jax.tree.map(_as_float, self.values)
@@ -101,6 +104,8 @@ class Observations(Pytree):
     def innovation(self, states: Any, active: Any = None) -> Any:
         r"""Return the whitened, masked departures \(R^{-1/2}(y - H(x))\), zero where nothing was observed.
 
+        With a robust loss they are transformed so that their squared norm is twice the loss.
+
         Args:
             states: states at `steps`, with a leading time axis.
             active: optional booleans of shape (time,): times that count.
@@ -121,7 +126,8 @@ class Observations(Pytree):
             lambda m, y, h: jnp.where(m, y - jnp.where(m, h, y), 0).astype(h.dtype), mask, self.values, predicted
         )
         whitened = self.error.masked(mask).whiten(departure)
-        return jax.tree.map(lambda m, r: jnp.where(m, r, 0), mask, whitened)
+        whitened = jax.tree.map(lambda m, r: jnp.where(m, r, 0), mask, whitened)
+        return whitened if self.loss is None else jax.tree.map(self.loss, whitened)
 
     def count(self) -> Int[Array, ""]:
         """Return how many values are observed."""

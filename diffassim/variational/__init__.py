@@ -1,20 +1,32 @@
 """Variational assimilation: costs, minimizers and the derivatives of their solutions."""
 
 from diffassim.variational.descent import LBFGS, Descent
+from diffassim.variational.four_d_en_var import FourDEnVar
 from diffassim.variational.gauss_newton import GaussNewton
 from diffassim.variational.minimize import MinimizationError, minimize
+from diffassim.variational.posterior import Consistency, Posterior, posterior, randomized_solutions
+from diffassim.variational.sensitivity import ObservationImpact, observation_impact
 from diffassim.variational.solution import Minimum, Solution
 from diffassim.variational.strong_constraint import StrongConstraint4DVar
 from diffassim.variational.three_d_var import ThreeDVar
+from diffassim.variational.weak_constraint import WeakConstraint4DVar
 
 __all__ = [
     "LBFGS",
+    "Consistency",
     "Descent",
+    "FourDEnVar",
     "GaussNewton",
     "MinimizationError",
     "Minimum",
+    "ObservationImpact",
+    "Posterior",
     "Solution",
     "StrongConstraint4DVar",
     "ThreeDVar",
+    "WeakConstraint4DVar",
     "minimize",
+    "observation_impact",
+    "posterior",
+    "randomized_solutions",
 ]

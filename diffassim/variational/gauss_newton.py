@@ -12,6 +12,7 @@ from diffassim.core.errors import require_positive
 from diffassim.core.loops import bounded_while
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
+from diffassim.variational.dual import dual_step
 from diffassim.variational.linearization import MEMORY, stored
 from diffassim.variational.solution import Minimum
 from diffassim.variational.trust_region import truncated_cg
@@ -47,6 +48,8 @@ class GaussNewton(Pytree):
             recomputes them in every product from checkpoints, for windows whose intermediates do not fit in memory.
             None stores them if they take no more than `memory`, and the cost does not set checkpoints of its own.
         memory: bytes that the stored linearization may take (static).
+        dual: solve the inner problem in the space of the observations (static), see `dual_step`: the same analysis
+            with shorter vectors, where there are fewer observed values than control variables.
 
     Raises:
         ConfigurationError: if a tolerance or the consistency level is not positive.
@@ -69,6 +72,7 @@ class GaussNewton(Pytree):
     max_inner: int = static(default=100)
     store_linearization: bool | None = static(default=None)
     memory: int = static(default=MEMORY)
+    dual: bool = static(default=False)
 
     def __post_init__(self) -> None:
         require_positive("GaussNewton.tolerance", self.tolerance)
@@ -171,11 +175,7 @@ class _Search:
         full = s.horizon >= self.window
         small = (gradient_norm <= jnp.asarray(method.tolerance, dtype)) | (s.unverified >= 5)
         # At a minimum, and where nothing is finite, no step is needed: without a gradient the inner loop ends at once.
-        gradient = tree.select(sound & ~(full & small), gradient, tree.zeros_like(gradient))
-        step = truncated_cg(
-            lambda p: adjoint(tangent(p))[0], gradient, s.radius, jnp.asarray(method.inner_tolerance, dtype),
-            method.max_inner, self.unrolled,
-        )  # fmt: skip
+        step = self.inner(tangent, adjoint, residuals, gradient, sound & ~(full & small), s.radius)
         trial_v = tree.add(s.v, step.step)
         trial = 0.5 * tree.squared_norm(cost.residuals(trial_v))
         predicted = step.predicted
@@ -218,6 +218,21 @@ class _Search:
             result=jnp.where(finished, converged, code).astype(jnp.int32),
             done=finished | failed | stalled,
         )
+
+    def inner(self, tangent: Any, adjoint: Any, residuals: Any, gradient: Any, needed: Any, radius: Any) -> Any:
+        """Return the step that minimizes the quadratic model, approximately; zero where none is needed."""
+        tolerance = jnp.asarray(self.method.inner_tolerance, radius.dtype)
+        limit, unrolled = self.method.max_inner, self.unrolled
+        if not self.method.dual:
+            gradient = tree.select(needed, gradient, tree.zeros_like(gradient))
+            return truncated_cg(lambda p: adjoint(tangent(p))[0], gradient, radius, tolerance, limit, unrolled)
+        v, departures = tree.select(needed, residuals, tree.zeros_like(residuals))
+        of_control = tree.zeros_like(v)
+        return dual_step(
+            lambda p: tangent(p)[1],
+            lambda d: adjoint((of_control, d))[0],
+            v, departures, radius, tolerance, limit, unrolled,
+        )  # fmt: skip
 
     @staticmethod
     def next_radius(radius: Any, ratio: Any, step: Any, finite: Any, unverifiable: Any) -> Any:

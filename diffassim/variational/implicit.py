@@ -14,7 +14,7 @@ from diffassim.core.results import Result
 from diffassim.variational.linearization import stored
 from diffassim.variational.solution import Minimum
 
-__all__ = ["implicit_minimum"]
+__all__ = ["hessian_solve", "implicit_minimum"]
 
 # Least relative residual of the Hessian solve: above rounding.
 _TOLERANCE = {"float64": 1e-8, "float32": 1e-4}
@@ -53,10 +53,7 @@ def _forward(cost: Any, method: Any, start: Any) -> tuple[Minimum, Any]:
 
 def _backward(kept: Any, bars: Minimum) -> tuple[Any, None, None]:
     cost, v, tolerance = kept
-    v_bar = bars.control
-    dtype = jnp.result_type(*jax.tree.leaves(v))
-    tolerance = jnp.maximum(_SHARE * jnp.asarray(tolerance, dtype), _TOLERANCE[str(dtype)])
-    w = _solve(_hessian(cost, v), v_bar, jax.lax.stop_gradient(tolerance))
+    w = hessian_solve(cost, v, bars.control, tolerance)
 
     def slope(cost: Any) -> Any:
         kept = stored(cost, v) or cost
@@ -65,6 +62,20 @@ def _backward(kept: Any, bars: Minimum) -> tuple[Any, None, None]:
     value, pull_back = jax.vjp(slope, cost)
     (cost_bar,) = pull_back(-jnp.ones_like(value))
     return cost_bar, None, None
+
+
+def hessian_solve(cost: Any, v: Any, v_bar: Any, tolerance: Any) -> Any:
+    r"""Return \((\nabla^2 J)^{-1} \bar v\) with the full Hessian at v, or NaN where it is not positive definite.
+
+    Args:
+        cost: the cost.
+        v: control vector, a minimizer.
+        v_bar: right-hand side, shaped like v.
+        tolerance: the minimizer's tolerance; the relative residual of the solve is a tenth of it.
+    """
+    dtype = jnp.result_type(*jax.tree.leaves(v))
+    tolerance = jnp.maximum(_SHARE * jnp.asarray(tolerance, dtype), _TOLERANCE[str(dtype)])
+    return _solve(_hessian(cost, v), v_bar, jax.lax.stop_gradient(tolerance))
 
 
 def _hessian(cost: Any, v: Any) -> Any:

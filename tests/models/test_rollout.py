@@ -93,3 +93,29 @@ def test_bad_rows_and_negative_steps_are_named():
         da.rollout(MODEL, X0, -1)
     with pytest.raises(da.ConfigurationError, match="at must be a list of integers"):
         da.rollout(MODEL, X0, 2, at=jnp.asarray([0.5]))
+
+
+@pytest.mark.parametrize("segment", [None, 2, 7])
+def test_forcing_is_added_after_each_step(segment):
+    model = da.models.FunctionModel(lambda x, t: 0.9 * x + jnp.sin(x))
+    forcing = jnp.asarray(np.random.default_rng(0).normal(size=(7, 3)))
+
+    def by_hand(x, forcing):
+        rows = [x]
+        for q in forcing:
+            rows.append(model.step(rows[-1], 0) + q)
+        return jnp.stack(rows)
+
+    def total(run):
+        return lambda x, q: jnp.sum(run(x, q) ** 3)
+
+    def run(x, q):
+        return da.rollout(model, x, 7, forcing=q, segment=segment)
+
+    x = jnp.ones(3)
+    np.testing.assert_allclose(run(x, forcing), by_hand(x, forcing), rtol=1e-13)
+    found, expected = (jax.grad(total(f), argnums=(0, 1))(x, forcing) for f in (run, by_hand))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-11)
+    with pytest.raises(da.ShapeError, match=r"forcing has shape \(6, 3\), but 7 steps of a state of shape \(3,\)"):
+        run(x, forcing[:6])

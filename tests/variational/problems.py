@@ -9,7 +9,7 @@ import diffassim as da
 from benchmarks.problems import lorenz96_window
 from diffassim.models.base import Model
 
-__all__ = ["LinearModel", "kalman_smoother_initial_state", "linear_gaussian", "lorenz96_window"]
+__all__ = ["LinearModel", "kalman_smoother", "kalman_smoother_initial_state", "linear_gaussian", "lorenz96_window"]
 
 
 class LinearModel(Model):
@@ -37,20 +37,25 @@ def linear_gaussian(n=6, m=3, times=4, seed=0):
 
 
 def kalman_smoother_initial_state(A, H, B, R, x_b, y):
-    """Rauch-Tung-Striebel smoother (no model error): mean of the initial state given all observations."""
+    """Mean of the initial state given all observations, without model error."""
+    return kalman_smoother(A, H, B, R, x_b, y)[0][0]
+
+
+def kalman_smoother(A, H, B, R, x_b, y, Q=0.0):
+    """Rauch-Tung-Striebel smoother: means and covariances of the states at all times given all observations."""
     means, covariances, forecasts = [], [], []
     mean, P = x_b, B
     for k, value in enumerate(y):
         if k:
-            mean, P = A @ mean, A @ P @ A.T
+            mean, P = A @ mean, A @ P @ A.T + Q
         forecasts.append((mean, P))
         gain = P @ H.T @ np.linalg.inv(H @ P @ H.T + R)
         mean, P = mean + gain @ (value - H @ mean), P - gain @ H @ P
         means.append(mean)
         covariances.append(P)
-    smoothed = means[-1]
     for k in range(len(y) - 2, -1, -1):
         forecast_mean, forecast_P = forecasts[k + 1]
         gain = covariances[k] @ A.T @ np.linalg.inv(forecast_P)
-        smoothed = means[k] + gain @ (smoothed - forecast_mean)
-    return smoothed
+        means[k] = means[k] + gain @ (means[k + 1] - forecast_mean)
+        covariances[k] = covariances[k] + gain @ (covariances[k + 1] - forecast_P) @ gain.T
+    return np.array(means), np.array(covariances)

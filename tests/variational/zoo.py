@@ -23,7 +23,7 @@ from diffassim.covariances import (
     Zero,
 )
 from diffassim.models import FunctionModel, Lorenz63, Lorenz96
-from diffassim.observations import Field, Function, Identity, Linear, Subsample, Subset
+from diffassim.observations import Field, Function, Huber, Identity, Linear, Subsample, Subset, VariationalQC
 
 
 class Entry(NamedTuple):
@@ -66,6 +66,10 @@ SWIRL = FunctionModel(_swirl, arguments=0.1)
 
 def four_d_var(B, observations, model=SWIRL, background=X_B, **options):
     return da.StrongConstraint4DVar(model, background, B, observations, **options)
+
+
+def weak(Q, observations, model=SWIRL, background=X_B, B=Diagonal(std=0.9), **options):  # noqa: B008
+    return da.WeakConstraint4DVar(model, background, B, Q, observations, **options)
 
 
 def _swing(x, t, length):
@@ -137,6 +141,27 @@ COSTS = [
     )),
     Entry("4D-Var shorter horizon", "StrongConstraint4DVar", four_d_var(
         Diagonal(std=0.9), observed(), horizon=jnp.asarray(2), segment=1
+    )),
+    Entry("4D-Var Huber", "StrongConstraint4DVar", four_d_var(
+        Diagonal(std=0.9), observed(GAPPY).replace(loss=Huber(1.1))
+    )),
+    Entry("4D-Var variational quality control", "StrongConstraint4DVar", four_d_var(
+        Diagonal(std=0.9), observed(GAPPY).replace(loss=VariationalQC(0.05, 4.0))
+    )),
+    Entry("4DEnVar", "FourDEnVar", da.FourDEnVar.from_model(
+        SWIRL, X_B, X_B + RNG.normal(size=(4, N)), observed(GAPPY, operator=jnp.tanh)
+    )),
+    Entry("4DEnVar localized", "FourDEnVar", da.FourDEnVar.from_model(
+        SWIRL, X_B, X_B + RNG.normal(size=(3, N)), observed(GAPPY), Matern(1.0, 1.5, CIRCLE)
+    )),
+    Entry("weak 4D-Var", "WeakConstraint4DVar", weak(Matern(0.3, 1.5, CIRCLE), observed(GAPPY))),
+    Entry("weak 4D-Var, blocks and an incomplete one", "WeakConstraint4DVar", weak(
+        Dense.from_matrix(0.1 * spd(N, 3)), observed(VALUES, [0, 2, 5]), every=2, segment=2, horizon=jnp.asarray(4)
+    )),
+    Entry("weak 4D-Var, one part exact, parameters", "WeakConstraint4DVar", weak(
+        Blocks({"angle": Zero(), "speed": Diagonal(std=0.1)}), observed(VALUES[:, 0], STEPS, Field("angle")),
+        FunctionModel(_swing, arguments=1.5), {"angle": 0.7, "speed": 1.0}, None,
+        parameters={"arguments": Diagonal(std=0.1)},
     )),
 ]  # fmt: skip
 
