@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffassim.core.errors import ConfigurationError, ShapeError
+from diffassim.cycling.times import error_rows
 
 __all__ = ["split_windows"]
 
@@ -58,13 +59,17 @@ def split_windows(observations: Any, steps: int, count: int) -> Any:
     def take_mask(leaf: Any) -> Any:
         return take(leaf) & real.reshape(real.shape + (1,) * (leaf.ndim - 1))
 
-    windows = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *jnp.shape(leaf))), observations)
+    def repeat(leaf: Any) -> Any:
+        return jnp.broadcast_to(leaf, (count, *jnp.shape(leaf)))
+
+    windows = jax.tree.map(repeat, observations)
     # Assembled from parts that were checked when the record was built; the constructor would check one window's shapes.
     parts = {
         "values": jax.tree.map(take, observations.values),
         "steps": jnp.asarray(relative, jnp.int32),
         "mask": jax.tree.map(take_mask, observations.mask),
         "where": jax.tree.map(take, observations.where),
+        "error": error_rows(observations.error, observations.values, take, repeat),
     }
     windows.__dict__.update(parts)
     return windows

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree
 from diffassim.ensemble.members import check_ensemble
 
@@ -57,6 +58,7 @@ def whitened_departures(ensemble: Any, observations: Any) -> Departures:
 
     Raises:
         ShapeError: if the ensemble has fewer than two members, or H(x) is shaped unlike the values.
+        ConfigurationError: if a stream has a robust loss.
 
     Example:
         >>> import diffassim as da
@@ -67,6 +69,11 @@ def whitened_departures(ensemble: Any, observations: Any) -> Departures:
     """
     ensemble = check_ensemble("whitened_departures", ensemble)
     streams = as_streams(observations)
+    robust = [type(stream.loss).__name__ for stream in streams if stream.loss is not None]
+    if robust:
+        raise ConfigurationError(
+            f"an ensemble analysis needs Gaussian observation errors, found the loss {robust[0]}; leave `loss` out"
+        )
 
     def innovations(member: Any) -> Any:
         return flat([stream.innovation(_repeated(member, stream.steps.shape[0])) for stream in streams])

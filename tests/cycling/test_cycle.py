@@ -34,6 +34,21 @@ def test_every_observation_falls_into_one_window():
     assert cut.values[..., 0][real].tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
 
 
+@pytest.mark.parametrize("dense", [False, True])
+def test_errors_of_each_time_go_with_their_window(dense):
+    std = np.linspace(0.5, 2.0, 12).reshape(4, 3)
+    R = da.covariances.Dense(jnp.asarray(np.stack([np.diag(s) for s in std]))) if dense else None
+    error = da.covariances.Diagonal(std=jnp.asarray(std)) if R is None else R
+    record = da.Observations(np.ones((4, 3)), [0, 2, 3, 4], error=error)
+    windows = da.split_windows(record, steps=2, count=2)
+    found = windows.error.factor if dense else windows.error.std
+    np.testing.assert_array_equal(
+        found, np.asarray(error.factor if dense else error.std).reshape(2, 2, *found.shape[2:])
+    )
+    innovation = jax.vmap(lambda stream: stream.innovation(jnp.zeros((2, 3))))(windows)
+    np.testing.assert_allclose(innovation.reshape(4, 3), 1 / std, rtol=1e-12)
+
+
 def test_the_cycle_is_its_windows_one_by_one():
     model, x_b, obs, _ = twin(windows=3)
     _, _, history = da.cycle(da.FourDVar(STD), model, x_b, obs, steps=4)

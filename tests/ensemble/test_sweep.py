@@ -200,3 +200,9 @@ def test_impossible_inflation_is_named(wrong):
     for relaxation in (da.ensemble.RelaxToPriorSpread, da.ensemble.RelaxToPriorPerturbations):
         with pytest.raises(ConfigurationError, match=r"must be in \[0, 1\]"):
             relaxation(wrong - 0.5)
+
+
+def test_a_robust_loss_is_refused():
+    y = observed(values()).replace(loss=da.observations.Huber())
+    with pytest.raises(ConfigurationError, match="Gaussian observation errors, found the loss Huber"):
+        da.ETKF().analyze(KEY, ensemble(), y)
