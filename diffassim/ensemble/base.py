@@ -12,10 +12,11 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
-from diffassim.ensemble.departures import Departures, as_streams, whitened_departures
+from diffassim.ensemble.departures import Departures, whitened_departures
 from diffassim.ensemble.inflation import as_inflation
 from diffassim.ensemble.members import check_ensemble, finite_members, total_spread, transformed
 from diffassim.ensemble.rotation import mean_preserving_rotation
+from diffassim.observations.container import as_streams
 
 __all__ = ["AnalysisInfo", "EnsembleMethod", "GlobalFilter"]
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree
 from diffassim.ensemble.members import check_ensemble
+from diffassim.observations.container import as_streams
 
 __all__ = ["Departures", "whitened_departures"]
 
@@ -81,11 +82,6 @@ def whitened_departures(ensemble: Any, observations: Any) -> Departures:
     each = jax.vmap(innovations)(ensemble)
     d = jnp.mean(each, axis=0)
     return Departures(d, d[None] - each, flat([stream.mask for stream in streams]))
-
-
-def as_streams(observations: Any) -> tuple[Any, ...]:
-    """Return the streams as a tuple."""
-    return observations if isinstance(observations, tuple) else (observations,)
 
 
 def flat(values: Any) -> Float[Array, " m"]:

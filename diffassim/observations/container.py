@@ -14,7 +14,7 @@ from diffassim.core.errors import DataError, ShapeError, concrete
 from diffassim.core.pytree import Pytree
 from diffassim.observations.operators import Identity, as_operator
 
-__all__ = ["Observations"]
+__all__ = ["Observations", "as_streams"]
 
 
 class Observations(Pytree):
@@ -139,6 +139,11 @@ class Observations(Pytree):
                 f"Observations: H(x) gives shape {tree.describe_shapes(predicted)} (with the time axis), but the "
                 f"values have shape {tree.describe_shapes(self.values)}"
             )
+
+
+def as_streams(observations: Any) -> tuple[Any, ...]:
+    """Return observations as a tuple of streams, whether they are one `Observations` or a tuple of them."""
+    return observations if isinstance(observations, tuple) else (observations,)
 
 
 def _as_float(value: Any) -> Any:

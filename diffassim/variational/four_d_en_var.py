@@ -14,7 +14,8 @@ from diffassim.core.errors import ShapeError, require_finite
 from diffassim.core.pytree import Pytree
 from diffassim.covariances.ensemble import Ensemble
 from diffassim.models.rollout import rollout
-from diffassim.variational.window import as_streams, innovations
+from diffassim.observations.container import as_streams
+from diffassim.variational.window import innovations
 
 __all__ = ["FourDEnVar"]
 

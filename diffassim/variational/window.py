@@ -13,9 +13,10 @@ from jaxtyping import Array, Float
 from diffassim.core import tree
 from diffassim.core.errors import ShapeError, concrete, require_finite
 from diffassim.models.rollout import rollout
+from diffassim.observations.container import as_streams
 from diffassim.variational.parameters import control_like, with_parameters
 
-__all__ = ["WindowCost", "as_streams", "innovations"]
+__all__ = ["WindowCost", "innovations"]
 
 
 class WindowCost:
@@ -109,11 +110,6 @@ class WindowCost:
             self.controlled_model(v), self.state(v), steps,
             start=self.start, segment=self.segment, forcing=self.forcing(v, steps), **options,
         )  # fmt: skip
-
-
-def as_streams(observations: Any) -> tuple[Any, ...]:
-    """Return the observations as a tuple of streams."""
-    return observations if isinstance(observations, tuple) else (observations,)
 
 
 def innovations(streams: tuple[Any, ...], states: Any, last: Any = None) -> tuple[Any, ...]:
