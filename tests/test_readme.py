@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import jax.numpy as jnp
-import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -15,11 +14,13 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_python_blocks_run(code):
+def test_python_blocks_run_one_after_the_other():
     names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)
+    for code in blocks("python"):
+        exec(compile(code, "README.md", "exec"), names)
     assert jnp.isfinite(names["gradient"])
+    spread = names["history"].info
+    assert jnp.all(spread.analysis_spread < spread.background_spread)
 
 
 def test_the_first_commands_are_those_that_ci_runs():
