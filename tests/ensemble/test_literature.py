@@ -78,14 +78,18 @@ def scores(row):
     return [np.asarray(found) for found in run(jax.random.split(jax.random.key(2024), SEEDS))]
 
 
+def marked(row):
+    # Inflation of 1.013 is just enough: one of these five seeds loses the truth, and the mean over all is .41.
+    loses = pytest.mark.xfail(strict=True, reason="one of five seeds loses the truth", raises=AssertionError)
+    return pytest.param(row, id=row.name, marks=[loses] if row.name == "L96 ETKF 24" else [])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [marked(row) for row in ROWS])
 def test_the_documented_score_is_reached(row):
     error, _, result = scores(row)
     assert np.all(result == da.Result.CONVERGED)
-    # A run that loses the truth is counted, not averaged: with 24 members and inflation 1.013, one of the five does.
-    lost = error > (1 if row.setup is L96 else 2)
-    assert np.sum(lost) <= (1 if row.name == "L96 ETKF 24" else 0), error
-    error = error[~lost]
     standard_error = np.std(error, ddof=1) / error.size**0.5
+    # A lost run widens the standard error so far that anything would pass: it is a failure of its own.
+    assert np.all(error <= 2 * row.documented), error
     assert np.mean(error) <= row.documented + max(0.03 * row.documented, 2 * standard_error), error
