@@ -5,26 +5,40 @@ from diffassim.covariances.base import Covariance, NotAvailableError
 from diffassim.covariances.blocks import Blocks
 from diffassim.covariances.combined import Scaled, Sum
 from diffassim.covariances.dense import Dense
+from diffassim.covariances.desroziers import Departures, TunedFactors, departure_statistics, tune_factors
 from diffassim.covariances.diagonal import Diagonal, Zero
 from diffassim.covariances.diffusion import Diffusion
 from diffassim.covariances.ensemble import Ensemble
+from diffassim.covariances.fit_parameters import Fitted, fit_parameters
+from diffassim.covariances.forecast_differences import forecast_differences
 from diffassim.covariances.gaussian import Gaussian
 from diffassim.covariances.kronecker import Kronecker
+from diffassim.covariances.likelihood import negative_log_likelihood
+from diffassim.covariances.low_rank import LowRank
 from diffassim.covariances.matern import Matern
 
 __all__ = [
     "Blocks",
     "Covariance",
     "Dense",
+    "Departures",
     "Diagonal",
     "Diffusion",
     "Ensemble",
+    "Fitted",
     "Gaussian",
     "Grid",
     "Kronecker",
+    "LowRank",
     "Matern",
     "NotAvailableError",
     "Scaled",
     "Sum",
+    "TunedFactors",
     "Zero",
+    "departure_statistics",
+    "fit_parameters",
+    "forecast_differences",
+    "negative_log_likelihood",
+    "tune_factors",
 ]

@@ -1,5 +1,6 @@
 """Tests and scores for the user's own models and assimilations."""
 
+from diffassim.diagnostics.covariance import check_covariance
 from diffassim.diagnostics.gradient import check_adjoint, check_gradient
 
-__all__ = ["check_adjoint", "check_gradient"]
+__all__ = ["check_adjoint", "check_covariance", "check_gradient"]

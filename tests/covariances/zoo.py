@@ -21,6 +21,7 @@ from diffassim.covariances import (
     Ensemble,
     Gaussian,
     Kronecker,
+    LowRank,
     Matern,
     Zero,
 )
@@ -97,6 +98,11 @@ COVARIANCES = [
         solves=False,
     ),
     Entry("ensemble pytree", Ensemble(COLUMNS), column, whitens=False, solves=False),
+    Entry("low rank", LowRank(MEMBERS[:2]), array(6), whitens=False, solves=False),
+    Entry("low rank with residual", LowRank(MEMBERS[:2], Diagonal(FIELD)), array(6)),
+    Entry(
+        "low rank pytree", LowRank(COLUMNS, Diagonal(Column(2.0, {"low": np.array([1.0, 3.0]), "high": 0.5}))), column
+    ),
     Entry("hybrid", 0.5 * Diagonal(std=0.8) + 0.5 * Ensemble(MEMBERS), array(6), whitens=False),
 ]
 
