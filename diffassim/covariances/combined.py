@@ -25,7 +25,7 @@ class Scaled(Covariance):
     Args:
         covariance: B.
         factor: a >= 0; with a = 0 the term is switched off: it has no `whiten`, and its derivative in a is that of
-            `apply`, while that of `sqrt` is set to zero.
+            `apply`, while that of `sqrt` is set to zero. In traced code a negative factor makes both roots NaN.
         mask: components that are multiplied (set by `masked`); None for all.
 
     Raises:
@@ -60,7 +60,8 @@ class Scaled(Covariance):
         if power == 0.5:
             # Double where: the derivative of sqrt at zero must not turn a switched-off term into NaN.
             positive = factor > 0
-            number = jnp.where(positive, jnp.sqrt(jnp.where(positive, factor, 1)), 0)
+            # A negative factor, which only traced code can bring here, must not pass as a term switched off.
+            number = jnp.where(positive, jnp.sqrt(jnp.where(positive, factor, 1)), jnp.where(factor == 0, 0.0, jnp.nan))
         else:
             number = {-0.5: lambda: 1 / jnp.sqrt(factor), 1.0: lambda: factor, -1.0: lambda: 1 / factor}[power]()
         if self.mask is None:

@@ -65,9 +65,9 @@ def check_covariance(B: Covariance, x: Any, *, seed: int = 0, tolerance: float |
     For random vectors u, w: B is linear, symmetric and positive; \(L L^\top = B\) with \(L^\top\) the adjoint of L;
     \(B^{-1} B u = u\) as seen by B; \(|W B u|^2 = u^\top B u\); the log determinant is that of the matrix; the variance
     of draws along u is \(u^\top B u\) within five standard errors; the gradient in all parameters passes the Taylor
-    test (in float64). Up to 300 components B is also written out, and its smallest eigenvalue and determinant are tested; beyond,
-    positivity is tested along random vectors only and the determinant not at all, and the report says so. Operations
-    that the covariance does not offer are left out.
+    test (in float64). Up to 300 components B is also written out, and its smallest eigenvalue and determinant are
+    tested; beyond, positivity is tested along random vectors only and the determinant not at all, and the report says
+    so. Operations that the covariance does not offer are left out.
 
     Args:
         B: the covariance, of any class with the methods of `Covariance`.

@@ -111,3 +111,12 @@ def test_a_singular_gaussian_is_named_outside_and_nan_inside_of_traced_code():
         with pytest.raises(ConfigurationError, match="give a nugget"):
             operation(x)
     assert np.isnan(jax.jit(lambda B: B.whiten(x))(B)).all()
+
+
+def test_a_negative_weight_is_nan_inside_of_traced_code():
+    def increment(weight):
+        return (weight * Diagonal(1.0)).sqrt(jnp.ones(2)), (weight * Diagonal(1.0)).whiten(jnp.ones(2))
+
+    negative, zero = jax.jit(increment)(-0.5), jax.jit(increment)(0.0)
+    assert np.isnan(negative).all()
+    assert zero[0].tolist() == [0.0, 0.0]
