@@ -1,6 +1,8 @@
-"""Tests and scores for the user's own models and assimilations."""
+"""Tests, accounts and scores for the user's own models and assimilations."""
 
 from diffassim.diagnostics.covariance import check_covariance
 from diffassim.diagnostics.gradient import check_adjoint, check_gradient
+from diffassim.diagnostics.observability import observability
+from diffassim.diagnostics.summary import summary
 
-__all__ = ["check_adjoint", "check_covariance", "check_gradient"]
+__all__ = ["check_adjoint", "check_covariance", "check_gradient", "observability", "summary"]

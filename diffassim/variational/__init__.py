@@ -1,8 +1,10 @@
 """Variational assimilation: costs, minimizers and the derivatives of their solutions."""
 
 from diffassim.variational.descent import LBFGS, Descent
+from diffassim.variational.forecast_error import ForecastError
 from diffassim.variational.four_d_en_var import FourDEnVar
 from diffassim.variational.gauss_newton import GaussNewton
+from diffassim.variational.influence import observation_influence
 from diffassim.variational.minimize import MinimizationError, minimize
 from diffassim.variational.posterior import Consistency, Posterior, posterior, randomized_solutions
 from diffassim.variational.sensitivity import ObservationImpact, observation_impact
@@ -15,6 +17,7 @@ __all__ = [
     "LBFGS",
     "Consistency",
     "Descent",
+    "ForecastError",
     "FourDEnVar",
     "GaussNewton",
     "MinimizationError",
@@ -27,6 +30,7 @@ __all__ = [
     "WeakConstraint4DVar",
     "minimize",
     "observation_impact",
+    "observation_influence",
     "posterior",
     "randomized_solutions",
 ]

@@ -13,6 +13,7 @@ from diffassim.core.loops import bounded_while
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
 from diffassim.variational.solution import Minimum
+from diffassim.variational.terms import cost_terms
 
 __all__ = ["LBFGS", "Descent"]
 
@@ -47,13 +48,18 @@ class Descent(Pytree):
         """Minimize `cost` from the control vector `start`; see `GaussNewton.search`."""
         import optax  # here and below: it would take half of this package's import time
 
-        value_and_gradient = jax.value_and_grad(cost)
-        optimizer = optax.with_extra_args_support(self.optimizer)
         dtype = jnp.result_type(*jax.tree.leaves(start))
+
+        def cost_and_terms(v: Any) -> tuple[Any, Any]:
+            residuals = cost.residuals(v)
+            return 0.5 * tree.squared_norm(residuals), cost_terms(residuals, dtype)
+
+        value_and_gradient = jax.value_and_grad(cost_and_terms, has_aux=True)
+        optimizer = optax.with_extra_args_support(self.optimizer)
         window = getattr(cost, "steps", 0)
 
         def evaluate(s: _State) -> _State:
-            value, gradient = value_and_gradient(s.v)
+            (value, terms), gradient = value_and_gradient(s.v)
             norm = tree.norm(gradient)
             sound = jnp.isfinite(value) & jnp.isfinite(norm)
             better = sound & (value < s.best_cost)
@@ -68,6 +74,7 @@ class Descent(Pytree):
                 best_cost=jnp.where(better, value, s.best_cost),
                 best_norm=jnp.where(better, norm, s.best_norm),
                 history=s.history.at[s.iterations].set(value),
+                terms=jax.tree.map(lambda history, term: history.at[s.iterations].set(term), s.terms, terms),
                 iterations=s.iterations + 1,
                 evaluations=s.evaluations + 1 + jnp.asarray(_linesearch_steps(memory), jnp.int32),
                 result=code.astype(jnp.int32),
@@ -75,8 +82,10 @@ class Descent(Pytree):
             )
 
         infinity = jnp.asarray(jnp.inf, dtype)
+        names = jax.eval_shape(lambda v: cost_and_terms(v)[1], start)
         state = _State(
             start, optimizer.init(start), start, infinity, infinity, jnp.full(self.max_iterations, jnp.nan, dtype),
+            jax.tree.map(lambda _: jnp.full(self.max_iterations, jnp.nan, dtype), names),
             jnp.asarray(0, jnp.int32), jnp.asarray(0, jnp.int32), jnp.asarray(Result.MAX_ITERATIONS, jnp.int32),
             jnp.asarray(False),
         )  # fmt: skip
@@ -85,8 +94,9 @@ class Descent(Pytree):
             jnp.int32
         )
         return Minimum(
-            end.best_v, end.history, horizons, end.best_norm, end.iterations, end.evaluations.astype(dtype), end.result
-        )
+            end.best_v, end.history, horizons, end.best_norm, end.iterations, end.evaluations.astype(dtype),
+            end.result, end.terms,
+        )  # fmt: skip
 
 
 def LBFGS(tolerance: float = 1e-3, max_iterations: int = 500, memory_size: int = 10) -> Descent:
@@ -136,6 +146,7 @@ class _State(NamedTuple):
     best_cost: Any
     best_norm: Any
     history: Any
+    terms: Any
     iterations: Any
     evaluations: Any
     result: Any

@@ -15,6 +15,7 @@ from diffassim.core.results import Result
 from diffassim.variational.dual import dual_step
 from diffassim.variational.linearization import MEMORY, stored
 from diffassim.variational.solution import Minimum
+from diffassim.variational.terms import cost_terms
 from diffassim.variational.trust_region import truncated_cg
 
 __all__ = ["GaussNewton"]
@@ -103,6 +104,7 @@ class _State(NamedTuple):
     best_gradient_norm: Any
     cost_history: Any
     horizon_history: Any
+    terms: Any
     iterations: Any
     unverified: Any  # steps taken on the model's word alone
     work: Any
@@ -144,11 +146,13 @@ class _Search:
         dtype = jnp.result_type(*jax.tree.leaves(start)) if jax.tree.leaves(start) else jnp.result_type(float)
         limit = self.method.max_iterations
         infinity, zero = jnp.asarray(jnp.inf, dtype), jnp.asarray(0, jnp.int32)
+        names = jax.eval_shape(lambda v: cost_terms(self.cost.residuals(v), dtype), start)
         state = _State(
             v=start, horizon=self.window, radius=infinity,
             stable_v=start, stable_horizon=zero,
             best_v=start, best_cost=infinity, best_gradient_norm=infinity,
             cost_history=jnp.full(limit, jnp.nan, dtype), horizon_history=jnp.full(limit, -1, jnp.int32),
+            terms=jax.tree.map(lambda _: jnp.full(limit, jnp.nan, dtype), names),
             iterations=zero, unverified=zero, work=jnp.zeros((), dtype),
             result=jnp.asarray(Result.MAX_ITERATIONS, jnp.int32), done=jnp.asarray(False),
         )  # fmt: skip
@@ -161,6 +165,7 @@ class _Search:
             end.iterations,
             end.work,
             end.result,
+            end.terms,
         )
 
     def iterate(self, s: _State) -> _State:
@@ -212,6 +217,9 @@ class _Search:
             best_gradient_norm=jnp.where(better, gradient_norm, s.best_gradient_norm),
             cost_history=s.cost_history.at[s.iterations].set(value),
             horizon_history=s.horizon_history.at[s.iterations].set(s.horizon),
+            terms=jax.tree.map(
+                lambda history, term: history.at[s.iterations].set(term), s.terms, cost_terms(residuals, dtype)
+            ),
             iterations=s.iterations + 1,
             unverified=jnp.where(halve | grow, 0, s.unverified + unverifiable.astype(jnp.int32)),
             work=s.work + (1.3 + step.products.astype(dtype)) * fraction,

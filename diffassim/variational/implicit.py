@@ -16,8 +16,9 @@ from diffassim.variational.solution import Minimum
 
 __all__ = ["hessian_solve", "implicit_minimum"]
 
-# Least relative residual of the Hessian solve: above rounding.
+# Least relative residual of the Hessian solve: for gradients through a search, and where more is asked for.
 _TOLERANCE = {"float64": 1e-8, "float32": 1e-4}
+_ROUNDING = {"float64": 1e-12, "float32": 1e-6}
 _SHARE = 0.1  # of the search's tolerance: the solve is no more exact than the point at which it is made
 _MAX_ITERATIONS = 1000
 
@@ -53,7 +54,8 @@ def _forward(cost: Any, method: Any, start: Any) -> tuple[Minimum, Any]:
 
 def _backward(kept: Any, bars: Minimum) -> tuple[Any, None, None]:
     cost, v, tolerance = kept
-    w = hessian_solve(cost, v, bars.control, tolerance)
+    least = _TOLERANCE[str(jnp.result_type(*jax.tree.leaves(v)))] / _SHARE
+    w = hessian_solve(cost, v, bars.control, jnp.maximum(tolerance, least))
 
     def slope(cost: Any) -> Any:
         kept = stored(cost, v) or cost
@@ -74,7 +76,7 @@ def hessian_solve(cost: Any, v: Any, v_bar: Any, tolerance: Any) -> Any:
         tolerance: the minimizer's tolerance; the relative residual of the solve is a tenth of it.
     """
     dtype = jnp.result_type(*jax.tree.leaves(v))
-    tolerance = jnp.maximum(_SHARE * jnp.asarray(tolerance, dtype), _TOLERANCE[str(dtype)])
+    tolerance = jnp.maximum(_SHARE * jnp.asarray(tolerance, dtype), _ROUNDING[str(dtype)])
     return _solve(_hessian(cost, v), v_bar, jax.lax.stop_gradient(tolerance))
 
 

@@ -15,6 +15,8 @@ from diffassim.core.krylov import lanczos
 from diffassim.core.pytree import Pytree
 from diffassim.variational.gauss_newton import GaussNewton
 from diffassim.variational.linearization import stored
+from diffassim.variational.solution import require_converged
+from diffassim.variational.terms import observed_counts
 
 __all__ = ["Consistency", "Posterior", "posterior", "randomized_solutions"]
 
@@ -46,7 +48,7 @@ class Posterior(Pytree):
     def covariance(self, x: Any) -> Any:
         """Return P_a x for a state x."""
         root, transposed = self._root()
-        return root(self._scaled(-self.values / (1 + self.values), transposed(x)))
+        return root(self.scaled(-self.values / (1 + self.values), transposed(x)))
 
     def variance(self) -> Any:
         """Return the diagonal of P_a, shaped like the state, from one product for each of its components."""
@@ -81,7 +83,7 @@ class Posterior(Pytree):
 
     def control_from(self, noise: Any) -> Any:
         """Return v + (I + A^T A)^(-1/2) noise; with noise N(0, I) a draw of the control vector."""
-        return tree.add(self.control, self._scaled((1 + self.values) ** -0.5 - 1, noise))
+        return tree.add(self.control, self.scaled((1 + self.values) ** -0.5 - 1, noise))
 
     def draw(self, key: jax.Array, count: int) -> Any:
         """Return `count` draws of the state at the window start (through a nonlinear transform where there is one)."""
@@ -95,53 +97,51 @@ class Posterior(Pytree):
         r"""Return the part of each stream, the trace of its block of the influence matrix A (I + A^T A)^(-1) A^T."""
         _, tangent = jax.linearize(lambda v: self.cost.residuals(v)[1], self.control)
         images = jax.vmap(tangent)(self.vectors)
+        seen = self.seen()
         return tuple(
-            sum(
-                (jnp.tensordot(1 / (1 + self.values), jnp.sum(a.reshape((len(a), -1)) ** 2, 1), 1)
-                 for a in jax.tree.leaves(stream)), jnp.zeros((), self.values.dtype),
-            ) for stream in images
-        )  # fmt: skip
+            sum((jnp.tensordot(seen, a, 1) for a in _squares(stream)), jnp.zeros((), seen.dtype)) for stream in images
+        )
+
+    def used_by_part(self) -> dict[str, Float[Array, ""]]:
+        """Return the degrees of freedom for signal of each part of the control vector; they sum to the whole."""
+        weights = self.values / (1 + self.values)
+
+        def of(part: Any) -> Any:
+            return sum((jnp.tensordot(weights, u, 1) for u in _squares(part)), jnp.zeros((), weights.dtype))
+
+        return {name: of(part) for name, part in self.vectors.items()}
+
+    def seen(self) -> Float[Array, " rank"]:
+        r"""Return \(1 / (1 + \lambda_i)\), the weights of the influence matrix's pairs; zero where left out."""
+        return jnp.where(self.values > 0, 1 / (1 + self.values), 0)
 
     def consistency(self) -> Consistency:
         """Compare each term of the cost with what it should be if B, R (and Q) are right."""
         v, departures = self.cost.residuals(self.control)
         streams = self.degrees_of_freedom_by_stream()
-        weights = self.values / (1 + self.values)
-        background = {
-            name: (tree.squared_norm(part), self._expected(weights, self.vectors[name])) for name, part in v.items()
-        }
         found, expected, count = [], [], []
-        for stream, used, innovation in zip(self.cost.observations, streams, departures, strict=True):
-            counted = self._counted(stream)
+        for counted, used, innovation in zip(observed_counts(self.cost), streams, departures, strict=True):
             found.append(tree.squared_norm(innovation))
             expected.append(counted.astype(used.dtype) - used)
             count.append(counted)
         return Consistency(
-            {name: value for name, (value, _) in background.items()}, {name: e for name, (_, e) in background.items()},
+            {name: tree.squared_norm(part) for name, part in v.items()}, self.used_by_part(),
             tuple(found), tuple(expected), sum(count, jnp.asarray(0, jnp.int32)),
         )  # fmt: skip
-
-    def _counted(self, stream: Any) -> Any:
-        last = getattr(self.cost, "horizon", None)
-        inside = jnp.ones(stream.steps.shape, bool) if last is None else stream.steps <= last
-        masks = jax.tree.leaves(stream.mask)
-        counts = [jnp.sum(m & inside.reshape((-1,) + (1,) * (m.ndim - 1)), dtype=jnp.int32) for m in masks]
-        return sum(counts, jnp.asarray(0, jnp.int32))
-
-    @staticmethod
-    def _expected(weights: Any, part: Any) -> Any:
-        parts = [jnp.sum(u.reshape((len(u), -1)) ** 2, axis=1) for u in jax.tree.leaves(part)]
-        return sum((jnp.tensordot(weights, u, 1) for u in parts), jnp.zeros((), weights.dtype))
 
     def _root(self) -> tuple[Any, Any]:
         _, root = jax.linearize(self.cost.state, self.control)
         transposed = jax.linear_transpose(root, self.control)
         return root, lambda x: transposed(x)[0]
 
-    def _scaled(self, factors: Any, w: Any) -> Any:
+    def scaled(self, factors: Any, w: Any) -> Any:
         """Return w + U diag(factors) U^T w."""
+        return tree.add(w, self.combined(factors, w))
+
+    def combined(self, factors: Any, w: Any) -> Any:
+        """Return U diag(factors) U^T w."""
         coefficients = factors * _products(self.vectors, w)
-        return jax.tree.map(lambda x, u: x + jnp.tensordot(coefficients, u, 1), w, self.vectors)
+        return jax.tree.map(lambda u: jnp.tensordot(coefficients, u, 1), self.vectors)
 
 
 class Consistency(Pytree):
@@ -207,7 +207,11 @@ def posterior(
         `Posterior`.
 
     Raises:
-        ConfigurationError: if the rank is not positive.
+        ConfigurationError: if the rank is not positive, or larger than the control vector.
+        DataError: if the search met something that is not finite.
+
+    Warns:
+        AssimilationWarning: if the search did not converge: there is no posterior around such a point.
 
     Example:
         >>> import diffassim as da
@@ -220,8 +224,19 @@ def posterior(
     """
     if rank is not None and rank < 1:
         raise ConfigurationError(f"posterior: rank must be positive, found {rank}")
+    require_converged("posterior", solution)
     v = solution.control
+    if rank is not None and rank > tree.size(v):
+        raise ConfigurationError(
+            f"posterior: rank = {rank} is larger than the control vector, which has {tree.size(v)} components; "
+            "leave it out for all eigenpairs"
+        )
     return _eigenpairs(cost, v, _host_noise(jax.eval_shape(lambda v: cost.residuals(v)[1], v), seed), tolerance, rank)
+
+
+def _squares(vectors: Any) -> list[Any]:
+    """Return the squared norm of each vector (leading axis), leaf by leaf."""
+    return [jnp.sum(u**2, axis=tuple(range(1, u.ndim))) for u in jax.tree.leaves(vectors)]
 
 
 def _products(vectors: Any, w: Any) -> Any:
@@ -249,7 +264,12 @@ def _lanczos_at(cost: Any, v: Any, noise: Any, tolerance: Any, rank: int | None)
 
         return transposed(jax.tree.map(flip, noise))[0]
 
-    found = lanczos(lambda w: transposed(tangent(w))[0], transposed(noise)[0], rank, again)
+    (start,) = transposed(noise)
+    if rank == 0:
+        return Posterior(cost, v, jnp.zeros(0, tree.norm(v).dtype), jax.tree.map(lambda leaf: leaf[None][:0], v))
+    # Where nothing is observed A is zero, and any vector serves.
+    start = tree.select(tree.norm(start) == 0, jax.tree.map(jnp.ones_like, start), start)
+    found = lanczos(lambda w: transposed(tangent(w))[0], start, rank, again)
     values, vectors = found.ritz()
     last = jax.tree.map(lambda leaf: leaf[-1], found.basis)
     residuals = found.off_diagonal[-1] * jnp.abs(_products(vectors, last))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,8 +13,9 @@ from diffassim.core import tree
 from diffassim.core.pytree import Pytree
 from diffassim.variational.implicit import hessian_solve
 from diffassim.variational.linearization import stored
+from diffassim.variational.solution import require_converged
 
-__all__ = ["ObservationImpact", "observation_impact"]
+__all__ = ["ObservationImpact", "departures_at", "observation_impact", "with_values"]
 
 
 class ObservationImpact(Pytree):
@@ -24,12 +26,44 @@ class ObservationImpact(Pytree):
         impact: share of each value in the change of the score by the analysis; negative where it lowered the score.
         total: sum of all impacts.
         change: score of the analysis minus score of the background, which `total` approximates.
+        observed: whether a value is observed, shaped like the values.
     """
 
     sensitivity: tuple[Any, ...]
     impact: tuple[Any, ...]
     total: Any
     change: Any
+    observed: tuple[Any, ...] = ()
+
+    @property
+    def by_stream(self) -> tuple[Any, ...]:
+        """Sum of the impacts of each stream."""
+        return tuple(sum((jnp.sum(leaf) for leaf in jax.tree.leaves(i)), jnp.zeros_like(self.total))
+                     for i in self.impact)  # fmt: skip
+
+    @property
+    def beneficial(self) -> tuple[Any, ...]:
+        """Share of each stream's observed values that lowered the score (NaN where nothing is observed)."""
+        return tuple(self._share(i, m) for i, m in zip(self.impact, self.observed, strict=True))
+
+    def _share(self, impact: Any, observed: Any) -> Any:
+        good = [jnp.sum((i < 0) & m) for i, m in zip(*map(jax.tree.leaves, (impact, observed)), strict=True)]
+        return sum(good, jnp.asarray(0)).astype(self.total.dtype) / _count(observed).astype(self.total.dtype)
+
+    def __str__(self) -> str:
+        lines = [f"{'impact of':<16s} {'sum':>12s} {'values':>8s} {'per value':>12s} {'beneficial':>11s}"]
+        streams = zip(self.by_stream, self.beneficial, map(_count, self.observed), strict=True)
+        for i, (total, share, count) in enumerate(streams):
+            n = int(count)
+            mean = float(total) / n if n else 0.0
+            good = f"{100 * float(share):.0f} %" if n else "-"
+            lines.append(f"{f'observations {i}':<16s} {float(total):>12.4g} {n:>8d} {mean:>12.3g} {good:>11s}")
+        lines.append(f"{'total':<16s} {float(self.total):>12.4g}; the score changed by {float(self.change):.4g}")
+        return "\n".join(lines)
+
+
+def _count(observed: Any) -> Any:
+    return sum((jnp.sum(m) for m in jax.tree.leaves(observed)), jnp.asarray(0))
 
 
 def observation_impact(
@@ -48,11 +82,18 @@ def observation_impact(
     Args:
         cost: the cost that was minimized.
         solution: `Solution`, converged.
-        score: control vector v -> a number, smaller is better; use `cost.state(v)` or `cost.trajectory(v, steps)`.
+        score: control vector v -> a number, smaller is better: a `ForecastError` (compiled once), or a function that
+            uses `cost.state(v)` or `cost.trajectory(v, steps)`.
         tolerance: tenfold relative residual of the solves.
 
     Returns:
-        `ObservationImpact`.
+        `ObservationImpact`; its text is a table by stream.
+
+    Raises:
+        DataError: if the search met something that is not finite.
+
+    Warns:
+        AssimilationWarning: if the search did not converge: the implicit derivative presupposes a minimum.
 
     Example:
         >>> import diffassim as da
@@ -64,14 +105,19 @@ def observation_impact(
 
     Source: Langland and Baker (2004), equation 5; Tremolet (2008) for the adjoint of the minimization.
     """
+    require_converged("observation_impact", solution)
     v, origin = solution.control, tree.zeros_like(solution.control)
-    value_a, at_analysis = jax.value_and_grad(score)(v)
-    value_b, at_background = jax.value_and_grad(score)(origin)
+    slope = partial(_slope, score) if isinstance(score, Pytree) else jax.value_and_grad(score)
+    (value_a, at_analysis), (value_b, at_background) = slope(v), slope(origin)
     mean = tree.scale(0.5, tree.add(at_analysis, at_background))
     sensitivity, averaged, departures = _pull_back(cost, v, at_analysis, mean, origin, tolerance)
     impact = jax.tree.map(jnp.multiply, averaged, departures)
     total = sum((jnp.sum(leaf) for leaf in jax.tree.leaves(impact)), jnp.zeros((), value_a.dtype))
-    return ObservationImpact(sensitivity, impact, total, value_a - value_b)
+    observed = tuple(stream.mask for stream in cost.observations)
+    return ObservationImpact(sensitivity, impact, total, value_a - value_b, observed)
+
+
+_slope = jax.jit(lambda score, v: jax.value_and_grad(score)(v))
 
 
 @jax.jit
@@ -79,19 +125,21 @@ def _pull_back(cost: Any, v: Any, first: Any, second: Any, origin: Any, toleranc
     kept = stored(cost, v) or cost
     values = tuple(stream.values for stream in cost.observations)
 
-    def with_values(values: Any) -> Any:
-        streams = zip(cost.observations, values, strict=True)
-        return kept.replace(observations=tuple(stream.replace(values=value) for stream, value in streams))
-
     def by_values(v_bar: Any) -> Any:
         w = hessian_solve(cost, v, v_bar, tolerance)
-        return jax.grad(lambda values: -jax.jvp(lambda v: with_values(values)(v), (v,), (w,))[1])(values)
+        return jax.grad(lambda values: -jax.jvp(lambda v: with_values(kept, values)(v), (v,), (w,))[1])(values)
 
-    return by_values(first), by_values(second), _departures(cost, origin)
+    return by_values(first), by_values(second), departures_at(cost, origin)
 
 
-def _departures(cost: Any, v: Any) -> Any:
-    """Return y - H(x_b), zero where nothing is observed: the innovation under unit weights, read off the residuals."""
+def with_values(cost: Any, values: tuple[Any, ...]) -> Any:
+    """Return the cost with other observed values under the same masks."""
+    streams = zip(cost.observations, values, strict=True)
+    return cost.replace(observations=tuple(stream.replace(values=value) for stream, value in streams))
+
+
+def departures_at(cost: Any, v: Any) -> Any:
+    """Return y - H(x), zero where nothing is observed: the innovation under unit weights, read off the residuals."""
     streams = tuple(stream.replace(error=_Unit(), loss=None) for stream in cost.observations)
     return cost.replace(observations=streams).residuals(v)[1]
 

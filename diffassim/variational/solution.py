@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from jaxtyping import Array, Float, Int
 
+from diffassim.core.errors import AssimilationWarning, DataError, ShapeError, concrete
 from diffassim.core.pytree import Pytree
 from diffassim.core.results import Result
 
-__all__ = ["Minimum", "Solution"]
+__all__ = ["Minimum", "Solution", "require_converged", "require_single"]
 
 
 class Minimum(Pytree):
@@ -23,6 +25,7 @@ class Minimum(Pytree):
         iterations: number of outer iterations.
         work: cost of the search in evaluations of the full window's gradient (a Hessian product counts as one).
         result: `Result` code.
+        terms: the terms of the cost by name, each like `cost_history`, which is their sum; see `cost_terms`.
     """
 
     control: Any
@@ -32,6 +35,7 @@ class Minimum(Pytree):
     iterations: Int[Array, ""]
     work: Float[Array, ""]
     result: Int[Array, ""]
+    terms: Any = None
 
 
 class Solution(Pytree):
@@ -65,3 +69,38 @@ class Solution(Pytree):
     def describe(self) -> str:
         """Return the result code's name and advice (the worst code of a batch)."""
         return Result.describe(self.search.result)
+
+
+def require_converged(name: str, solution: Solution) -> None:
+    """Check, outside of traced code, that what is derived at a solution has a meaning there.
+
+    Args:
+        name: of the function that asks, for the message.
+        solution: the `Solution` of one search.
+
+    Raises:
+        ShapeError: if it is a batch of solutions.
+        DataError: if the search met something that is not finite.
+
+    Warns:
+        AssimilationWarning: if the search did not converge.
+    """
+    require_single(name, solution)
+    code = concrete(solution.search.result)
+    if code is None:
+        return
+    failure = Result.describe_failures(code)
+    if code == Result.NON_FINITE:
+        raise DataError(f"{name}: the solution is not a minimum. {failure}")
+    if failure is not None:
+        warnings.warn(f"{name}: the solution is not a minimum. {failure}", AssimilationWarning, stacklevel=3)
+
+
+def require_single(name: str, solution: Solution) -> None:
+    """Raise `ShapeError` if the solution is a batch of them."""
+    code = solution.search.result
+    if code.ndim:
+        raise ShapeError(
+            f"{name}: found a batch of {code.size} solutions; take one with jax.tree.map(lambda leaf: leaf[i], "
+            "solution), or call it inside jax.vmap over costs and solutions"
+        )

@@ -11,7 +11,14 @@ from jax.flatten_util import ravel_pytree
 import diffassim as da
 from diffassim.core.krylov import lanczos
 from diffassim.covariances import Diagonal
-from diffassim.variational import observation_impact, posterior, randomized_solutions
+from diffassim.variational import (
+    ForecastError,
+    observation_impact,
+    observation_influence,
+    posterior,
+    randomized_solutions,
+)
+from diffassim.variational.influence import _influence
 from diffassim.variational.posterior import _optimize
 
 from .problems import kalman_smoother, linear_gaussian
@@ -174,3 +181,106 @@ def test_the_impact_of_a_nonlinear_window_is_the_derivative():
 def test_a_rank_must_be_positive():
     with pytest.raises(da.ConfigurationError, match="rank must be positive, found 0"):
         posterior(COST, SOLUTION, rank=0)
+
+
+def test_a_rank_must_fit_the_control_vector():
+    with pytest.raises(da.ConfigurationError, match="rank = 7 is larger than the control vector, which has 6"):
+        posterior(COST, SOLUTION, rank=7)
+
+
+def test_the_influence_of_each_value_is_the_diagonal_of_HK():
+    found = observation_influence(posterior(COST, SOLUTION))  # R is full: not the same as the whitened diagonal
+    np.testing.assert_allclose(np.ravel(found[0]), np.diag(G @ GAIN), atol=1e-10)
+
+
+def test_probes_estimate_what_a_truncated_posterior_leaves_out():
+    few = posterior(COST, SOLUTION, rank=3)
+    known, missing = observation_influence(few)[0], np.diag(G @ GAIN) - np.ravel(observation_influence(few)[0])
+    assert np.abs(missing).max() > 1e-2
+    found = observation_influence(few, probes=400)[0]
+    # A probe errs by the off-diagonal rest of its row; the matrix is small, so that bound is computed.
+    np.testing.assert_allclose(np.ravel(found), np.diag(G @ GAIN), atol=5 * np.linalg.norm(G @ GAIN) / np.sqrt(400))
+    assert np.abs(np.ravel(found - known) - missing).max() < 0.5 * np.abs(missing).max()
+    # With all signs once, the mean of z z^T is the identity, and so the estimate is exact.
+    signs = (jnp.asarray([[[1.0, 1], [1, 1]], [[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]]]),)
+    np.testing.assert_allclose(np.ravel(_influence(few, signs, 4)[0]), np.diag(G @ GAIN), atol=1e-7)
+
+
+def test_influences_by_stream_sum_to_the_degrees_of_freedom_where_values_are_missing():
+    cost = {entry.name: entry.cost for entry in COSTS}["4D-Var several streams"]
+    found = posterior(cost, da.minimize(cost, TIGHT))
+    influence = observation_influence(found)
+    np.testing.assert_allclose([i.sum() for i in influence], found.degrees_of_freedom_by_stream(), atol=1e-10)
+    assert sum(float(i.sum()) for i in influence) == pytest.approx(float(found.degrees_of_freedom()), abs=1e-10)
+    for values in influence:
+        assert values.min() >= -1e-12 and values.max() <= 1 + 1e-12
+
+
+def test_pairs_that_are_left_out_add_nothing_to_any_stream():
+    cost, _ = linear_gaussian(n=12, m=12, times=2)
+    few = posterior(cost, da.minimize(cost, TIGHT), rank=8)
+    assert int(jnp.sum(few.values == 0)) > 0
+    assert float(sum(few.degrees_of_freedom_by_stream())) == pytest.approx(float(few.degrees_of_freedom()), rel=1e-3)
+
+
+VERIFYING = da.Observations(np.arange(12.0).reshape(2, 6), [3, 5], error=Diagonal(std=np.linspace(0.5, 2, 6)))
+
+
+def test_the_impacts_on_a_forecast_error_sum_to_its_change():
+    score = ForecastError(COST, VERIFYING)
+    assert score.steps == 5
+    found = observation_impact(COST, SOLUTION, score, tolerance=1e-12)
+    x_a = P["x_b"] + GAIN @ D
+
+    def error(x):
+        forecasts = [np.linalg.matrix_power(P["A"], k) @ x for k in (3, 5)]
+        return sum(
+            np.sum(((f - z) / np.linspace(0.5, 2, 6)) ** 2)
+            for f, z in zip(forecasts, np.asarray(VERIFYING.values), strict=True)
+        )
+
+    assert float(score(SOLUTION.control)) == pytest.approx(error(x_a), rel=1e-10)
+    assert float(found.change) == pytest.approx(error(x_a) - error(P["x_b"]), rel=1e-10)
+    assert float(found.total) == pytest.approx(error(x_a) - error(P["x_b"]), rel=1e-10)
+    assert float(sum(found.by_stream)) == pytest.approx(float(found.total), rel=1e-12)
+    assert float(found.beneficial[0]) == np.mean(np.ravel(found.impact[0]) < 0)
+    assert "observations 0" in str(found) and "beneficial" in str(found)
+
+
+def test_missing_values_of_a_verifying_analysis_do_not_count():
+    gappy = VERIFYING.values.at[:, 2].set(jnp.nan)
+    score = ForecastError(COST, da.Observations(gappy, VERIFYING.steps, error=Diagonal(std=1.0)))
+    seen = da.observations.Subset(jnp.array([0, 1, 3, 4, 5]))
+    removed = da.Observations(np.delete(VERIFYING.values, 2, 1), VERIFYING.steps, seen, Diagonal(std=1.0))
+    assert float(score(SOLUTION.control)) == pytest.approx(float(ForecastError(COST, removed)(SOLUTION.control)))
+
+
+def test_a_forecast_needs_a_model_and_steps_within_it():
+    envar = {entry.name: entry.cost for entry in COSTS}["4DEnVar"]
+    with pytest.raises(da.ConfigurationError, match="FourDEnVar has no model to forecast with"):
+        ForecastError(envar, VERIFYING)
+    with pytest.raises(da.ShapeError, match="verifying step 5 lies outside of 0 to 4"):
+        ForecastError(COST, VERIFYING, steps=4)
+
+
+def test_products_at_a_point_that_is_no_minimum_say_so():
+    def ended(code):
+        return SOLUTION.replace(search=SOLUTION.search.replace(result=jnp.asarray(int(code))))
+
+    with pytest.warns(da.AssimilationWarning, match=r"posterior: the solution is not a minimum.* MAX_ITERATIONS"):
+        posterior(COST, ended(da.Result.MAX_ITERATIONS))
+    with pytest.raises(da.DataError, match=r"observation_impact: the solution is not a minimum.* NON_FINITE"):
+        observation_impact(COST, ended(da.Result.NON_FINITE), lambda v: COST(v))
+    batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), SOLUTION)
+    with pytest.raises(da.ShapeError, match="posterior: found a batch of 2 solutions"):
+        posterior(COST, batch)
+
+
+@pytest.mark.parametrize("values", [np.full((1, 6), np.nan), np.zeros((0, 6))], ids=["all missing", "none"])
+def test_without_observations_the_posterior_is_the_prior(values):
+    y = da.Observations(values, np.zeros(len(values), int), error=Diagonal(std=1.0))
+    cost = da.ThreeDVar(P["x_b"], COST.B, y)
+    found = posterior(cost, da.minimize(cost))
+    np.testing.assert_allclose(found.variance(), np.diag(P["B"]), rtol=1e-12)
+    assert float(found.degrees_of_freedom()) == 0
+    assert [i.shape for i in observation_influence(found, probes=1)] == [values.shape]
