@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from diffassim.core import tree
-from diffassim.core.errors import require_positive
+from diffassim.core.errors import ConfigurationError, require_positive
 from diffassim.core.loops import bounded_while
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
 from diffassim.variational.dual import dual_step
 from diffassim.variational.linearization import MEMORY, stored
+from diffassim.variational.preconditioner import LimitedMemory
 from diffassim.variational.solution import Minimum
 from diffassim.variational.terms import cost_terms
 from diffassim.variational.trust_region import truncated_cg
@@ -51,9 +52,13 @@ class GaussNewton(Pytree):
         memory: bytes that the stored linearization may take (static).
         dual: solve the inner problem in the space of the observations (static), see `dual_step`: the same analysis
             with shorter vectors, where there are fewer observed values than control variables.
+        pairs: number of directions of the conjugate gradients that precondition the following inner loops (static), see
+            `LimitedMemory`; two control vectors of memory for each. It pays where the inner loops are long and the
+            Hessian changes little between them; over long chaotic windows, whose directions turn, it does not.
 
     Raises:
-        ConfigurationError: if a tolerance or the consistency level is not positive.
+        ConfigurationError: if a tolerance is not positive, or `pairs` is negative, larger than the control vector, or
+            given with `dual`.
 
     Example:
         >>> import diffassim as da
@@ -74,10 +79,15 @@ class GaussNewton(Pytree):
     store_linearization: bool | None = static(default=None)
     memory: int = static(default=MEMORY)
     dual: bool = static(default=False)
+    pairs: int = static(default=0)
 
     def __post_init__(self) -> None:
         require_positive("GaussNewton.tolerance", self.tolerance)
         require_positive("GaussNewton.inner_tolerance", self.inner_tolerance)
+        if self.pairs < 0:
+            raise ConfigurationError(f"GaussNewton.pairs must not be negative, found {self.pairs}")
+        if self.dual and self.pairs:
+            raise ConfigurationError("GaussNewton: the dual inner solve has no preconditioner; give `pairs` or `dual`")
 
     def search(self, cost: Any, start: Any, unrolled: bool = False) -> Minimum:
         """Minimize `cost` from the control vector `start`.
@@ -106,6 +116,7 @@ class _State(NamedTuple):
     horizon_history: Any
     terms: Any
     iterations: Any
+    preconditioner: Any
     unverified: Any  # steps taken on the model's word alone
     work: Any
     result: Any
@@ -146,6 +157,7 @@ class _Search:
         dtype = jnp.result_type(*jax.tree.leaves(start)) if jax.tree.leaves(start) else jnp.result_type(float)
         limit = self.method.max_iterations
         infinity, zero = jnp.asarray(jnp.inf, dtype), jnp.asarray(0, jnp.int32)
+        memory = LimitedMemory.empty(start, self.method.pairs) if self.method.pairs else None
         names = jax.eval_shape(lambda v: cost_terms(self.cost.residuals(v), dtype), start)
         state = _State(
             v=start, horizon=self.window, radius=infinity,
@@ -153,7 +165,7 @@ class _Search:
             best_v=start, best_cost=infinity, best_gradient_norm=infinity,
             cost_history=jnp.full(limit, jnp.nan, dtype), horizon_history=jnp.full(limit, -1, jnp.int32),
             terms=jax.tree.map(lambda _: jnp.full(limit, jnp.nan, dtype), names),
-            iterations=zero, unverified=zero, work=jnp.zeros((), dtype),
+            preconditioner=memory, iterations=zero, unverified=zero, work=jnp.zeros((), dtype),
             result=jnp.asarray(Result.MAX_ITERATIONS, jnp.int32), done=jnp.asarray(False),
         )  # fmt: skip
         end = bounded_while(lambda s: ~s.done, self.iterate, state, limit, self.unrolled)
@@ -180,7 +192,7 @@ class _Search:
         full = s.horizon >= self.window
         small = (gradient_norm <= jnp.asarray(method.tolerance, dtype)) | (s.unverified >= 5)
         # At a minimum, and where nothing is finite, no step is needed: without a gradient the inner loop ends at once.
-        step = self.inner(tangent, adjoint, residuals, gradient, sound & ~(full & small), s.radius)
+        step = self.inner(tangent, adjoint, residuals, gradient, sound & ~(full & small), s)
         trial_v = tree.add(s.v, step.step)
         trial = 0.5 * tree.squared_norm(cost.residuals(trial_v))
         predicted = step.predicted
@@ -220,6 +232,8 @@ class _Search:
             terms=jax.tree.map(
                 lambda history, term: history.at[s.iterations].set(term), s.terms, cost_terms(residuals, dtype)
             ),
+            # How fast a search converges is no part of what is differentiated.
+            preconditioner=jax.lax.stop_gradient(step.learned),
             iterations=s.iterations + 1,
             unverified=jnp.where(halve | grow, 0, s.unverified + unverifiable.astype(jnp.int32)),
             work=s.work + (1.3 + step.products.astype(dtype)) * fraction,
@@ -227,13 +241,15 @@ class _Search:
             done=finished | failed | stalled,
         )
 
-    def inner(self, tangent: Any, adjoint: Any, residuals: Any, gradient: Any, needed: Any, radius: Any) -> Any:
+    def inner(self, tangent: Any, adjoint: Any, residuals: Any, gradient: Any, needed: Any, s: _State) -> Any:
         """Return the step that minimizes the quadratic model, approximately; zero where none is needed."""
-        tolerance = jnp.asarray(self.method.inner_tolerance, radius.dtype)
+        radius, tolerance = s.radius, jnp.asarray(self.method.inner_tolerance, s.radius.dtype)
         limit, unrolled = self.method.max_inner, self.unrolled
         if not self.method.dual:
             gradient = tree.select(needed, gradient, tree.zeros_like(gradient))
-            return truncated_cg(lambda p: adjoint(tangent(p))[0], gradient, radius, tolerance, limit, unrolled)
+            return truncated_cg(
+                lambda p: adjoint(tangent(p))[0], gradient, radius, tolerance, limit, unrolled, s.preconditioner
+            )
         v, departures = tree.select(needed, residuals, tree.zeros_like(residuals))
         of_control = tree.zeros_like(v)
         return dual_step(

@@ -10,28 +10,31 @@ from jaxtyping import Array, Bool, Float, Int
 
 from diffassim.core import tree
 from diffassim.core.loops import bounded_while
+from diffassim.variational.preconditioner import LimitedMemory
 
 __all__ = ["TrustRegionStep", "truncated_cg"]
 
 
 class TrustRegionStep(NamedTuple):
-    """Step p, the reduction the quadratic model predicts, products used, and whether p lies on the boundary."""
+    """Step p, predicted reduction of the model, products used, whether p lies on the boundary, pairs learned."""
 
     step: Any
     predicted: Float[Array, ""]
     products: Int[Array, ""]
     on_boundary: Bool[Array, ""]
+    learned: LimitedMemory | None = None
 
 
 class _State(NamedTuple):
     p: Any
     residual: Any
     direction: Any
-    residual_squared: Any
+    rz: Any  # squared residual in the norm of the preconditioner
     predicted: Any
     products: Any
     on_boundary: Any
     done: Any
+    learned: Any
 
 
 def truncated_cg(
@@ -41,6 +44,7 @@ def truncated_cg(
     tolerance: Any,
     max_iterations: int,
     unrolled: bool = False,
+    preconditioner: LimitedMemory | None = None,
 ) -> TrustRegionStep:
     r"""Minimize \(g^\top p + \tfrac12 p^\top H p\) subject to |p| <= radius, approximately.
 
@@ -54,6 +58,8 @@ def truncated_cg(
         tolerance: relative residual at which to stop.
         max_iterations: limit on the number of products (static).
         unrolled: use a loop that reverse mode can pass through.
+        preconditioner: what is known of H from other runs. Radius and residual are measured in the Euclidean norm with
+            and without it. The pairs of this run are handed back as `learned`, for the next one.
 
     Returns:
         `TrustRegionStep`; `predicted` is \(-(g^\top p + \tfrac12 p^\top H p) \ge 0\).
@@ -63,16 +69,17 @@ def truncated_cg(
     squared = tree.squared_norm(gradient)
     zero = jnp.zeros_like(squared)
     negative = tree.scale(-1.0, gradient)
+    first = negative if preconditioner is None else preconditioner.apply(negative)
     start = _State(
-        tree.zeros_like(gradient), negative, negative, squared, zero, jnp.asarray(0, jnp.int32), jnp.asarray(False),
-        squared == 0,
+        tree.zeros_like(gradient), negative, first, tree.dot(negative, first), zero, jnp.asarray(0, jnp.int32),
+        jnp.asarray(False), squared == 0, preconditioner,
     )  # fmt: skip
 
     def body(s: _State) -> _State:
         Hd = product(s.direction)
         curvature = tree.dot(s.direction, Hd)
         positive = curvature > 0
-        interior = s.residual_squared / jnp.where(positive, curvature, 1)
+        interior = s.rz / jnp.where(positive, curvature, 1)
         pp, pd, dd = tree.squared_norm(s.p), tree.dot(s.p, s.direction), tree.squared_norm(s.direction)
         crosses = ~positive | (pp + 2 * interior * pd + interior**2 * dd >= radius**2)
         room = jnp.maximum(radius**2 - pp, 0)
@@ -81,18 +88,22 @@ def truncated_cg(
         alpha = jnp.where(crosses, to_boundary, interior)
         residual = tree.axpy(-alpha, Hd, s.residual)
         remaining = tree.squared_norm(residual)
-        beta = remaining / s.residual_squared
+        sound = positive & jnp.isfinite(curvature) & jnp.isfinite(remaining)
+        z = residual if preconditioner is None else preconditioner.apply(residual)
+        rz = remaining if preconditioner is None else tree.dot(residual, z)
+        beta = rz / s.rz
         return _State(
             p=tree.axpy(alpha, s.direction, s.p),
             residual=residual,
-            direction=tree.axpy(beta, s.direction, residual),
-            residual_squared=remaining,
-            # r . d = |r|^2 for conjugate directions, so the model falls by alpha |r|^2 - alpha^2 d.Hd / 2.
-            predicted=s.predicted + alpha * s.residual_squared - 0.5 * alpha**2 * curvature,
+            direction=tree.axpy(beta, s.direction, z),
+            rz=rz,
+            # r . d = r . z for conjugate directions, so the model falls by alpha r.z - alpha^2 d.Hd / 2.
+            predicted=s.predicted + alpha * s.rz - 0.5 * alpha**2 * curvature,
             products=s.products + 1,
             on_boundary=crosses,
             done=crosses | (remaining <= tolerance**2 * squared) | ~jnp.isfinite(remaining),
+            learned=None if s.learned is None else s.learned.record(s.direction, Hd, curvature, sound),
         )
 
     end = bounded_while(lambda s: ~s.done, body, start, max_iterations, unrolled)
-    return TrustRegionStep(end.p, end.predicted, end.products, end.on_boundary)
+    return TrustRegionStep(end.p, end.predicted, end.products, end.on_boundary, end.learned)
