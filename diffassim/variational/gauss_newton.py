@@ -53,8 +53,9 @@ class GaussNewton(Pytree):
         dual: solve the inner problem in the space of the observations (static), see `dual_step`: the same analysis
             with shorter vectors, where there are fewer observed values than control variables.
         pairs: number of directions of the conjugate gradients that precondition the following inner loops (static), see
-            `LimitedMemory`; two control vectors of memory for each. It pays where the inner loops are long and the
-            Hessian changes little between them; over long chaotic windows, whose directions turn, it does not.
+            `LimitedMemory`; two control vectors of memory, and four operations with them in each iteration. It pays
+            where the inner loops are long, the Hessian changes little between them and its products are dear; over
+            long chaotic windows, whose directions turn, it does not.
 
     Raises:
         ConfigurationError: if a tolerance is not positive, or `pairs` is negative, larger than the control vector, or
