@@ -61,18 +61,21 @@ class Observability(Pytree):
 
     @property
     def unseen(self) -> int:
-        """Directions whose variance the observations reduce by less than one percent."""
+        """Directions whose variance the observations reduce by less than one percent; at most, if not complete."""
         return self.size - int(np.sum(1 - 1 / self.eigenvalues >= UNSEEN))
 
     def __str__(self) -> str:
-        some = "" if self.complete else f" (of the leading {len(self.eigenvalues)})"
+        # A truncated spectrum cannot tell what is not observed from what was not asked for or has not converged.
+        seen = int(np.sum(self.eigenvalues > 1))
+        some = "" if self.complete else f", at least: {seen} pairs converged of the leading {len(self.eigenvalues)}"
+        hidden = f", {self.unseen} not observed" if self.complete else ""
         leading = ", ".join(f"{value:.3g}" for value in self.eigenvalues[:6])
         lines = [
             f"eigenvalues of the whitened Hessian: {leading}{', ...' if len(self.eigenvalues) > 6 else ''}",
             f"condition number {self.condition_number:.3g}: about {np.sqrt(self.condition_number):.0f} "
             "conjugate-gradient iterations for each digit",
             f"degrees of freedom for signal {self.degrees_of_freedom:.2f} of {self.size}{some}",
-            f"directions: {self.above_noise} with signal above noise, {self.unseen} not observed{some}",
+            f"directions: {self.above_noise} with signal above noise{hidden}{some}",
             f"{'part of v':<16s} {'components':>11s} {'signal':>10s}",
             *(f"{name:<16s} {size:>11d} {float(self.used[name]):>10.2f}" for name, size in self.sizes.items()),
             f"{'variable':<16s} {'components':>11s} {'posterior/prior variance: mean, min, max':>42s} {'unseen':>7s}",

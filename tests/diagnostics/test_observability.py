@@ -39,7 +39,7 @@ def test_variances_from_draws_agree_within_their_error():
 
 def test_a_truncated_spectrum_says_so():
     found = observability(COST, SOLUTION, rank=1)
-    assert not found.complete and "leading 1" in str(found)
+    assert not found.complete and "leading 1" in str(found) and "not observed" not in str(found)
 
 
 def test_what_is_not_controlled_or_not_observed_is_reported():
