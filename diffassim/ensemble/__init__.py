@@ -1,6 +1,6 @@
-"""Ensemble filters, inflation and localization."""
+"""Ensemble and particle filters, inflation and localization."""
 
-from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod, GlobalFilter
+from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod, GlobalFilter, SequentialMethod
 from diffassim.ensemble.denkf import DEnKF
 from diffassim.ensemble.departures import Departures, whitened_departures
 from diffassim.ensemble.enkf import EnKF
@@ -14,7 +14,11 @@ from diffassim.ensemble.inflation import (
     RelaxToPriorSpread,
 )
 from diffassim.ensemble.letkf import LETKF
+from diffassim.ensemble.optimal_particle_filter import OptimalParticleFilter
+from diffassim.ensemble.particle_filter import ParticleFilter, ParticleInfo
+from diffassim.ensemble.particles import Particles
 from diffassim.ensemble.places import observation_places
+from diffassim.ensemble.resampling import Multinomial, Resampling, Residual, Stratified, Systematic
 from diffassim.ensemble.tapers import GaspariCohn
 
 __all__ = [
@@ -29,10 +33,20 @@ __all__ = [
     "GaspariCohn",
     "GlobalFilter",
     "Inflation",
+    "Multinomial",
+    "OptimalParticleFilter",
+    "ParticleFilter",
+    "ParticleInfo",
+    "Particles",
     "PosteriorInflation",
     "PriorInflation",
     "RelaxToPriorPerturbations",
     "RelaxToPriorSpread",
+    "Resampling",
+    "Residual",
+    "SequentialMethod",
+    "Stratified",
+    "Systematic",
     "observation_places",
     "whitened_departures",
 ]
