@@ -34,7 +34,7 @@ from diffassim.core.errors import (  # noqa: E402
 from diffassim.core.results import Result  # noqa: E402
 from diffassim.cycling import FourDVar, analysis_times, cycle, smooth, split_windows  # noqa: E402
 from diffassim.ensemble import ETKF, LETKF, DEnKF, EnKF, EnSRF, OptimalParticleFilter, ParticleFilter  # noqa: E402
-from diffassim.kalman import EKF, UKF
+from diffassim.kalman import EKF, UKF  # noqa: E402
 from diffassim.models import rollout  # noqa: E402
 from diffassim.observations import Observations  # noqa: E402
 from diffassim.variational import (  # noqa: E402

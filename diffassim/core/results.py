@@ -84,7 +84,7 @@ _ADVICE = {
         "their errors, and try more members, another inflation, a localization or a smaller dt."
     ),
     Result.COLLAPSED: (
-        "nearly all weight lies on one particle; try more particles, more jitter, fewer or less precise observations at a "
-        "time, or the optimal proposal where there is model error."
+        "nearly all weight lies on one particle; try more particles, more jitter, fewer or less precise observations "
+        "at a time, or the optimal proposal where there is model error."
     ),
 }

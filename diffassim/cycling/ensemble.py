@@ -68,9 +68,9 @@ def cycle_ensemble(
 ) -> tuple[Any, EnsembleHistory]:
     """Forecast an ensemble, or what else a method hands on, to each observation time in turn, and analyse there.
 
-    `da.cycle` calls it for a method that analyses one time after the other. The whole cycle is one scan: it compiles once for the
-    shapes of a record, can be batched over experiments, and losses pass through it; reverse mode keeps one ensemble
-    for each analysis.
+    `da.cycle` calls it for a method that analyses one time after the other. The whole cycle is one scan: it compiles
+    once for the shapes of a record, can be batched over experiments, and losses pass through it; reverse mode keeps one
+    ensemble for each analysis.
 
     To stop and go on later, cycle over a part of the times and pass on what it returns, with the same key; the result
     is the same, bit by bit:

@@ -32,7 +32,8 @@ def smooth(method: KalmanMethod, model: Any, history: EnsembleHistory) -> Gaussi
         G = C P_f^{-1},\quad x_s = x_a + G (x_s^+ - x_f),\quad P_s = P_a + G (P_s^+ - P_f) G^\top
 
     P_s is kept as columns of a sum of positive terms. `EKF` gives the (extended) smoother of Rauch, Tung and Striebel,
-    `UKF` the unscented one. The initial state is smoothed as well if the record has a row (of missing values) at step 0.
+    `UKF` the unscented one. The initial state is smoothed as well if the record has a row at step 0, for instance of
+    missing values.
 
     Args:
         method: the filter, `EKF` or `UKF`, without inflation if the result is to be the posterior.
@@ -99,6 +100,6 @@ def _smooth(method: Any, model: Any, analyses: Gaussian, steps: Any, times: Anal
         smoothed = Gaussian(x_s, as_many(joined(*(state_rows(term, mean) for term in terms)), analysis))
         return smoothed, smoothed
 
-    last, rest = (jax.tree.map(lambda leaf: leaf[index], analyses) for index in (-1, slice(None, -1)))
+    last, rest = (jax.tree.map(lambda leaf: leaf[-1], analyses), jax.tree.map(lambda leaf: leaf[:-1], analyses))
     _, earlier = lax.scan(body, last, (rest, steps[:-1], times.gaps), reverse=True)
     return jax.tree.map(lambda rows, end: jnp.concatenate([rows, end[None]]), earlier, last)

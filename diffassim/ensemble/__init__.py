@@ -13,6 +13,7 @@ from diffassim.ensemble.inflation import (
     RelaxToPriorPerturbations,
     RelaxToPriorSpread,
 )
+from diffassim.ensemble.inversion import Inversion, ensemble_inversion
 from diffassim.ensemble.letkf import LETKF
 from diffassim.ensemble.optimal_particle_filter import OptimalParticleFilter
 from diffassim.ensemble.particle_filter import ParticleFilter, ParticleInfo
@@ -33,6 +34,7 @@ __all__ = [
     "GaspariCohn",
     "GlobalFilter",
     "Inflation",
+    "Inversion",
     "Multinomial",
     "OptimalParticleFilter",
     "ParticleFilter",
@@ -47,6 +49,7 @@ __all__ = [
     "SequentialMethod",
     "Stratified",
     "Systematic",
+    "ensemble_inversion",
     "observation_places",
     "whitened_departures",
 ]

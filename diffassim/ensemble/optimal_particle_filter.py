@@ -28,9 +28,8 @@ class OptimalParticleFilter(ParticleFilter):
         w_i \propto w_i\, N(y; \mathcal H(f_i),\ H Q H^\top + R),\quad
         \xi \sim N(A^{-1} Y d,\ A^{-1}),\quad A = I + Y Y^\top
 
-    Of all filters that know only the particle and the observation, this one has the least variance of weights. Exact for
-    a linear H. Without observations \(\xi\) is drawn all the same: it is the model error of the forecast. Arguments are
-    those of `ParticleFilter`.
+    Of all filters that know only the particle and the observation, this one has the least variance of weights. Exact
+    for a linear H. Without observations \(\xi\) is drawn all the same: it is the model error of the forecast.
 
     Args:
         threshold: share of effective particles below which they are resampled, in [0, 1].

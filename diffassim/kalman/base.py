@@ -107,7 +107,7 @@ class GaussianMethod(SequentialMethod):
             observations: `Observations` whose rows all hold now (their `steps` do not matter), or a tuple of streams.
 
         Returns:
-            The posterior `Gaussian`, and `AnalysisInfo`, with the code `DIVERGED` where prior or posterior is not finite.
+            The posterior `Gaussian`, and `AnalysisInfo`, with the code `DIVERGED` where one of both is not finite.
 
         Raises:
             ConfigurationError: if the belief is not a `Gaussian`, or a stream has a robust loss.

@@ -11,14 +11,16 @@ __all__ = ["CycledThreeDVar"]
 
 
 class CycledThreeDVar(StaticMethod):
-    r"""Every forecast is analysed with the same B, \(x_a = x_f + B H^\top (H B H^\top + R)^{-1} (y - \mathcal H(x_f))\).
+    r"""Every forecast is analysed with the same background-error covariance B.
+
+    .. math:: x_a = x_f + B H^\top (H B H^\top + R)^{-1} (y - \mathcal H(x_f))
 
     H is linearized at the forecast once; minimize `da.ThreeDVar` for an operator so nonlinear that this matters. With a
     model that does not move (`FunctionModel(lambda x, t: x)`) the forecast is persistence.
 
     Args:
-        climatology: a `Gaussian` whose covariance, times `scale`, is B, for instance `Gaussian.from_samples` of states of
-            a long run; its mean is not used.
+        climatology: a `Gaussian` whose covariance, times `scale`, is B, for instance `Gaussian.from_samples` of states
+            of a long run; its mean is not used.
         scale: number that multiplies its covariance.
 
     Example:

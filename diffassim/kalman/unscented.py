@@ -61,7 +61,7 @@ class UKF(KalmanMethod):
         alpha, beta = concrete(self.alpha), concrete(self.beta)
         if alpha is not None and beta is not None and not (beta >= alpha**2).all():
             raise ConfigurationError(
-                f"UKF: beta = {self.beta} must be at least alpha^2 = {float((alpha**2).max()):g}, or the covariance may "
+                f"UKF: beta = {self.beta} must be at least alpha^2 = {float((alpha**2).max()):g}, or a covariance may "
                 "become negative; 2 is right for Gaussians"
             )
 
