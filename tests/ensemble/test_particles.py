@@ -205,10 +205,13 @@ class Row(NamedTuple):
     threshold: float
     jitter: float
     documented: float
+    every: int = 1  # which of the variables are observed
 
 
-# Documented in the example files of DAPPER (mods/Lorenz63/sakov2012.py, mods/Lorenz96/sakov2008.py, MIT license).
+# Documented in the example files of DAPPER (mods/Lorenz63/sakov2012.py, mods/Lorenz96/sakov2008.py and
+# bocquet2010_m40.py, the latter with one error variance in a release and another one after it, MIT license).
 SHORT = L96._replace(cycles=1400)
+HALF = L96._replace(cycles=1280, noise=1.5)
 ROWS = [
     Row("L63 100", L63, 100, 0.3, 2.4, 0.38),
     Row("L63 800", L63, 800, 0.2, 0.9, 0.28),
@@ -218,6 +221,12 @@ ROWS = [
     Row("L96 3000, .5, 1.2", SHORT, 3000, 0.5, 1.2, 0.36),
     Row("L96 3000, .05, 1.2", SHORT, 3000, 0.05, 1.2, 0.35),
     Row("L96 3000, .05, 1.6", SHORT, 3000, 0.05, 1.6, 0.41),
+    Row("half observed, 3000", HALF, 3000, 0.2, 1.2, 0.77, 2),
+    Row("half observed, 5000", HALF, 5000, 0.1, 1.1, 0.72, 2),
+    Row("half observed, 10000", HALF, 10_000, 0.05, 0.8, 0.45, 2),
+    Row("half observed with more noise, 3000", HALF._replace(noise=2.25), 3000, 0.2, 1.2, 1.01, 2),
+    Row("half observed with more noise, 5000", HALF._replace(noise=2.25), 5000, 0.1, 1.1, 0.88, 2),
+    Row("half observed with more noise, 10000", HALF._replace(noise=2.25), 10_000, 0.05, 0.8, 0.57, 2),
 ]
 
 
@@ -232,7 +241,8 @@ def scores(row):
         draws = jax.random.normal(keys[0], (1 + row.members, n)) * setup.variance**0.5 + setup.center[None]
         truth = da.rollout(setup.model, draws[0], int(at[-1]), at=at)
         noisy = truth + setup.noise**0.5 * jax.random.normal(keys[1], truth.shape)
-        obs = da.Observations(noisy, at, error=da.covariances.Diagonal(std=setup.noise**0.5))
+        some = da.observations.Subsample(every=row.every)
+        obs = da.Observations(noisy[:, :: row.every], at, some, da.covariances.Diagonal(std=setup.noise**0.5))
         _, history = da.cycle(method, setup.model, draws[1:], obs, key=keys[2])
         error = jnp.sqrt(jnp.mean((history.analysis.mean - truth) ** 2, axis=1))
         return jnp.mean(error[setup.burn_in :]), jnp.mean(history.info.result == da.Result.COLLAPSED)

@@ -84,3 +84,38 @@ def test_the_documented_score_is_reached(row):
     check(error, row.documented)
     if row.name == "L63 climatology":  # the score of persistence needs no method
         check(persistence, 10.7)
+
+
+def two_scale_scores(method):
+    """Return the time-mean error of all 264 variables of the two-scale model, of which the slow ones are observed."""
+    interval, cycles, burn_in, std = 10, 1280, 120, 0.1**0.5
+    model = da.models.TwoScaleLorenz96(forcing=20.0, dt=0.005)
+    at = interval * np.arange(1, cycles + 1)
+
+    @jax.jit
+    @jax.vmap
+    def run(key):
+        keys = jax.random.split(key, 3)
+        slow = 0.1 * jax.random.normal(keys[0], (8,)).at[0].add(10.0)
+        x0 = da.models.TwoScaleState(slow, 0.1 * jax.random.normal(keys[1], (8, 32)))
+        truth = da.rollout(model, x0, int(at[-1]), at=at)
+        values = truth.slow + std * jax.random.normal(keys[2], truth.slow.shape)
+        slow = da.observations.Field("slow")
+        obs = da.Observations(values, at, slow, da.covariances.Diagonal(std=std))
+        x_b = da.models.TwoScaleState(jnp.eye(8)[0], jnp.zeros((8, 32)))
+        _, history = da.cycle(method(Gaussian.from_samples(truth)), model, x_b, obs)
+        error = jax.tree.map(lambda a, b: jnp.sum((a - b).reshape(cycles, -1) ** 2, 1), history.analysis.mean, truth)
+        return jnp.mean(jnp.sqrt((error.slow + error.fast) / 264)[burn_in:])
+
+    return np.asarray(run(jax.random.split(jax.random.key(2024), SEEDS)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "documented"),
+    [(Climatology, 0.93), (lambda climate: CycledThreeDVar(climate, scale=2.0), 0.39)],
+    ids=["climatology", "3D-Var"],
+)
+def test_the_documented_score_of_the_two_scale_model_is_reached(method, documented):
+    # As documented in mods/LorenzUV/wilks05.py of DAPPER.
+    check(two_scale_scores(method), documented)
