@@ -14,7 +14,16 @@ from diffassim.core.runtime import protect_small_machines
 
 protect_small_machines()
 
-from diffassim import covariances, cycling, diagnostics, ensemble, models, observations, variational  # noqa: E402
+from diffassim import (  # noqa: E402
+    covariances,
+    cycling,
+    diagnostics,
+    ensemble,
+    kalman,
+    models,
+    observations,
+    variational,
+)
 from diffassim.core.errors import (  # noqa: E402
     AssimilationError,
     AssimilationWarning,
@@ -23,8 +32,9 @@ from diffassim.core.errors import (  # noqa: E402
     ShapeError,
 )
 from diffassim.core.results import Result  # noqa: E402
-from diffassim.cycling import FourDVar, analysis_times, cycle, split_windows  # noqa: E402
-from diffassim.ensemble import ETKF, LETKF, DEnKF, EnKF, EnSRF  # noqa: E402
+from diffassim.cycling import FourDVar, analysis_times, cycle, smooth, split_windows  # noqa: E402
+from diffassim.ensemble import ETKF, LETKF, DEnKF, EnKF, EnSRF, OptimalParticleFilter, ParticleFilter  # noqa: E402
+from diffassim.kalman import EKF, UKF  # noqa: E402
 from diffassim.models import rollout  # noqa: E402
 from diffassim.observations import Observations  # noqa: E402
 from diffassim.variational import (  # noqa: E402
@@ -41,9 +51,11 @@ from diffassim.variational import (  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = [
+    "EKF",
     "ETKF",
     "LBFGS",
     "LETKF",
+    "UKF",
     "AssimilationError",
     "AssimilationWarning",
     "ConfigurationError",
@@ -56,6 +68,8 @@ __all__ = [
     "FourDVar",
     "GaussNewton",
     "Observations",
+    "OptimalParticleFilter",
+    "ParticleFilter",
     "Result",
     "ShapeError",
     "StrongConstraint4DVar",
@@ -67,11 +81,13 @@ __all__ = [
     "cycling",
     "diagnostics",
     "ensemble",
+    "kalman",
     "learned",
     "minimize",
     "models",
     "observations",
     "rollout",
+    "smooth",
     "split_windows",
     "training",
     "variational",

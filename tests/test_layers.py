@@ -15,6 +15,7 @@ FLOORS = (
     ("core",),
     ("models", "observations", "covariances"),
     ("variational", "ensemble"),
+    ("kalman",),
     ("learned",),
     ("cycling",),
     ("training",),

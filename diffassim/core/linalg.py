@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-__all__ = ["symmetric_inverse_sqrt", "symmetric_sqrt"]
+__all__ = ["covariance_rows", "symmetric_inverse_sqrt", "symmetric_sqrt"]
 
 # The derivative S' of S = A^(1/2) solves the Lyapunov equation S S' + S' S = A'. In the eigenbasis of A it is a
 # division by sqrt(a_i) + sqrt(a_j), the divided difference of the root: no difference of eigenvalues appears, unlike in
@@ -59,6 +59,27 @@ def symmetric_inverse_sqrt(A: Float[Array, "... n n"]) -> Float[Array, "... n n"
     Source: Higham (2008), sections 3.2 and 6.1.
     """
     return _inverse_root((A + _transposed(A)) / 2)[0]
+
+
+def covariance_rows(P: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    r"""Return F with \(F^\top F = P\) for a covariance matrix: the square root of its correlations, times the spreads.
+
+    What counts as zero (see `symmetric_sqrt`) therefore does not depend on the units of the components.
+
+    Args:
+        P: symmetric positive semidefinite, shape (n, n).
+
+    Returns:
+        F, shape (n, n): rows that are the columns of a square root of P. NaN where P is indefinite beyond rounding.
+
+    Example:
+        >>> covariance_rows(jnp.array([[4.0, 0.0], [0.0, 0.0]])).tolist()
+        [[2.0, 0.0], [0.0, 0.0]]
+    """
+    variance = jnp.diagonal(P)
+    flat = variance == 0
+    spread = jnp.where(flat, 1, jnp.sqrt(jnp.where(flat, 1, variance)))
+    return symmetric_sqrt(P / spread[:, None] / spread[None]) * spread[None]
 
 
 @jax.custom_jvp

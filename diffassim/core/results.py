@@ -27,6 +27,7 @@ class Result(enum.IntEnum):
     LINEAR_SOLVE = 4
     INCONSISTENT = 5
     DIVERGED = 6
+    COLLAPSED = 7
 
     @property
     def advice(self) -> str:
@@ -79,7 +80,11 @@ _ADVICE = {
         "a local minimum, or R or B is too small."
     ),
     Result.DIVERGED: (
-        "a member of the ensemble is not finite; check the observations and their errors, and try more members, "
-        "another inflation, a localization or a smaller dt."
+        "a member of the ensemble (or the mean or covariance of a Gaussian) is not finite; check the observations and "
+        "their errors, and try more members, another inflation, a localization or a smaller dt."
+    ),
+    Result.COLLAPSED: (
+        "nearly all weight lies on one particle; try more particles, more jitter, fewer or less precise observations "
+        "at a time, or the optimal proposal where there is model error."
     ),
 }

@@ -2,6 +2,7 @@
 
 from diffassim.cycling.cycle import cycle
 from diffassim.cycling.ensemble import EnsembleHistory, Moments, cycle_ensemble
+from diffassim.cycling.smoother import smooth
 from diffassim.cycling.times import AnalysisTimes, analysis_times
 from diffassim.cycling.variational import FourDVar, History, cycle_windows
 from diffassim.cycling.windows import split_windows
@@ -16,5 +17,6 @@ __all__ = [
     "cycle",
     "cycle_ensemble",
     "cycle_windows",
+    "smooth",
     "split_windows",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffassim.cycling.ensemble import cycle_ensemble
 from diffassim.cycling.variational import cycle_windows
-from diffassim.ensemble.base import EnsembleMethod
+from diffassim.ensemble.base import SequentialMethod
 
 __all__ = ["cycle"]
 
@@ -16,7 +16,8 @@ def cycle(method: Any, model: Any, background: Any, observations: Any, **options
 
     What is cycled depends on the method:
 
-    - an `EnsembleMethod` (`ETKF`, ...) analyses an ensemble at each observation time of a record: see
+    - a `SequentialMethod` (`ETKF`, `EKF`, `ParticleFilter`, ...) analyses an ensemble, a Gaussian or weighted particles
+      at each observation time of a record: see
       `cycle_ensemble(method, model, ensemble, observations, *, key, start, members) -> (ensemble, history)`;
     - any other method (`FourDVar`) analyses windows cut by `split_windows`: see
       `cycle_windows(method, model, background, windows, *, steps, start, at) -> (background, model, history)`.
@@ -24,7 +25,7 @@ def cycle(method: Any, model: Any, background: Any, observations: Any, **options
     Args:
         method: analysis method.
         model: forward model.
-        background: ensemble, or state at the start.
+        background: ensemble, Gaussian or particles, or state at the start.
         observations: record of observations, or windows.
         **options: of the function above that belongs to the method.
 
@@ -38,5 +39,5 @@ def cycle(method: Any, model: Any, background: Any, observations: Any, **options
         >>> da.cycle(da.ETKF(), da.models.Lorenz96(), ensemble, y)[0].shape
         (10, 40)
     """
-    run = cycle_ensemble if isinstance(method, EnsembleMethod) else cycle_windows
+    run = cycle_ensemble if isinstance(method, SequentialMethod) else cycle_windows
     return run(method, model, background, observations, **options)

@@ -1,8 +1,9 @@
-"""Cycled ensemble assimilation: forecast to the next observation time, analysis, and so on, in one scan."""
+"""Cycled sequential assimilation: forecast to the next observation time, analysis, and so on, in one scan."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,23 +12,25 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int
 
+from diffassim.core import tree
 from diffassim.core.errors import AssimilationWarning, ConfigurationError, concrete
 from diffassim.core.pytree import Pytree
 from diffassim.core.results import Result
 from diffassim.cycling.times import AnalysisTimes, analysis_times
 from diffassim.ensemble.base import AnalysisInfo
-from diffassim.ensemble.members import check_ensemble, mean, spread
 from diffassim.models.rollout import rollout
 
-__all__ = ["EnsembleHistory", "Moments", "cycle_ensemble"]
+__all__ = ["EnsembleHistory", "Moments", "cycle_ensemble", "propagator"]
+
+FORECAST = 1_000_003
 
 
 class Moments(Pytree):
-    """Mean and spread of an ensemble.
+    """Mean and spread of an ensemble, or of what else a method hands on.
 
     Args:
-        mean: ensemble mean, like a state.
-        spread: sample standard deviation of every component, like a state.
+        mean: mean, like a state.
+        spread: standard deviation of every component (of the sample, for an ensemble), like a state.
     """
 
     mean: Any
@@ -42,7 +45,8 @@ class EnsembleHistory(Pytree):
         background: moments of the ensemble before the analysis.
         analysis: moments after it (inflation included).
         info: the method's account.
-        members: the analysed members, shape (time, member, ...), where they were asked for.
+        members: the analysed members, shape (time, member, ...), or `Gaussian` or `Particles` with a leading time axis,
+            where they were asked for.
     """
 
     step: Int[Array, " time"]
@@ -62,11 +66,11 @@ def cycle_ensemble(
     start: Any = 0,
     members: bool = False,
 ) -> tuple[Any, EnsembleHistory]:
-    """Forecast all members to each observation time in turn, and analyse there.
+    """Forecast an ensemble, or what else a method hands on, to each observation time in turn, and analyse there.
 
-    `da.cycle` calls it for a method that analyses an ensemble. The whole cycle is one scan: it compiles once for the
-    shapes of a record, can be batched over experiments, and losses pass through it; reverse mode keeps one ensemble
-    for each analysis.
+    `da.cycle` calls it for a method that analyses one time after the other. The whole cycle is one scan: it compiles
+    once for the shapes of a record, can be batched over experiments, and losses pass through it; reverse mode keeps one
+    ensemble for each analysis.
 
     To stop and go on later, cycle over a part of the times and pass on what it returns, with the same key; the result
     is the same, bit by bit:
@@ -76,13 +80,14 @@ def cycle_ensemble(
         ensemble, second = da.cycle(method, model, ensemble, times[500:], key=key, start=first.step[-1])
 
     Args:
-        method: ensemble method, for example `ETKF`.
+        method: sequential method, for example `ETKF`, `EKF` or `ParticleFilter`.
         model: forward model, `step(x, t) -> x` for one member.
-        ensemble: members at the start, a pytree with a leading member axis; step 0 of the observations.
+        ensemble: members at the start, a pytree with a leading member axis, or what the method's `init` takes in their
+            place (a `Gaussian`, `Particles`); step 0 of the observations.
         observations: `Observations`, a tuple of streams, or `AnalysisTimes` (needed where the steps are traced).
         key: random key; each analysis draws from the key folded with the number of its step.
         start: number of the first step, passed to the model as t (run-time integer).
-        members: whether to keep the analysed members of all times (static).
+        members: whether to keep the analysed members (`Gaussian`, `Particles`) of all times (static).
 
     Returns:
         The ensemble after the last analysis, and `EnsembleHistory`.
@@ -107,33 +112,53 @@ def cycle_ensemble(
         raise ConfigurationError(
             f"cycle: {type(method).__name__} draws random numbers here; give key=jax.random.key(...)"
         )
-    ensemble = check_ensemble("cycle", ensemble)
+    ensemble = method.init(ensemble)
     times = observations if isinstance(observations, AnalysisTimes) else analysis_times(observations)
     ensemble, history = _cycle(method, model, ensemble, times, key, jnp.asarray(start, jnp.int32), members)
     _report(history)
     return ensemble, history
 
 
-def _run(method: Any, model: Any, ensemble: Any, times: AnalysisTimes, key: Any, start: Any, members: bool) -> Any:
-    def forecast(ensemble: Any, step: Any, gap: Any) -> Any:
+def propagator(model: Any, times: AnalysisTimes, step: Any, gap: Any) -> Callable[[Any], Any]:
+    """Return the function that takes one state from `step` on over `gap` steps.
+
+    Args:
+        model: forward model.
+        times: what the gap is one of.
+        step: number of the first step.
+        gap: run-time number of steps.
+    """
+
+    def propagate(x: Any) -> Any:
         if times.longest == 0:
-            return ensemble
+            return x
         # Where the gaps differ, steps beyond the gap are skipped one by one.
         options = (
             {"at": [times.longest], "segment": times.longest}
             if times.uniform
             else {"at": gap[None], "limit": gap, "segment": 1}
         )
-        rows = jax.vmap(lambda x: rollout(model, x, times.longest, start=step, **options))(ensemble)
-        return jax.tree.map(lambda leaf: leaf[:, 0], rows)
+        return jax.tree.map(lambda leaf: leaf[0], rollout(model, x, times.longest, start=step, **options))
 
+    return propagate
+
+
+def _keys(key: Any, step: Any) -> tuple[Any, Any]:
+    """Return the keys of the analysis at a step and of the forecast that leads to it."""
+    analysis = jax.random.fold_in(key, step)
+    return analysis, jax.random.fold_in(analysis, FORECAST)  # far from the numbers that a split would use
+
+
+def _run(method: Any, model: Any, ensemble: Any, times: AnalysisTimes, key: Any, start: Any, members: bool) -> Any:
     def body(carry: Any, now: Any) -> tuple[Any, EnsembleHistory]:
         (ensemble, step), (gap, rows, real) = carry, now
-        prior = forecast(ensemble, step, gap)
+        step_key, forecast_key = (None, None) if key is None else _keys(key, step + gap)
+        prior = method.forecast(forecast_key, propagator(model, times, step, gap), ensemble)
+        if not times.uniform or times.longest == 0:  # over no step there is no forecast, and no model error
+            prior = tree.select(gap > 0, prior, ensemble)
         step = step + gap
-        step_key = None if key is None else jax.random.fold_in(key, step)
         posterior, info = method.analyze(step_key, prior, times.observations(rows, real))
-        background, analysis = (Moments(mean(e), spread(e)) for e in (prior, posterior))
+        background, analysis = (Moments(*method.moments(e)) for e in (prior, posterior))
         return (posterior, step), EnsembleHistory(step, background, analysis, info, posterior if members else None)
 
     body = jax.checkpoint(body, prevent_cse=False)

@@ -1,6 +1,6 @@
-"""Ensemble filters, inflation and localization."""
+"""Ensemble and particle filters, inflation and localization."""
 
-from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod, GlobalFilter
+from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod, GlobalFilter, SequentialMethod
 from diffassim.ensemble.denkf import DEnKF
 from diffassim.ensemble.departures import Departures, whitened_departures
 from diffassim.ensemble.enkf import EnKF
@@ -13,8 +13,13 @@ from diffassim.ensemble.inflation import (
     RelaxToPriorPerturbations,
     RelaxToPriorSpread,
 )
+from diffassim.ensemble.inversion import Inversion, ensemble_inversion
 from diffassim.ensemble.letkf import LETKF
+from diffassim.ensemble.optimal_particle_filter import OptimalParticleFilter
+from diffassim.ensemble.particle_filter import ParticleFilter, ParticleInfo
+from diffassim.ensemble.particles import Particles
 from diffassim.ensemble.places import observation_places
+from diffassim.ensemble.resampling import Multinomial, Resampling, Residual, Stratified, Systematic
 from diffassim.ensemble.tapers import GaspariCohn
 
 __all__ = [
@@ -29,10 +34,22 @@ __all__ = [
     "GaspariCohn",
     "GlobalFilter",
     "Inflation",
+    "Inversion",
+    "Multinomial",
+    "OptimalParticleFilter",
+    "ParticleFilter",
+    "ParticleInfo",
+    "Particles",
     "PosteriorInflation",
     "PriorInflation",
     "RelaxToPriorPerturbations",
     "RelaxToPriorSpread",
+    "Resampling",
+    "Residual",
+    "SequentialMethod",
+    "Stratified",
+    "Systematic",
+    "ensemble_inversion",
     "observation_places",
     "whitened_departures",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,15 +15,15 @@ from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
 from diffassim.ensemble.departures import Departures, whitened_departures
 from diffassim.ensemble.inflation import as_inflation
-from diffassim.ensemble.members import check_ensemble, finite_members, total_spread, transformed
+from diffassim.ensemble.members import check_ensemble, finite_members, mean, spread, total_spread, transformed
 from diffassim.ensemble.rotation import mean_preserving_rotation
 from diffassim.observations.container import as_streams
 
-__all__ = ["AnalysisInfo", "EnsembleMethod", "GlobalFilter"]
+__all__ = ["AnalysisInfo", "EnsembleMethod", "GlobalFilter", "SequentialMethod"]
 
 
 class AnalysisInfo(Pytree):
-    r"""What an ensemble analysis reports.
+    r"""What the analysis of one time reports.
 
     Args:
         count: number of observed values that were used.
@@ -31,7 +32,7 @@ class AnalysisInfo(Pytree):
             spread and R are right, 0 without observations.
         background_spread: root of the prior's sample variance averaged over the state (after prior inflation).
         analysis_spread: the same of the posterior (after inflation).
-        non_finite: number of prior members that hold something not finite.
+        non_finite: number of prior members (one for a Gaussian) that hold something not finite.
         result: `Result` code: `DIVERGED` where the prior or the posterior is not finite.
     """
 
@@ -43,7 +44,42 @@ class AnalysisInfo(Pytree):
     result: Int[Array, ""]
 
 
-class EnsembleMethod(Pytree):
+class SequentialMethod(Pytree):
+    """Base of all methods that analyse one time after the other, whatever stands for what they know of the state.
+
+    What they know, the belief, is an ensemble here; a subclass may hand on something else (a mean with the square root
+    of a covariance, members with weights) if it says how that is checked, forecast, analysed and summarized.
+    """
+
+    @property
+    def random(self) -> bool:
+        """Whether forecast or analysis draw random numbers."""
+        return False
+
+    def init(self, belief: Any) -> Any:
+        """Return what the method cycles, checked: an ensemble."""
+        return check_ensemble(type(self).__name__, belief)
+
+    def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: Any) -> Any:
+        """Return the belief at the next analysis time.
+
+        Args:
+            key: random key; None where the method draws nothing.
+            propagate: takes one state to the next analysis time.
+            belief: what `init` or `analyze` returned.
+        """
+        return jax.vmap(propagate)(belief)
+
+    def analyze(self, key: Any, belief: Any, observations: Any) -> tuple[Any, AnalysisInfo]:
+        """Return the belief after the observations of one time, and an account."""
+        raise NotImplementedError(f"{type(self).__name__} does not define analyze(key, belief, observations)")
+
+    def moments(self, belief: Any) -> tuple[Any, Any]:
+        """Return mean and standard deviation of every component of the state."""
+        return mean(belief), spread(belief)
+
+
+class EnsembleMethod(SequentialMethod):
     """Base of all methods that analyse an ensemble at one time: (key, ensemble, observations) -> (ensemble, info).
 
     A subclass defines `update`. What is the same for all is done here: inflation, the rotation, statistics, and the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from diffassim.core.pytree import Pytree
 from diffassim.ensemble.members import check_ensemble
 from diffassim.observations.container import as_streams
 
-__all__ = ["Departures", "whitened_departures"]
+__all__ = ["Departures", "whitened_departures", "whitened_innovation"]
 
 
 class Departures(Pytree):
@@ -70,18 +71,30 @@ def whitened_departures(ensemble: Any, observations: Any) -> Departures:
     """
     ensemble = check_ensemble("whitened_departures", ensemble)
     streams = as_streams(observations)
+    each = jax.vmap(whitened_innovation(streams))(ensemble)
+    d = jnp.mean(each, axis=0)
+    return Departures(d, d[None] - each, flat([stream.mask for stream in streams]))
+
+
+def whitened_innovation(streams: tuple[Any, ...]) -> Callable[[Any], Float[Array, " m"]]:
+    r"""Return the function \(x \mapsto R^{-1/2} (y - H(x))\) of one state, all streams in one vector.
+
+    Args:
+        streams: the observations of one time, a tuple of `Observations`.
+
+    Raises:
+        ConfigurationError: if a stream has a robust loss.
+    """
     robust = [type(stream.loss).__name__ for stream in streams if stream.loss is not None]
     if robust:
         raise ConfigurationError(
             f"an ensemble analysis needs Gaussian observation errors, found the loss {robust[0]}; leave `loss` out"
         )
 
-    def innovations(member: Any) -> Any:
-        return flat([stream.innovation(_repeated(member, stream.steps.shape[0])) for stream in streams])
+    def innovation(x: Any) -> Any:
+        return flat([stream.innovation(_repeated(x, stream.steps.shape[0])) for stream in streams])
 
-    each = jax.vmap(innovations)(ensemble)
-    d = jnp.mean(each, axis=0)
-    return Departures(d, d[None] - each, flat([stream.mask for stream in streams]))
+    return innovation
 
 
 def flat(values: Any) -> Float[Array, " m"]:

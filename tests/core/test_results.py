@@ -9,7 +9,7 @@ from diffassim.core.results import Result
 
 # Stored in output files: a number never changes its meaning.
 NUMBERS = {"CONVERGED": 0, "MAX_ITERATIONS": 1, "STALLED": 2, "NON_FINITE": 3, "LINEAR_SOLVE": 4, "INCONSISTENT": 5,
-           "DIVERGED": 6}  # fmt: skip
+           "DIVERGED": 6, "COLLAPSED": 7}  # fmt: skip
 
 
 def test_numbers_are_stable():

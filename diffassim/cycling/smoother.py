@@ -1,0 +1,105 @@
+"""The Rauch-Tung-Striebel smoother: back through what a Kalman filter has analysed."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.scipy.linalg import cho_factor, cho_solve
+
+from diffassim.core import tree
+from diffassim.core.errors import AssimilationWarning, ConfigurationError, ShapeError, concrete
+from diffassim.core.results import Result
+from diffassim.cycling.ensemble import EnsembleHistory, propagator
+from diffassim.cycling.times import AnalysisTimes
+from diffassim.kalman.base import KalmanMethod, as_many, joined
+from diffassim.kalman.gaussian import Gaussian, covariance_columns, flat_rows, state_rows
+
+__all__ = ["smooth"]
+
+
+def smooth(method: KalmanMethod, model: Any, history: EnsembleHistory) -> Gaussian:
+    r"""Return the state at every analysis time given the observations of all times.
+
+    Backward in time, with the forecast mean \(x_f\), covariance \(P_f\) and the cross covariance C of analysis and
+    forecast, all computed anew from the analysis,
+
+    .. math::
+        G = C P_f^{-1},\quad x_s = x_a + G (x_s^+ - x_f),\quad P_s = P_a + G (P_s^+ - P_f) G^\top
+
+    P_s is kept as columns of a sum of positive terms. `EKF` gives the (extended) smoother of Rauch, Tung and Striebel,
+    `UKF` the unscented one. The initial state is smoothed as well if the record has a row at step 0, for instance of
+    missing values.
+
+    Args:
+        method: the filter, `EKF` or `UKF`, without inflation if the result is to be the posterior.
+        model: the model it was cycled with.
+        history: what `cycle(..., members=True)` returned.
+
+    Returns:
+        `Gaussian` with a leading axis of times, and as many columns as the analyses.
+
+    Raises:
+        ConfigurationError: if the method is no Kalman filter, or the history holds no analyses.
+        ShapeError: if the steps are traced.
+
+    Warns:
+        AssimilationWarning: (outside of traced code) if the result is not finite, as where P_f is singular.
+
+    Example:
+        >>> import diffassim as da
+        >>> one = da.covariances.Diagonal(std=1.0)
+        >>> belief = da.kalman.Gaussian.from_covariance(jnp.zeros(1), one)
+        >>> y = da.Observations(jnp.array([[jnp.nan], [3.0]]), [0, 1], error=one)
+        >>> still, method = da.models.FunctionModel(lambda x, t: x), da.EKF(Q=one)
+        >>> _, history = da.cycle(method, still, belief, y, members=True)
+        >>> da.smooth(method, still, history).mean[:, 0].round(4).tolist()
+        [1.0, 2.0]
+
+    Source: Rauch, Tung and Striebel (1965), equations 3.28 to 3.31; Saerkkae (2008) for the unscented form.
+    """
+    if not isinstance(method, KalmanMethod):
+        raise ConfigurationError(f"smooth: the method must be an EKF or a UKF, found {type(method).__name__}")
+    if not isinstance(history.members, Gaussian):
+        raise ConfigurationError("smooth: the history holds no analyses; cycle with members=True")
+    if isinstance(history.step, jax.core.Tracer):
+        raise ShapeError("smooth: the analysis steps must be known outside of traced code")
+    gaps = np.diff(np.asarray(history.step))
+    longest = int(gaps.max(initial=0))
+    times = AnalysisTimes((), (), (), jnp.asarray(gaps, jnp.int32), longest, bool((gaps == longest).all()))
+    smoothed = _smooth(method, model, history.members, history.step, times)
+    sound = concrete(tree.all_finite(smoothed))
+    if sound is not None and not sound:
+        warnings.warn(
+            f"smooth: not finite; a forecast covariance may be singular, add a model error Q. "
+            f"{Result.describe(Result.DIVERGED)}",
+            AssimilationWarning,
+            stacklevel=2,
+        )
+    return smoothed
+
+
+@jax.jit
+def _smooth(method: Any, model: Any, analyses: Gaussian, steps: Any, times: AnalysisTimes) -> Gaussian:
+    def body(later: Gaussian, now: Any) -> tuple[Gaussian, Gaussian]:
+        analysis, step, gap = now
+        mean, before, after = method.transport(propagator(model, times, step, gap), analysis)
+        A, F = flat_rows(before), flat_rows(after)
+        error = None if method.Q is None else flat_rows(covariance_columns(method.Q, mean))
+        P_f = F.T @ F if error is None else F.T @ F + error.T @ error
+        spread = jnp.sqrt(jnp.diagonal(P_f))  # units must not decide what is singular
+        factor = cho_factor(P_f / spread[:, None] / spread[None])
+        G_t = cho_solve(factor, F.T @ A / spread[:, None]) / spread[:, None]
+        late = flat_rows(jax.tree.map(lambda a, b: (a - b)[None], later.mean, mean))
+        x_s = tree.add(analysis.mean, jax.tree.map(lambda leaf: leaf[0], state_rows(late @ G_t, mean)))
+        terms = [A - F @ G_t, flat_rows(later.columns) @ G_t, *([] if error is None else [error @ G_t])]
+        smoothed = Gaussian(x_s, as_many(joined(*(state_rows(term, mean) for term in terms)), analysis))
+        return smoothed, smoothed
+
+    last, rest = (jax.tree.map(lambda leaf: leaf[-1], analyses), jax.tree.map(lambda leaf: leaf[:-1], analyses))
+    _, earlier = lax.scan(body, last, (rest, steps[:-1], times.gaps), reverse=True)
+    return jax.tree.map(lambda rows, end: jnp.concatenate([rows, end[None]]), earlier, last)
