@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from diffassim.core import tree
-from diffassim.core.errors import require_positive
+from diffassim.core.errors import ConfigurationError, require_positive
 from diffassim.core.loops import bounded_while
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
@@ -114,6 +114,8 @@ class _Search:
     """One search: the settings, the cost, and the steps of the loop as methods (nothing here outlives the trace)."""
 
     def __init__(self, method: GaussNewton, cost: Any, unrolled: bool) -> None:
+        if method.dual and not getattr(cost, "whitened", True):
+            raise ConfigurationError(f"GaussNewton: {type(cost).__name__} has no dual; leave dual=True out")
         self.method, self.unrolled = method, unrolled
         self.grows = hasattr(cost, "horizon") and bool(cost.steps)
         self.steps = int(cost.steps) if self.grows else 0

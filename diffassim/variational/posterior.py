@@ -207,7 +207,7 @@ def posterior(
         `Posterior`.
 
     Raises:
-        ConfigurationError: if the rank is not positive.
+        ConfigurationError: if the rank is not positive, or the cost is not whitened (weak constraint in state form).
 
     Example:
         >>> import diffassim as da
@@ -220,6 +220,8 @@ def posterior(
     """
     if rank is not None and rank < 1:
         raise ConfigurationError(f"posterior: rank must be positive, found {rank}")
+    if not getattr(cost, "whitened", True):
+        raise ConfigurationError(f"posterior: {type(cost).__name__} is not whitened; use cost.forcing_form(v)")
     v = solution.control
     return _eigenpairs(cost, v, _host_noise(jax.eval_shape(lambda v: cost.residuals(v)[1], v), seed), tolerance, rank)
 
