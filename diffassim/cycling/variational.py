@@ -9,37 +9,61 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from diffassim.core.errors import AssimilationWarning, concrete
+from diffassim.core.errors import AssimilationWarning, ConfigurationError, concrete
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
+from diffassim.cycling.windows import checked_shift
 from diffassim.models.rollout import rollout
 from diffassim.variational.gauss_newton import GaussNewton
 from diffassim.variational.minimize import minimize
 from diffassim.variational.solution import Minimum
 from diffassim.variational.strong_constraint import StrongConstraint4DVar
+from diffassim.variational.weak_constraint import WeakConstraint4DVar
 
 __all__ = ["FourDVar", "History", "cycle_windows"]
 
 
 class FourDVar(Pytree):
-    """Strong-constraint 4D-Var as an analysis method for `cycle`.
+    """4D-Var as an analysis method for `cycle`: strong-constraint, or with Q weak-constraint.
 
     Args:
         B: background-error covariance, the same in every window.
         minimizer: see `minimize`.
         parameters: background-error covariance by model attribute; the analysed model is handed on to the next window.
         unrolled: differentiate through the minimizer's iterations instead of implicitly (static).
+        Q: model-error covariance of `every` steps; the next background is then the end of a trajectory with the
+            analysed model errors in it. None: the model is perfect.
+        every: model steps between model errors (static).
+        form: `WeakConstraint4DVar` or `StateWeakConstraint4DVar`, what is controlled where there is a Q (static).
+
+    Raises:
+        ConfigurationError: if `every` or `form` is given without Q.
+
+    Example:
+        >>> import diffassim as da
+        >>> one, still = da.covariances.Diagonal(std=1.0), da.models.FunctionModel(lambda x, t: x)
+        >>> windows = da.split_windows(da.Observations(jnp.full((2, 1), 3.0), [1, 2], error=one), 1, 2)
+        >>> x, _, _ = da.cycle(FourDVar(one, Q=one), still, jnp.zeros(1), windows, steps=1)
+        >>> x.round(6).tolist()  # 0 -> 2 -> 2 + 2/3
+        [2.666667]
     """
 
     B: Any
     minimizer: Any = GaussNewton()
     parameters: Any = None
     unrolled: bool = static(default=False)
+    Q: Any = None
+    every: int = static(default=1)
+    form: Any = static(default=WeakConstraint4DVar)
+
+    def __post_init__(self) -> None:
+        if self.Q is None and (self.every != 1 or self.form is not WeakConstraint4DVar):
+            raise ConfigurationError("FourDVar: `every` and `form` belong to a model-error covariance; give Q")
 
     def analyze(
         self, model: Any, background: Any, observations: Any, start: Any, steps: int
-    ) -> tuple[Any, Any, Minimum]:
-        """Return the analysis at the window start, the analysed model, and the account of the search.
+    ) -> tuple[Any, Any, Minimum, Any]:
+        """Return the analysis at the window start, the analysed model, the account of the search, and model errors.
 
         Args:
             model: forward model.
@@ -47,12 +71,18 @@ class FourDVar(Pytree):
             observations: `Observations` of the window, or a tuple of them.
             start: number of the window's first step.
             steps: window length.
+
+        Returns:
+            Analysis, model, `Minimum`, and the increments after each step of the window (None where there are none).
         """
-        cost = StrongConstraint4DVar(
-            model, background, self.B, observations, parameters=self.parameters, start=start, steps=steps
-        )
+        options = {"parameters": self.parameters, "start": start, "steps": steps}
+        cost: Any
+        if self.Q is None:
+            cost = StrongConstraint4DVar(model, background, self.B, observations, **options)
+        else:
+            cost = self.form(model, background, self.B, self.Q, observations, every=self.every, **options)
         solution = minimize(cost, self.minimizer, unrolled=self.unrolled)
-        return solution.state, solution.model, solution.search
+        return solution.state, solution.model, solution.search, cost.forcing(solution.control, steps)
 
 
 class History(Pytree):
@@ -60,7 +90,7 @@ class History(Pytree):
 
     Args:
         background: trajectory from the background, rows `at`.
-        analysis: trajectory from the analysis, rows `at`.
+        analysis: trajectory from the analysis (with the analysed model errors), rows `at`.
         search: the minimizer's account of each window.
     """
 
@@ -70,9 +100,19 @@ class History(Pytree):
 
 
 def cycle_windows(
-    method: Any, model: Any, background: Any, windows: Any, *, steps: int, start: Any = 0, at: Any = None
+    method: Any,
+    model: Any,
+    background: Any,
+    windows: Any,
+    *,
+    steps: int,
+    shift: int | None = None,
+    start: Any = 0,
+    at: Any = None,
 ) -> tuple[Any, Any, History]:
-    """Alternate analysis and forecast over consecutive windows.
+    """Alternate analysis and forecast over consecutive windows, which may overlap.
+
+    The background of a window is the trajectory of the analysis before it, `shift` steps after that window's start.
 
     `da.cycle` calls it for a method that analyses windows. The whole cycle is one scan: it compiles once, can be
     batched over experiments, and losses pass through it. To stop and go on later, call it on part of the windows and
@@ -82,13 +122,17 @@ def cycle_windows(
         method: `FourDVar`, or any object with its `analyze`.
         model: forward model.
         background: state at the start of the first window.
-        windows: observations cut by `split_windows`.
+        windows: observations cut by `split_windows`, with the same steps and shift.
         steps: window length in model steps (static).
+        shift: steps from the start of a window to the start of the next (static); default: the window length.
         start: number of the first step of the first window, passed to the model as t.
         at: rows of each window's trajectories to keep, integers in [0, steps]; default: first and last.
 
     Returns:
         Background for the next window, model for the next window, `History`.
+
+    Raises:
+        ConfigurationError: if the shift is not between 1 and the window length.
 
     Warns:
         AssimilationWarning: (outside of traced code) if the minimization of a window did not converge; `search.result`
@@ -103,8 +147,9 @@ def cycle_windows(
         >>> history.analysis.shape
         (2, 2, 40)
     """
+    shift = checked_shift("cycle", shift, steps)
     rows = jnp.asarray([0, steps] if at is None else at, jnp.int32)
-    found = _cycle(method, model, background, windows, jnp.asarray(start, jnp.int32), rows, steps)
+    found = _cycle(method, model, background, windows, jnp.asarray(start, jnp.int32), rows, steps, shift)
     codes = concrete(found[2].search.result)
     failures = None if codes is None else Result.describe_failures(codes)
     if failures is not None:
@@ -112,20 +157,20 @@ def cycle_windows(
     return found
 
 
-def _run(method: Any, model: Any, background: Any, windows: Any, start: Any, rows: Any, steps: int) -> Any:
-    wanted = jnp.concatenate([rows, jnp.asarray([steps], jnp.int32)])
+def _run(method: Any, model: Any, background: Any, windows: Any, start: Any, rows: Any, steps: int, shift: int) -> Any:
+    wanted = jnp.concatenate([rows, jnp.asarray([shift], jnp.int32)])
 
     def window(carry: Any, observations: Any) -> Any:
         model, background, first = carry
         forecast = rollout(model, background, steps, start=first, at=rows)
-        x_a, model, search = method.analyze(model, background, observations, first, steps)
-        states = rollout(model, x_a, steps, start=first, at=wanted)
+        x_a, model, search, errors = method.analyze(model, background, observations, first, steps)
+        states = rollout(model, x_a, steps, start=first, at=wanted, forcing=errors)
         analysis = jax.tree.map(lambda leaf: leaf[:-1], states)
         following = jax.tree.map(lambda leaf: leaf[-1], states)
-        return (model, following, first + steps), History(forecast, analysis, search)
+        return (model, following, first + shift), History(forecast, analysis, search)
 
     (model, background, _), history = lax.scan(window, (model, background, start), windows)
     return background, model, history
 
 
-_cycle = jax.jit(_run, static_argnums=6)
+_cycle = jax.jit(_run, static_argnums=(6, 7))

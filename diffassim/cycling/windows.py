@@ -14,22 +14,29 @@ from diffassim.cycling.times import error_rows
 __all__ = ["split_windows"]
 
 
-def split_windows(observations: Any, steps: int, count: int) -> Any:
-    """Cut observations into consecutive windows of equal length, padded so that all have the same shapes.
+def split_windows(observations: Any, steps: int, count: int, *, shift: int | None = None, reuse: bool = False) -> Any:
+    """Cut observations into windows of equal length, padded so that all have the same shapes.
 
-    Window w covers the steps w * steps to (w + 1) * steps. Every observation is used once: one on a boundary belongs to
-    the window that ends there (step 0 belongs to the first window). Steps become relative to the window start.
+    Window w covers the steps w * shift to w * shift + steps; with a shift below the window length the windows overlap.
+    Every observation is used once, in the first window that reaches it (one on a boundary belongs to the window that
+    ends there; step 0 belongs to the first window), so that no background knows the observations that correct it. With
+    `reuse` a window takes all observations after its start: the same error then counts in several analyses, which a
+    static B does not know of. Steps become relative to the window start.
 
     Args:
         observations: `Observations` whose steps count from the start of the first window, or a tuple of them.
         steps: window length in model steps.
         count: number of windows; later observations are left out.
+        shift: steps from the start of a window to the start of the next; default: the window length. Give `cycle` the
+            same.
+        reuse: whether overlapping windows use observations again.
 
     Returns:
-        Observations whose arrays have a leading axis of size `count`, for `cycle`; padding is masked out.
+        Observations whose arrays have a leading axis of size `count`, for `cycle`; padding is masked out. `replace`
+        changes them like any others (new values of padding stay masked).
 
     Raises:
-        ConfigurationError: if `steps` or `count` is not positive.
+        ConfigurationError: if `steps` or `count` is not positive, or the shift is not between 1 and the window length.
         ShapeError: if the observation steps are traced.
 
     Example:
@@ -37,21 +44,24 @@ def split_windows(observations: Any, steps: int, count: int) -> Any:
         >>> obs = da.Observations(jnp.arange(4.0)[:, None], [0, 2, 3, 4], error=da.covariances.Diagonal(std=1.0))
         >>> split_windows(obs, steps=2, count=2).steps.tolist()
         [[0, 2], [1, 2]]
+        >>> split_windows(obs, steps=3, count=2, shift=1).steps.tolist()
+        [[0, 2, 3], [3, 0, 0]]
     """
     if steps < 1 or count < 1:
         raise ConfigurationError(f"split_windows: steps={steps} and count={count} must be at least 1")
+    shift = checked_shift("split_windows", shift, steps)
     if isinstance(observations, tuple):
-        return tuple(split_windows(stream, steps, count) for stream in observations)
+        return tuple(split_windows(stream, steps, count, shift=shift, reuse=reuse) for stream in observations)
     if isinstance(observations.steps, jax.core.Tracer):
         raise ShapeError("split_windows: observation steps must be known outside of traced code")
     all_steps = np.asarray(observations.steps)
-    window = np.maximum(-(-all_steps // steps) - 1, 0)
-    members = [np.flatnonzero(window == w) for w in range(count)]
+    starts = shift * np.arange(count)
+    members = [np.flatnonzero(_belongs(all_steps, start, steps, 0 if reuse else shift)) for start in starts]
     size = max(1, max(len(rows) for rows in members))
     # Padding repeats row 0 of the record under a mask that is False, at the window's step 0.
     rows = np.stack([np.pad(r, (0, size - len(r)), constant_values=0) for r in members])
     real = np.stack([np.arange(size) < len(r) for r in members])
-    relative = np.where(real, all_steps[rows] - steps * np.arange(count)[:, None], 0)
+    relative = np.where(real, all_steps[rows] - starts[:, None], 0)
 
     def take(leaf: Any) -> Any:
         return jnp.asarray(leaf)[rows]
@@ -62,14 +72,30 @@ def split_windows(observations: Any, steps: int, count: int) -> Any:
     def repeat(leaf: Any) -> Any:
         return jnp.broadcast_to(leaf, (count, *jnp.shape(leaf)))
 
-    windows = jax.tree.map(repeat, observations)
-    # Assembled from parts that were checked when the record was built; the constructor would check one window's shapes.
-    parts = {
-        "values": jax.tree.map(take, observations.values),
-        "steps": jnp.asarray(relative, jnp.int32),
-        "mask": jax.tree.map(take_mask, observations.mask),
-        "where": jax.tree.map(take, observations.where),
-        "error": error_rows(observations.error, observations.values, take, repeat),
-    }
-    windows.__dict__.update(parts)
-    return windows
+    return observations.replace(
+        values=jax.tree.map(take, observations.values),
+        steps=jnp.asarray(relative, jnp.int32),
+        mask=jax.tree.map(take_mask, observations.mask),
+        where=jax.tree.map(take, observations.where),
+        error=error_rows(observations.error, observations.values, take, repeat),
+        operator=jax.tree.map(repeat, observations.operator),
+        loss=jax.tree.map(repeat, observations.loss),
+    )
+
+
+def checked_shift(name: str, shift: int | None, steps: int) -> int:
+    """Return the shift of windows of this length (by default the length), or raise `ConfigurationError`."""
+    shift = steps if shift is None else shift
+    if not 1 <= shift <= steps:
+        raise ConfigurationError(
+            f"{name}: shift={shift} must lie between 1 and the window's {steps} steps; a longer one would leave "
+            "observations between the windows unused"
+        )
+    return shift
+
+
+def _belongs(at: Any, start: int, steps: int, shift: int) -> Any:
+    """Which steps a window uses: up to its end those after its start or (with a shift) after the window before it."""
+    before = start if shift == 0 else start + steps - shift
+    first = start == 0
+    return (at <= start + steps) & ((at >= 0) if first else (at > before))

@@ -27,7 +27,8 @@ class Observations(Pytree):
     Args:
         values: observed values with a leading time axis, shape (time, ...), or a pytree of such arrays.
         steps: model steps after the window start at which they are valid (0 is the window start itself), integers of
-            shape (time,), in any order; repeated steps are allowed.
+            shape (time,), in any order; repeated steps are allowed. With shape (window, time), as `split_windows`
+            makes them, every array (R's as well) has a leading axis of windows, over which `cycle` or `vmap` runs.
         operator: observation operator H(x, where); a plain function will do. Default: the whole state.
         error: observation-error covariance R of one time, from `diffassim.covariances`.
         mask: True where observed, shaped like the values or broadcastable to them; None: wherever the value is finite.
@@ -68,16 +69,17 @@ class Observations(Pytree):
         else:
             with jax.ensure_compile_time_eval():  # inside of jit as well, known steps stay known
                 steps = jnp.asarray(known.astype(np.int32))
-        if steps.ndim != 1:
-            raise ShapeError(f"Observations: steps must have shape (time,), found {steps.shape}")
+        if steps.ndim not in (1, 2):
+            raise ShapeError(f"Observations: steps must have shape (time,) or (window, time), found {steps.shape}")
         if known is not None and known.size and known.min() < 0:
             raise DataError(f"Observations: step {known.min()} lies before the window start (step 0)")
         for name, given in (("values", values), ("where", self.where)):
             for leaf in jax.tree.leaves(given):
-                if jnp.shape(leaf)[:1] != steps.shape:
+                if jnp.shape(leaf)[: steps.ndim] != steps.shape:
+                    times = f"{steps.shape[0]} times" if steps.ndim == 1 else f"(windows, times) {steps.shape}"
                     raise ShapeError(
-                        f"Observations: {name} has shape {jnp.shape(leaf)}, but steps has {steps.shape[0]} times; the "
-                        "first axis of both is time"
+                        f"Observations: {name} has shape {jnp.shape(leaf)}, but steps has {times}; the first axis of "
+                        "both is time"
                     )
         given = _broadcast_mask(self.mask, values)
         mask = jax.tree.map(_observed, values, given)
@@ -90,9 +92,10 @@ class Observations(Pytree):
         values = jax.tree.map(_filled, values, mask)
         if self.error is None:
             raise DataError("Observations: `error` is missing; give R, e.g. da.covariances.Diagonal(std=...)")
-        first = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[1:], v.dtype), values)
-        if hasattr(self.error, "check"):
-            self.error.check("Observations.error", first)
+        first = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[steps.ndim :], v.dtype), values)
+        error = self.error if steps.ndim == 1 else _of_first_window(self.error, steps.shape[0])
+        if hasattr(error, "check"):
+            error.check("Observations.error", first)
         self._set(values=values, steps=steps, mask=mask, operator=as_operator(self.operator))
 
     def predict(self, states: Any) -> Any:
@@ -149,6 +152,16 @@ def as_streams(observations: Any) -> tuple[Any, ...]:
 def _as_float(value: Any) -> Any:
     value = jnp.asarray(value)
     return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.result_type(float))
+
+
+def _of_first_window(error: Any, windows: int) -> Any:
+    for leaf in jax.tree.leaves(error):
+        if jnp.shape(leaf)[:1] != (windows,):
+            raise ShapeError(
+                f"Observations: error holds an array of shape {jnp.shape(leaf)}, but with {windows} windows all of its "
+                "arrays need them as leading axis; set it before the record is split"
+            )
+    return jax.tree.map(lambda leaf: leaf[0], error)
 
 
 # Known numbers are handled by NumPy: in JAX each of these operations would be a small program to compile.

@@ -9,6 +9,7 @@ from diffassim.variational.minimize import MinimizationError, minimize
 from diffassim.variational.posterior import Consistency, Posterior, posterior, randomized_solutions
 from diffassim.variational.sensitivity import ObservationImpact, observation_impact
 from diffassim.variational.solution import Minimum, Solution
+from diffassim.variational.state_weak_constraint import StateWeakConstraint4DVar
 from diffassim.variational.strong_constraint import StrongConstraint4DVar
 from diffassim.variational.three_d_var import ThreeDVar
 from diffassim.variational.weak_constraint import WeakConstraint4DVar
@@ -25,6 +26,7 @@ __all__ = [
     "ObservationImpact",
     "Posterior",
     "Solution",
+    "StateWeakConstraint4DVar",
     "StrongConstraint4DVar",
     "ThreeDVar",
     "WeakConstraint4DVar",

@@ -128,6 +128,8 @@ class _Search:
     """One search: the settings, the cost, and the steps of the loop as methods (nothing here outlives the trace)."""
 
     def __init__(self, method: GaussNewton, cost: Any, unrolled: bool) -> None:
+        if method.dual and not getattr(cost, "whitened", True):
+            raise ConfigurationError(f"GaussNewton: {type(cost).__name__} has no dual; leave dual=True out")
         self.method, self.unrolled = method, unrolled
         self.grows = hasattr(cost, "horizon") and bool(cost.steps)
         self.steps = int(cost.steps) if self.grows else 0

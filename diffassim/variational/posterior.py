@@ -207,7 +207,8 @@ def posterior(
         `Posterior`.
 
     Raises:
-        ConfigurationError: if the rank is not positive, or larger than the control vector.
+        ConfigurationError: if the rank is not positive, or larger than the control vector, or the cost is not whitened
+            (weak constraint in state form).
         DataError: if the search met something that is not finite.
 
     Warns:
@@ -224,6 +225,8 @@ def posterior(
     """
     if rank is not None and rank < 1:
         raise ConfigurationError(f"posterior: rank must be positive, found {rank}")
+    if not getattr(cost, "whitened", True):
+        raise ConfigurationError(f"posterior: {type(cost).__name__} is not whitened; use cost.forcing_form(v)")
     require_converged("posterior", solution)
     v = solution.control
     if rank is not None and rank > tree.size(v):

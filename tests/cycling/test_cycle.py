@@ -126,7 +126,84 @@ def test_a_window_that_blows_up_leaves_its_code_and_spoils_no_window_before():
     assert np.isfinite(history.analysis[0]).all()
 
 
+@pytest.mark.parametrize("reuse", [False, True])
+def test_overlapping_windows_use_what_they_should(reuse):
+    at = np.array([0, 1, 4, 5, 10, 11, 15, 20, 21])
+    obs = da.Observations(at.astype(float)[:, None], at, error=STD)
+    cut = da.split_windows(obs, steps=10, count=3, shift=5, reuse=reuse)
+    real = np.asarray(cut.mask)[..., 0]
+    absolute = np.asarray(cut.steps) + 5 * np.arange(3)[:, None]
+    found = [absolute[w][real[w]].tolist() for w in range(3)]
+    once = [[0, 1, 4, 5, 10], [11, 15], [20]]
+    again = [[0, 1, 4, 5, 10], [10, 11, 15], [11, 15, 20]]
+    assert found == (again if reuse else once)
+    np.testing.assert_array_equal(np.asarray(cut.values)[..., 0][real], absolute[real])
+
+
+def test_windows_can_be_changed_like_any_observations():
+    obs = twin(windows=3)[2]
+    changed = obs.replace(values=obs.values + 1, error=da.covariances.Diagonal(std=2 * obs.error.std))
+    np.testing.assert_array_equal(changed.values, jnp.where(obs.mask, obs.values + 1, 0))
+    np.testing.assert_array_equal(changed.mask, obs.mask)
+    with pytest.raises(
+        da.ShapeError, match=r"values has shape \(2, 4, 20\), but steps has \(windows, times\) \(3, 4\)"
+    ):
+        obs.replace(values=obs.values[:2])
+    with pytest.raises(da.ShapeError, match=r"Observations.error: Diagonal std has shape \(7,\)"):
+        obs.replace(error=da.covariances.Diagonal(std=np.ones((3, 7))))
+    with pytest.raises(da.ShapeError, match="with 3 windows all of its arrays need them as leading axis"):
+        obs.replace(error=da.covariances.Diagonal(std=2.0))
+
+
+def test_shifted_windows_are_their_analyses_one_by_one_and_resume_with_the_same_bits():
+    model, x_b, _, truth = twin(windows=2, n=8)
+    record = da.Observations(truth[1:] + np.random.default_rng(1).normal(size=(8, 8)), np.arange(1, 9), error=STD)
+    obs = da.split_windows(record, 4, 3, shift=2)
+    x_all, _, whole = da.cycle(da.FourDVar(STD), model, x_b, obs, steps=4, shift=2, at=[0, 1, 2, 3, 4])
+    x = x_b
+    for w in range(3):
+        window = jax.tree.map(lambda leaf, w=w: leaf[w], obs)
+        cost = da.StrongConstraint4DVar(model, x, STD, window, steps=4)
+        trajectory = cost.trajectory(da.minimize(cost).control)
+        np.testing.assert_allclose(whole.analysis[w], trajectory, atol=1e-10)
+        x = trajectory[2]
+    np.testing.assert_allclose(x_all, x, atol=1e-10)
+    first, rest = (jax.tree.map(lambda leaf, s=s: leaf[s], obs) for s in (slice(0, 1), slice(1, 3)))
+    options = {"steps": 4, "shift": 2, "at": [0, 1, 2, 3, 4]}
+    x_mid, _, _ = da.cycle(da.FourDVar(STD), model, x_b, first, **options)
+    x_end, _, b = da.cycle(da.FourDVar(STD), model, x_mid, rest, start=2, **options)
+    assert np.array_equal(x_end, x_all) and np.array_equal(b.analysis, whole.analysis[1:])
+
+
+@pytest.mark.parametrize("form", [da.WeakConstraint4DVar, da.StateWeakConstraint4DVar])
+def test_a_weak_constraint_cycle_hands_on_the_end_of_its_trajectory(form):
+    model, x_b, obs, _ = twin(windows=2, n=8)
+    Q = da.covariances.Diagonal(std=0.2)
+    tight = da.GaussNewton(tolerance=1e-9, inner_tolerance=1e-6)
+    method = da.FourDVar(STD, tight, Q=Q, every=2, form=form)
+    x_all, _, history = da.cycle(method, model, x_b, obs, steps=4, at=[0, 2, 3, 4])
+    x = x_b
+    for w in range(2):
+        window = jax.tree.map(lambda leaf, w=w: leaf[w], obs)
+        cost = da.WeakConstraint4DVar(model, x, STD, Q, window, every=2, steps=4)
+        trajectory = cost.trajectory(da.minimize(cost, tight).control)
+        np.testing.assert_allclose(history.analysis[w], trajectory[np.array([0, 2, 3, 4])], atol=1e-7)
+        x = trajectory[-1]
+    np.testing.assert_allclose(x_all, x, atol=1e-7)
+    half = jax.tree.map(lambda leaf: leaf[:1], obs)
+    x_mid, _, _ = da.cycle(method, model, x_b, half, steps=4, at=[0, 2, 3, 4])
+    rest = jax.tree.map(lambda leaf: leaf[1:], obs)
+    assert np.array_equal(da.cycle(method, model, x_mid, rest, steps=4, start=4, at=[0, 2, 3, 4])[0], x_all)
+
+
 def test_impossible_windows_are_named():
     obs = da.Observations(np.zeros((1, 1)), [0], error=STD)
+    for shift in (0, 5):
+        with pytest.raises(ConfigurationError, match=f"split_windows: shift={shift} must lie between 1 and .* 4 steps"):
+            da.split_windows(obs, steps=4, count=1, shift=shift)
+        with pytest.raises(ConfigurationError, match=f"cycle: shift={shift} must lie between 1"):
+            da.cycle(da.FourDVar(STD), da.models.Lorenz96(), jnp.zeros(8), obs, steps=4, shift=shift)
+    with pytest.raises(ConfigurationError, match="give Q"):
+        da.FourDVar(STD, every=2)
     with pytest.raises(ConfigurationError, match="steps=0"):
         da.split_windows(obs, steps=0, count=1)

@@ -75,7 +75,8 @@ def test_integers_become_floats_and_float32_is_kept():
         ({"values": np.zeros((1, 3)), "steps": [0.5]}, DataError, "steps must be integers"),
         ({"values": np.full((1, 3), np.inf), "steps": [0]}, DataError, "3 infinite entries; use NaN for missing"),
         ({"values": np.zeros((1, 3)), "steps": [0], "mask": np.ones((1, 4), bool)}, ShapeError, "mask of shape"),
-        ({"values": np.zeros((1, 3)), "steps": [[0]]}, ShapeError, r"steps must have shape \(time,\)"),
+        ({"values": np.zeros((1, 3)), "steps": [[0]]}, ShapeError, r"steps has \(windows, times\) \(1, 1\)"),
+        ({"values": np.zeros((1, 3)), "steps": [[[0]]]}, ShapeError, r"steps must have shape \(time,\) or"),
     ],
 )
 def test_bad_input_is_named(arguments, error, message):

@@ -11,7 +11,7 @@ from diffassim.covariances import Diagonal
 from diffassim.variational.dual import dual_step
 from diffassim.variational.trust_region import truncated_cg
 
-from .problems import kalman_smoother, kalman_smoother_initial_state, linear_gaussian, lorenz96_window
+from .problems import kalman_smoother_initial_state, linear_gaussian, lorenz96_window
 
 TIGHT = da.GaussNewton(tolerance=1e-11, inner_tolerance=1e-10)
 DUAL = TIGHT.replace(dual=True)
@@ -25,13 +25,6 @@ def test_primal_and_dual_are_the_smoother(n, m, times):
     np.testing.assert_allclose(dual.state, primal.state, atol=1e-9 * scale)
     np.testing.assert_allclose(dual.state, kalman_smoother_initial_state(**p), atol=1e-9 * scale)
     assert bool(dual.converged)
-
-
-def test_weak_constraint_has_a_dual_too():
-    strong, p = linear_gaussian(times=3, m=1)
-    cost = da.WeakConstraint4DVar(strong.model, p["x_b"], strong.B, Diagonal(std=0.6), strong.observations)
-    expected, _ = kalman_smoother(**p, Q=0.36 * np.eye(6))
-    np.testing.assert_allclose(cost.trajectory(da.minimize(cost, DUAL).control), expected, atol=1e-9)
 
 
 def problem(m=4, n=9, seed=0):

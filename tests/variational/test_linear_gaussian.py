@@ -5,11 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import diffassim as da
 
-from .problems import kalman_smoother_initial_state, linear_gaussian
+from .problems import linear_gaussian
 
 TIGHT = da.GaussNewton(tolerance=1e-12, inner_tolerance=1e-10)
 
@@ -22,11 +21,6 @@ def test_three_d_var_is_the_kalman_analysis():
     np.testing.assert_allclose(solution.state, expected, atol=1e-12)
 
 
-def test_strong_constraint_4d_var_is_the_kalman_smoother():
-    cost, p = linear_gaussian()
-    np.testing.assert_allclose(da.minimize(cost, TIGHT).state, kalman_smoother_initial_state(**p), atol=1e-11)
-
-
 def test_cost_at_the_minimum_is_the_log_evidence_exponent():
     # 2 J_min = d^T (H B H^T + R)^{-1} d over the stacked window.
     cost, p = linear_gaussian()
@@ -35,14 +29,6 @@ def test_cost_at_the_minimum_is_the_log_evidence_exponent():
     d = p["y"].ravel() - G @ p["x_b"]
     S = G @ p["B"] @ G.T + np.kron(np.eye(len(p["y"])), p["R"])
     np.testing.assert_allclose(da.minimize(cost, TIGHT).cost, 0.5 * d @ np.linalg.solve(S, d), rtol=1e-12)
-
-
-@pytest.mark.parametrize(
-    "method", [da.GaussNewton(tolerance=1e-9), da.LBFGS(tolerance=1e-9)], ids=["gauss-newton", "l-bfgs"]
-)
-def test_minimizers_agree(method):
-    cost, p = linear_gaussian()
-    np.testing.assert_allclose(da.minimize(cost, method).state, kalman_smoother_initial_state(**p), atol=1e-8)
 
 
 def test_the_implicit_gradient_is_the_gain():

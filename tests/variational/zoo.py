@@ -68,8 +68,8 @@ def four_d_var(B, observations, model=SWIRL, background=X_B, **options):
     return da.StrongConstraint4DVar(model, background, B, observations, **options)
 
 
-def weak(Q, observations, model=SWIRL, background=X_B, B=Diagonal(std=0.9), **options):  # noqa: B008
-    return da.WeakConstraint4DVar(model, background, B, Q, observations, **options)
+def weak(Q, observations, model=SWIRL, background=X_B, B=Diagonal(std=0.9), kind=da.WeakConstraint4DVar, **options):  # noqa: B008
+    return kind(model, background, B, Q, observations, **options)
 
 
 def _swing(x, t, length):
@@ -162,6 +162,14 @@ COSTS = [
         Blocks({"angle": Zero(), "speed": Diagonal(std=0.1)}), observed(VALUES[:, 0], STEPS, Field("angle")),
         FunctionModel(_swing, arguments=1.5), {"angle": 0.7, "speed": 1.0}, None,
         parameters={"arguments": Diagonal(std=0.1)},
+    )),
+    Entry("weak 4D-Var in states", "StateWeakConstraint4DVar", weak(
+        Matern(0.3, 1.5, CIRCLE), observed(GAPPY), kind=da.StateWeakConstraint4DVar
+    )),
+    Entry("weak 4D-Var in states, an incomplete one, parameters", "StateWeakConstraint4DVar", weak(
+        Diagonal(std=0.4), observed(VALUES, [0, 2, 5]), every=2, horizon=jnp.asarray(4),
+        parameters={"arguments": Diagonal(std=0.1)}, kind=da.StateWeakConstraint4DVar,
+        guess=VALUES[:2] + 0.1,
     )),
 ]  # fmt: skip
 
