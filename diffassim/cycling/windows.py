@@ -56,7 +56,7 @@ def split_windows(observations: Any, steps: int, count: int, *, shift: int | Non
         raise ShapeError("split_windows: observation steps must be known outside of traced code")
     all_steps = np.asarray(observations.steps)
     starts = shift * np.arange(count)
-    members = [np.flatnonzero(_belongs(all_steps, start, steps, 0 if reuse else shift)) for start in starts]
+    members = [np.flatnonzero(_belongs(all_steps, int(start), steps, 0 if reuse else shift)) for start in starts]
     size = max(1, max(len(rows) for rows in members))
     # Padding repeats row 0 of the record under a mask that is False, at the window's step 0.
     rows = np.stack([np.pad(r, (0, size - len(r)), constant_values=0) for r in members])
