@@ -1,9 +1,12 @@
 """Forward models, one per file, behind one protocol."""
 
 from diffassim.models.advection import LinearAdvection
+from diffassim.models.advection_diffusion import AdvectionDiffusion
 from diffassim.models.base import FunctionModel, Model, Parameter, Variable
+from diffassim.models.exponential import exponential_runge_kutta_4
 from diffassim.models.gr4j import GR4J, CatchmentForcing, CatchmentState
 from diffassim.models.integrators import runge_kutta_4
+from diffassim.models.kuramoto_sivashinsky import KuramotoSivashinsky
 from diffassim.models.lorenz63 import Lorenz63
 from diffassim.models.lorenz96 import Lorenz96
 from diffassim.models.rollout import rollout
@@ -13,9 +16,11 @@ from diffassim.models.two_scale_lorenz96 import TwoScaleLorenz96, TwoScaleState
 
 __all__ = [
     "GR4J",
+    "AdvectionDiffusion",
     "CatchmentForcing",
     "CatchmentState",
     "FunctionModel",
+    "KuramotoSivashinsky",
     "LinearAdvection",
     "Lorenz63",
     "Lorenz96",
@@ -25,6 +30,7 @@ __all__ = [
     "TwoScaleLorenz96",
     "TwoScaleState",
     "Variable",
+    "exponential_runge_kutta_4",
     "rollout",
     "runge_kutta_4",
     "stencil_runge_kutta_4",

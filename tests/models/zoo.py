@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffassim.core.grid import Grid
 from diffassim.models import (
     GR4J,
+    AdvectionDiffusion,
     CatchmentForcing,
     CatchmentState,
     FunctionModel,
+    KuramotoSivashinsky,
     LinearAdvection,
     Lorenz63,
     Lorenz96,
@@ -62,6 +65,23 @@ WEATHER = CatchmentForcing(
 )
 
 
+def _plume(dtype: Any, key: jax.Array) -> jax.Array:
+    """Positive, without equal neighbors: the limiter has no derivative where both differences vanish."""
+    return jax.random.uniform(key, (5, 6), dtype, 0.5, 1.5)
+
+
+# Winds that turn around, an open axis and a periodic one, emissions of two sectors in two records.
+REGION = AdvectionDiffusion(
+    wind=(
+        0.4 * jnp.sin(1.0 + jnp.arange(36.0)).reshape(2, 3, 6)[:, [0, 1, 2, 0, 1, 2]],
+        0.3 * jnp.cos(1.0 + jnp.arange(30.0)).reshape(5, 6),
+    ),
+    diffusivity=(0.02, 0.03), emissions=jnp.array([[1.0, 2.0], [2.0, 0.5]]),
+    patterns=jnp.stack([jnp.eye(5, 6), jnp.ones((5, 6))]), decay=0.1, inflow=0.7,
+    grid=Grid(spacing=(1.0, 1.5), periodic=(False, True)), dt=0.4, hold=2,
+)  # fmt: skip
+
+
 def _pendulum(x: Any, t: Any, length: Any) -> Any:
     return {"angle": x["angle"] + 0.1 * x["speed"], "speed": x["speed"] - 0.1 * jnp.sin(x["angle"]) / length}
 
@@ -86,6 +106,8 @@ MODELS = [
     Entry("Lorenz96 large", Lorenz96(), _line(300, 2.3, 3.6)),  # compiled in separate kernels
     Entry("TwoScaleLorenz96", TwoScaleLorenz96(), _two_scale),
     Entry("LinearAdvection", LinearAdvection(velocity=0.3), _line(10, 0.0, 1.0)),
+    Entry("AdvectionDiffusion", REGION, _plume),
+    Entry("KuramotoSivashinsky", KuramotoSivashinsky(length=22.0), _line(12, 0.0, 1.3)),
     Entry("GR4J", GR4J(x2=0.8, x4=2.6, days=4, forcing=WEATHER), _catchment),
     Entry("FunctionModel", FunctionModel(lambda x, t: x + 0.1 * jnp.sin(x)), _line(5, 0.0, 1.0)),
     Entry("FunctionModel with arguments", Pendulum(_pendulum, arguments=1.5), _swinging),
