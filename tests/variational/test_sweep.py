@@ -17,7 +17,8 @@ BY_NAME = {entry.name: entry.cost for entry in COSTS}
 sweep = pytest.mark.parametrize("name", BY_NAME)
 
 MINIMIZERS = {"Descent", "GaussNewton", "LBFGS", "MinimizationError", "Minimum", "Solution", "minimize"}
-PRODUCTS = {"Consistency", "ObservationImpact", "Posterior", "observation_impact", "posterior", "randomized_solutions"}
+PRODUCTS = {"Consistency", "ForecastError", "ObservationImpact", "Posterior", "observation_impact"}
+PRODUCTS |= {"observation_influence", "posterior", "randomized_solutions"}
 NO_COSTS = MINIMIZERS | PRODUCTS
 
 

@@ -19,6 +19,7 @@ from diffassim.covariances import (
     Gaussian,
     Grid,
     Kronecker,
+    LowRank,
     Matern,
     Zero,
 )
@@ -143,7 +144,7 @@ COSTS = [
         Diagonal(std=0.9), observed(), horizon=jnp.asarray(2), segment=1
     )),
     Entry("4D-Var Huber", "StrongConstraint4DVar", four_d_var(
-        Diagonal(std=0.9), observed(GAPPY).replace(loss=Huber(1.1))
+        LowRank(spd(N, 3)[:2], Diagonal(std=0.9)), observed(GAPPY).replace(loss=Huber(1.1))
     )),
     Entry("4D-Var variational quality control", "StrongConstraint4DVar", four_d_var(
         Diagonal(std=0.9), observed(GAPPY).replace(loss=VariationalQC(0.05, 4.0))
