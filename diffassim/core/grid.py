@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ConfigurationError, ShapeError, require_positive
+from diffassim.core.linalg import safe_sqrt
 from diffassim.core.pytree import Pytree, static
 
 __all__ = ["Grid"]
@@ -101,5 +102,4 @@ class Grid(Pytree):
                 apart = jnp.mod(apart, n * h)
                 apart = jnp.minimum(apart, n * h - apart)
             squared = squared + jnp.square(apart)
-        same = squared == 0
-        return jnp.where(same, 0, jnp.sqrt(jnp.where(same, 1, squared)))
+        return safe_sqrt(squared)

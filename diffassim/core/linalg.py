@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-__all__ = ["covariance_rows", "symmetric_inverse_sqrt", "symmetric_sqrt"]
+__all__ = ["covariance_rows", "safe_sqrt", "symmetric_inverse_sqrt", "symmetric_sqrt"]
 
 # The derivative S' of S = A^(1/2) solves the Lyapunov equation S S' + S' S = A'. In the eigenbasis of A it is a
 # division by sqrt(a_i) + sqrt(a_j), the divided difference of the root: no difference of eigenvalues appears, unlike in
@@ -61,6 +61,17 @@ def symmetric_inverse_sqrt(A: Float[Array, "... n n"]) -> Float[Array, "... n n"
     return _inverse_root((A + _transposed(A)) / 2)[0]
 
 
+def safe_sqrt(x: Float[Array, ...]) -> Float[Array, ...]:
+    """Return the square root of every entry, with derivative zero (not infinite) at zero; NaN where negative.
+
+    Example:
+        >>> jax.grad(safe_sqrt)(0.0).item(), safe_sqrt(jnp.array(9.0)).item()
+        (0.0, 3.0)
+    """
+    zero = x == 0  # not "x > 0": the root of what is not finite must not be zero
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
+
+
 def covariance_rows(P: Float[Array, "n n"]) -> Float[Array, "n n"]:
     r"""Return F with \(F^\top F = P\) for a covariance matrix: the square root of its correlations, times the spreads.
 
@@ -77,8 +88,7 @@ def covariance_rows(P: Float[Array, "n n"]) -> Float[Array, "n n"]:
         [[2.0, 0.0], [0.0, 0.0]]
     """
     variance = jnp.diagonal(P)
-    flat = variance == 0
-    spread = jnp.where(flat, 1, jnp.sqrt(jnp.where(flat, 1, variance)))
+    spread = safe_sqrt(jnp.where(variance == 0, 1, variance))
     return symmetric_sqrt(P / spread[:, None] / spread[None]) * spread[None]
 
 

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from diffassim.core.linalg import safe_sqrt
+
 __all__ = [
     "add",
     "all_finite",
@@ -73,9 +75,7 @@ def squared_norm(x: Any) -> Float[Array, ""]:
 
 def norm(x: Any) -> Float[Array, ""]:
     """Return |x|, with derivative zero (not NaN) at x = 0."""
-    squared = squared_norm(x)
-    zero = squared == 0  # not "squared > 0": the norm of something that is not finite must not be zero
-    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squared)))
+    return safe_sqrt(squared_norm(x))
 
 
 def size(x: Any) -> int:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, require_positive
+from diffassim.core.linalg import safe_sqrt
 from diffassim.core.pytree import Pytree
 from diffassim.core.results import Result
 from diffassim.ensemble.base import GlobalFilter
@@ -110,7 +111,7 @@ def _run(method: Any, ensemble: Any, streams: tuple[Any, ...], key: Any, step: A
         misfit = 0.5 * jnp.sum(jnp.square(d[None] - S), axis=1)
         h = _adaptive(misfit, departures.count, 1 - time) if step is None else jnp.asarray(step, d.dtype)
         more = h > 0
-        root = jnp.where(more, jnp.sqrt(jnp.where(more, h, 1)), 0)
+        root = safe_sqrt(jnp.where(more, h, 0))  # what is left may round to less than zero
         W = method.weights(None if key is None else jax.random.fold_in(key, k), root * S, root * d)
         following = tree.select(more & (departures.count > 0), transformed(ensemble, W), ensemble)
         return (following, time + h), (jnp.mean(misfit), h)

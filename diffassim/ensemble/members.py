@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from diffassim.core import tree
 from diffassim.core.errors import ShapeError
+from diffassim.core.linalg import safe_sqrt
 
 __all__ = [
     "anomalies",
@@ -58,13 +59,7 @@ def transformed(ensemble: Any, W: Float[Array, "N N"]) -> Any:
 
 def spread(ensemble: Any) -> Any:
     """Return the sample standard deviation of every component, with derivative zero where it is zero."""
-
-    def of_leaf(leaf: Any) -> Any:
-        variance = jnp.var(leaf, axis=0, ddof=1)
-        flat = variance == 0
-        return jnp.where(flat, 0, jnp.sqrt(jnp.where(flat, 1, variance)))
-
-    return jax.tree.map(of_leaf, ensemble)
+    return jax.tree.map(lambda leaf: safe_sqrt(jnp.var(leaf, axis=0, ddof=1)), ensemble)
 
 
 def total_spread(ensemble: Any) -> Float[Array, ""]:

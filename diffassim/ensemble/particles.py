@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from diffassim.core import tree
 from diffassim.core.errors import ShapeError, concrete
-from diffassim.core.linalg import covariance_rows
+from diffassim.core.linalg import covariance_rows, safe_sqrt
 from diffassim.core.pytree import Pytree
 from diffassim.ensemble.members import check_ensemble
 
@@ -53,9 +53,7 @@ class Particles(Pytree):
         w = self.weights
         rest = 1 - jnp.sum(w**2)
         alone = rest <= w.shape[0] * jnp.finfo(w.dtype).eps
-        scale = jnp.where(alone, 0, w / jnp.where(alone, 1, rest))
-        none = scale == 0
-        root = jnp.where(none, 0, jnp.sqrt(jnp.where(none, 1, scale)))
+        root = safe_sqrt(jnp.where(alone, 0, w / jnp.where(alone, 1, rest)))
 
         def of_leaf(leaf: Any, mean: Any) -> Any:
             return root.reshape((-1,) + (1,) * mean.ndim).astype(leaf.dtype) * (_dead_to_zero(leaf, w) - mean[None])
@@ -64,13 +62,7 @@ class Particles(Pytree):
 
     def spread(self) -> Any:
         """Return the standard deviation of every component, with derivative zero where it is zero."""
-
-        def of_leaf(X: Any) -> Any:
-            variance = jnp.sum(jnp.square(X), axis=0)
-            flat = variance == 0
-            return jnp.where(flat, 0, jnp.sqrt(jnp.where(flat, 1, variance)))
-
-        return jax.tree.map(of_leaf, self.anomalies())
+        return jax.tree.map(lambda X: safe_sqrt(jnp.sum(jnp.square(X), axis=0)), self.anomalies())
 
     def total_spread(self) -> Float[Array, ""]:
         """Return the root of the variance averaged over all components of the state."""
@@ -86,8 +78,7 @@ def as_particles(name: str, belief: Any) -> Particles:
         belief: `Particles`, or an ensemble.
 
     Raises:
-        ShapeError: if it is no ensemble, or there is not one weight for each member.
-        ShapeError: if all weights are zero.
+        ShapeError: if it is no ensemble, there is not one weight for each member, or all weights are zero.
     """
     if not isinstance(belief, Particles):
         members = check_ensemble(name, belief)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from diffassim.core import tree
 from diffassim.core.errors import ShapeError
-from diffassim.core.linalg import covariance_rows
+from diffassim.core.linalg import covariance_rows, safe_sqrt
 from diffassim.core.pytree import Pytree
 
 __all__ = ["Gaussian", "covariance_columns", "flat_rows", "state_rows"]
@@ -93,13 +93,7 @@ class Gaussian(Pytree):
 
     def spread(self) -> Any:
         """Return the standard deviation of every component, with derivative zero where it is zero."""
-
-        def of_leaf(leaf: Any) -> Any:
-            variance = jnp.sum(jnp.square(leaf), axis=0)
-            flat = variance == 0
-            return jnp.where(flat, 0, jnp.sqrt(jnp.where(flat, 1, variance)))
-
-        return jax.tree.map(of_leaf, self.columns)
+        return jax.tree.map(lambda leaf: safe_sqrt(jnp.sum(jnp.square(leaf), axis=0)), self.columns)
 
     def total_spread(self) -> Float[Array, ""]:
         """Return the root of the variance averaged over all components of the state."""

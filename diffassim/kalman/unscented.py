@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, concrete, require_positive
+from diffassim.core.linalg import safe_sqrt
 from diffassim.kalman.base import KalmanMethod, joined
 from diffassim.kalman.gaussian import Gaussian
 
@@ -90,9 +91,7 @@ class UKF(KalmanMethod):
         departures = jax.tree.map(lambda value, c: value - c[None], values, center)
         shift = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0) / (2 * gamma**2).astype(leaf.dtype), departures)
         weight, rest = 1 / (2**0.5 * gamma), beta - alpha**2
-        flat = rest == 0
-        rest = jnp.where(flat, 0, jnp.sqrt(jnp.where(flat, 1, rest)))
-        first = jax.tree.map(lambda leaf: leaf[None], tree.scale(rest, shift))
+        first = jax.tree.map(lambda leaf: leaf[None], tree.scale(safe_sqrt(rest), shift))
         nothing = jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape), leaf.dtype), belief.mean)
         return (
             tree.add(center, shift),

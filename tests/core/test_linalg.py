@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from diffassim.core.linalg import symmetric_inverse_sqrt, symmetric_sqrt
+from diffassim.core.linalg import safe_sqrt, symmetric_inverse_sqrt, symmetric_sqrt
 
 RNG = np.random.default_rng(0)
 Q = np.linalg.qr(RNG.normal(size=(5, 5)))[0]
@@ -150,3 +150,10 @@ def test_badly_conditioned_matrix():
     S_dot = jax.jvp(symmetric_sqrt, (A,), (E,))[1]
     # rounding of S S', where S' is as large as 1 / (2 sqrt(1e-8))
     np.testing.assert_allclose(S @ S_dot + S_dot @ S, E, rtol=0, atol=1e-9)
+
+
+def test_the_safe_root_differs_from_the_root_in_the_derivative_at_zero_alone():
+    x = jnp.array([0.0, 4.0, jnp.inf, jnp.nan, -1.0])
+    np.testing.assert_array_equal(safe_sqrt(x), np.array([0.0, 2.0, np.inf, np.nan, np.nan]))
+    np.testing.assert_array_equal(jax.grad(lambda x: jnp.sum(safe_sqrt(x)))(x[:2]), [0.0, 0.25])
+    assert safe_sqrt(jnp.float32(4)).dtype == jnp.float32
