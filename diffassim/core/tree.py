@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
 from diffassim.core.linalg import safe_sqrt
@@ -17,12 +18,14 @@ __all__ = [
     "axpy",
     "describe_shapes",
     "dot",
+    "flat_rows",
     "norm",
     "same_shapes",
     "scale",
     "select",
     "size",
     "squared_norm",
+    "state_rows",
     "subtract",
     "zeros_like",
 ]
@@ -81,6 +84,21 @@ def norm(x: Any) -> Float[Array, ""]:
 def size(x: Any) -> int:
     """Return the number of scalar entries in a pytree."""
     return sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(x))
+
+
+def flat_rows(x: Any) -> Float[Array, "k n"]:
+    """Return a pytree with a leading axis as a matrix, one flattened state a row.
+
+    Example:
+        >>> flat_rows({"a": jnp.ones(2), "b": jnp.zeros((2, 2))}).tolist()
+        [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+    """
+    return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(x)], axis=1)
+
+
+def state_rows(rows: Float[Array, "k n"], x: Any) -> Any:
+    """Return the inverse of `flat_rows`: states like `x` with a leading axis."""
+    return jax.vmap(ravel_pytree(x)[1])(rows)
 
 
 def zeros_like(x: Any) -> Any:

@@ -103,10 +103,9 @@ class LowRank(Covariance):
             "Leave incomplete samples out, or fit a parametric covariance by `fit_parameters`, which takes gaps.",
         )
         samples = jax.tree.map(jnp.asarray, samples)
-        leaves, structure = jax.tree.flatten(samples)
-        count = counts.pop()
-        departures = [(leaf - jnp.mean(leaf, axis=0, keepdims=True)) / (count - 1) ** 0.5 for leaf in leaves]
-        matrix = jnp.concatenate([leaf.reshape((count, -1)) for leaf in departures], axis=1)
+        one, count = jax.tree.map(lambda leaf: leaf[0], samples), counts.pop()
+        rows = tree.flat_rows(samples)
+        matrix = (rows - jnp.mean(rows, axis=0, keepdims=True)) / (count - 1) ** 0.5
         most = min(count - 1, matrix.shape[1])
         if not 1 <= rank <= most:
             raise ConfigurationError(
@@ -123,11 +122,9 @@ class LowRank(Covariance):
                     "equal or linearly dependent. Give more independent samples or a lower rank"
                 )
         scaled = values[:rank, None] * patterns[:rank]
-        edges = np.cumsum([leaf.size // count for leaf in departures])[:-1]
-        parts = jnp.split(scaled, edges, axis=1)
-        modes = [part.reshape((rank, *leaf.shape[1:])) for part, leaf in zip(parts, leaves, strict=True)]
+        modes = tree.state_rows(scaled, one)
         if not residual:
-            return cls(jax.tree.unflatten(structure, modes))
+            return cls(modes)
         left = jnp.sum(jnp.square(matrix), axis=0) - jnp.sum(jnp.square(scaled), axis=0)
         known, total = concrete(left), concrete(jnp.sum(jnp.square(matrix), axis=0))
         if known is not None and total is not None and (known <= NEGLIGIBLE * total.max()).any():
@@ -135,10 +132,8 @@ class LowRank(Covariance):
                 f"LowRank.from_samples: at {int((known <= NEGLIGIBLE * total.max()).sum())} component(s) the patterns "
                 "leave no variance for the residual. Lower the rank, or take residual=False and add a Diagonal"
             )
-        stds = [
-            jnp.sqrt(part).reshape(leaf.shape[1:]) for part, leaf in zip(jnp.split(left, edges), leaves, strict=True)
-        ]
-        return cls(jax.tree.unflatten(structure, modes), Diagonal(jax.tree.unflatten(structure, stds)))
+        stds = jax.tree.map(lambda leaf: leaf[0], tree.state_rows(jnp.sqrt(left)[None], one))
+        return cls(modes, Diagonal(stds))
 
     def control_like(self, x: Any) -> Any:
         """Return zeros: one per pattern, shape (..., r); with residual one control vector of D."""

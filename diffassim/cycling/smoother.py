@@ -17,7 +17,7 @@ from diffassim.core.results import Result
 from diffassim.cycling.ensemble import EnsembleHistory, propagator
 from diffassim.cycling.times import AnalysisTimes
 from diffassim.kalman.base import KalmanMethod, as_many, joined
-from diffassim.kalman.gaussian import Gaussian, covariance_columns, flat_rows, state_rows
+from diffassim.kalman.gaussian import Gaussian, covariance_columns
 
 __all__ = ["smooth"]
 
@@ -88,16 +88,16 @@ def _smooth(method: Any, model: Any, analyses: Gaussian, steps: Any, times: Anal
     def body(later: Gaussian, now: Any) -> tuple[Gaussian, Gaussian]:
         analysis, step, gap = now
         mean, before, after = method.transport(propagator(model, times, step, gap), analysis)
-        A, F = flat_rows(before), flat_rows(after)
-        error = None if method.Q is None else flat_rows(covariance_columns(method.Q, mean))
+        A, F = tree.flat_rows(before), tree.flat_rows(after)
+        error = None if method.Q is None else tree.flat_rows(covariance_columns(method.Q, mean))
         P_f = F.T @ F if error is None else F.T @ F + error.T @ error
         spread = jnp.sqrt(jnp.diagonal(P_f))  # units must not decide what is singular
         factor = cho_factor(P_f / spread[:, None] / spread[None])
         G_t = cho_solve(factor, F.T @ A / spread[:, None]) / spread[:, None]
-        late = flat_rows(jax.tree.map(lambda a, b: (a - b)[None], later.mean, mean))
-        x_s = tree.add(analysis.mean, jax.tree.map(lambda leaf: leaf[0], state_rows(late @ G_t, mean)))
-        terms = [A - F @ G_t, flat_rows(later.columns) @ G_t, *([] if error is None else [error @ G_t])]
-        smoothed = Gaussian(x_s, as_many(joined(*(state_rows(term, mean) for term in terms)), analysis))
+        late = tree.flat_rows(jax.tree.map(lambda a, b: (a - b)[None], later.mean, mean))
+        x_s = tree.add(analysis.mean, jax.tree.map(lambda leaf: leaf[0], tree.state_rows(late @ G_t, mean)))
+        terms = [A - F @ G_t, tree.flat_rows(later.columns) @ G_t, *([] if error is None else [error @ G_t])]
+        smoothed = Gaussian(x_s, as_many(joined(*(tree.state_rows(term, mean) for term in terms)), analysis))
         return smoothed, smoothed
 
     last, rest = (jax.tree.map(lambda leaf: leaf[-1], analyses), jax.tree.map(lambda leaf: leaf[:-1], analyses))

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from diffassim.core import tree
@@ -114,14 +113,12 @@ def jittered(key: jax.Array, particles: Particles, indices: Any, jitter: Any) ->
     kept = jax.tree.map(lambda leaf: leaf[indices], particles.members)
     if jitter is None:
         return kept
-    X = jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1), particles.anomalies())
-    rows = jnp.concatenate(jax.tree.leaves(X), axis=1)
+    rows = tree.flat_rows(particles.anomalies())
     N, n = rows.shape
     kernel = covariance_rows(rows.T @ rows) * (jnp.asarray(jitter, rows.dtype) * N ** (-1 / (n + 4)))
     copy = jnp.concatenate([jnp.zeros(1, bool), indices[1:] == indices[:-1]])
     noise = jnp.where(copy[:, None], jax.random.normal(key, (N, n), rows.dtype) @ kernel, 0)
-    unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], kept))[1]
-    return tree.add(kept, jax.vmap(unravel)(noise))
+    return tree.add(kept, tree.state_rows(noise, jax.tree.map(lambda leaf: leaf[0], kept)))
 
 
 def _dead_to_zero(leaf: Any, w: Any) -> Any:

@@ -16,7 +16,7 @@ from diffassim.core.linalg import covariance_rows
 from diffassim.core.results import Result
 from diffassim.ensemble.base import AnalysisInfo, SequentialMethod
 from diffassim.ensemble.departures import flat, whitened_innovation
-from diffassim.kalman.gaussian import Gaussian, covariance_columns, flat_rows, state_rows
+from diffassim.kalman.gaussian import Gaussian, covariance_columns
 from diffassim.observations.container import as_streams
 
 __all__ = ["GaussianMethod", "KalmanMethod", "as_many", "joined"]
@@ -170,8 +170,8 @@ def as_many(columns: Any, belief: Gaussian) -> Any:
     """Return as many columns as the belief has, of the same covariance."""
     if tree.same_shapes(columns, belief.columns):
         return columns
-    rows = flat_rows(columns)
-    return state_rows(covariance_rows(rows.T @ rows), belief.mean)
+    rows = tree.flat_rows(columns)
+    return tree.state_rows(covariance_rows(rows.T @ rows), belief.mean)
 
 
 @jax.jit
@@ -179,12 +179,12 @@ def _analyze(method: GaussianMethod, prior: Gaussian, streams: tuple[Any, ...]) 
     d, columns, departures = method.transport(whitened_innovation(streams), prior)
     mask = flat([stream.mask for stream in streams])
     Y, count = -departures, jnp.sum(mask)
-    A, identity = flat_rows(columns), jnp.eye(Y.shape[0], dtype=Y.dtype)
+    A, identity = tree.flat_rows(columns), jnp.eye(Y.shape[0], dtype=Y.dtype)
     C = jnp.linalg.cholesky(identity + Y @ Y.T)
     solved = solve_triangular(C, jnp.concatenate([A, (Y @ d)[:, None]], axis=1), lower=True)
     A, w = solved[:, :-1], solved[:, -1]
-    increment = jax.tree.map(lambda leaf: leaf[0], state_rows((w @ A)[None], prior.mean))
-    analysed = Gaussian(tree.add(prior.mean, increment), as_many(state_rows(A, prior.mean), prior))
+    increment = jax.tree.map(lambda leaf: leaf[0], tree.state_rows((w @ A)[None], prior.mean))
+    analysed = Gaussian(tree.add(prior.mean, increment), as_many(tree.state_rows(A, prior.mean), prior))
     analysed = analysed.replace(columns=method.inflated(analysed.columns))
     posterior = tree.select(count > 0, analysed, prior)
     finite = tree.all_finite(prior)

@@ -14,7 +14,7 @@ from diffassim.core.errors import ShapeError
 from diffassim.core.linalg import covariance_rows, safe_sqrt
 from diffassim.core.pytree import Pytree
 
-__all__ = ["Gaussian", "covariance_columns", "flat_rows", "state_rows"]
+__all__ = ["Gaussian", "covariance_columns"]
 
 
 class Gaussian(Pytree):
@@ -88,7 +88,7 @@ class Gaussian(Pytree):
 
     def covariance(self) -> Float[Array, "n n"]:
         """Return P as a matrix, components in the order of the flattened state."""
-        rows = flat_rows(self.columns)
+        rows = tree.flat_rows(self.columns)
         return rows.T @ rows
 
     def spread(self) -> Any:
@@ -100,16 +100,6 @@ class Gaussian(Pytree):
         return tree.norm(self.columns) / tree.size(self.mean) ** 0.5
 
 
-def flat_rows(columns: Any) -> Float[Array, "k n"]:
-    """Return a pytree with a leading axis as a matrix, one flattened state a row."""
-    return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(columns)], axis=1)
-
-
-def state_rows(rows: Float[Array, "k n"], x: Any) -> Any:
-    """Return the inverse of `flat_rows`: states like `x` with a leading axis."""
-    return jax.vmap(ravel_pytree(x)[1])(rows)
-
-
 def covariance_columns(P: Any, x: Any) -> Any:
     """Return columns of a square root of a covariance, as states like `x` with a leading axis."""
     v, as_control = ravel_pytree(P.control_like(x))
@@ -119,5 +109,5 @@ def covariance_columns(P: Any, x: Any) -> Any:
 
 
 def _square(columns: Any, x: Any) -> Any:
-    rows, n = flat_rows(columns), tree.size(x)
-    return columns if rows.shape[0] == n else state_rows(covariance_rows(rows.T @ rows), x)
+    rows, n = tree.flat_rows(columns), tree.size(x)
+    return columns if rows.shape[0] == n else tree.state_rows(covariance_rows(rows.T @ rows), x)
