@@ -56,7 +56,10 @@ def split_windows(observations: Any, steps: int, count: int, *, shift: int | Non
         raise ShapeError("split_windows: observation steps must be known outside of traced code")
     all_steps = np.asarray(observations.steps)
     starts = shift * np.arange(count)
-    members = [np.flatnonzero(_belongs(all_steps, int(start), steps, 0 if reuse else shift)) for start in starts]
+    ends = starts + steps
+    before = starts.copy() if reuse else ends - shift  # the steps that earlier windows have used
+    before[0] = -1  # step 0 belongs to the first window
+    members = [np.flatnonzero((all_steps > low) & (all_steps <= high)) for low, high in zip(before, ends, strict=True)]
     size = max(1, max(len(rows) for rows in members))
     # Padding repeats row 0 of the record under a mask that is False, at the window's step 0.
     rows = np.stack([np.pad(r, (0, size - len(r)), constant_values=0) for r in members])
@@ -92,10 +95,3 @@ def checked_shift(name: str, shift: int | None, steps: int) -> int:
             "observations between the windows unused"
         )
     return shift
-
-
-def _belongs(at: Any, start: int, steps: int, shift: int) -> Any:
-    """Which steps a window uses: up to its end those after its start or (with a shift) after the window before it."""
-    before = start if shift == 0 else start + steps - shift
-    first = start == 0
-    return (at <= start + steps) & ((at >= 0) if first else (at > before))
