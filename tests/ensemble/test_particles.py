@@ -16,6 +16,7 @@ from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.ensemble import Multinomial, Particles, Residual, Stratified, Systematic
 from tests.ensemble.test_literature import L63, L96, SEEDS
 from tests.ensemble.zoo import KEY, SITES, ensemble, observed, values
+from tests.published import assert_reached
 
 RESAMPLINGS = [Systematic(), Stratified(), Residual(), Multinomial()]
 NOISE = da.covariances.Diagonal(std=0.5)
@@ -259,6 +260,4 @@ def scores(row):
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_the_documented_score_is_reached(row):
     error, _ = scores(row)
-    standard_error = np.std(error, ddof=1) / error.size**0.5
-    assert np.all(error <= 2 * row.documented), error
-    assert np.mean(error) <= row.documented + max(0.03 * row.documented, 2 * standard_error), error
+    assert_reached(error, row.documented)
