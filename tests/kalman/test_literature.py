@@ -64,8 +64,8 @@ def scores(row):
 
 
 def marked(row):
-    # In NumPy as well: .97 with the exact tangent of a step, .89 (40 seeds, error .01) with that of an Euler step, for
-    # which the score is documented; it stretches the covariance more. With more inflation both reach the score.
+    # The score is documented for the tangent of an Euler step, which stretches the covariance more than the exact one;
+    # with twice the inflation it is reached.
     other = pytest.mark.xfail(strict=True, reason="documented for the tangent of an Euler step", raises=AssertionError)
     return pytest.param(row, id=row.name, marks=[other] if row.name == "L63 EKF, 90" else [])
 
