@@ -64,8 +64,8 @@ def scores(row):
 
 
 def marked(row):
-    # The score is documented for the tangent of an Euler step, which stretches the covariance more than the exact one;
-    # with twice the inflation it is reached.
+    # The score is documented for the tangent of an Euler step, which stretches the covariance more than the exact one.
+    # The score documented for twice the inflation is reached with either.
     other = pytest.mark.xfail(strict=True, reason="documented for the tangent of an Euler step", raises=AssertionError)
     return pytest.param(row, id=row.name, marks=[other] if row.name == "L63 EKF, 90" else [])
 
