@@ -1,5 +1,6 @@
 """Forecast and analysis in turn."""
 
+from diffassim.cycling.chunks import cycle_in_chunks
 from diffassim.cycling.cycle import cycle
 from diffassim.cycling.ensemble import EnsembleHistory, Moments, cycle_ensemble
 from diffassim.cycling.smoother import smooth
@@ -16,6 +17,7 @@ __all__ = [
     "analysis_times",
     "cycle",
     "cycle_ensemble",
+    "cycle_in_chunks",
     "cycle_windows",
     "smooth",
     "split_windows",

@@ -207,3 +207,16 @@ def test_what_cannot_be_cycled_is_named():
     times = da.analysis_times(obs)
     prepared = jax.jit(lambda times: da.cycle(da.ETKF(), MODEL, ensemble, times)[0])(times)
     np.testing.assert_allclose(prepared, da.cycle(da.ETKF(), MODEL, ensemble, obs)[0], rtol=1e-12)
+
+
+def test_chunks_are_the_whole_cycle_bit_by_bit():
+    ensemble, obs, _ = twin([1, 2, 5, 6, 9])
+    method = da.ETKF(inflation=1.05, rotation=True)
+    last, history = da.cycle(method, MODEL, ensemble, obs, key=KEY)
+    parts = list(da.cycling.cycle_in_chunks(method, MODEL, ensemble, obs, chunk=2, key=KEY))
+    assert [part.step.size for _, part in parts] == [2, 2, 1]
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *(part for _, part in parts))
+    chex.assert_trees_all_equal(whole, jax.tree.map(np.asarray, history))
+    assert np.array_equal(parts[-1][0], last)
+    with pytest.raises(ConfigurationError, match="chunk=0"):
+        da.cycling.cycle_in_chunks(method, MODEL, ensemble, obs, chunk=0, key=KEY)
