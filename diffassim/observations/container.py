@@ -42,7 +42,8 @@ class Observations(Pytree):
         operator: observation operator H(x, where); a plain function will do. Default: the whole state.
         error: observation-error covariance R of one time, from `diffassim.covariances`.
         mask: True where observed, shaped like the values or broadcastable to them; None: wherever the value is finite.
-        where: places (or other run-time arguments of H) with a leading time axis; None for operators without.
+        where: places (or other run-time arguments of H) with a leading time axis; None for operators without. A place
+            that is not finite is missing as well: its value where it has the values' axes, otherwise the whole row.
         loss: robust loss of the whitened departures, `Huber` or `VariationalQC`; None: Gaussian errors. It acts on
             each whitened component, so R should be uncorrelated.
         fraction: part of a step after `steps`, in [0, 1): shaped like `steps`, or like the values if they are one
@@ -102,6 +103,7 @@ class Observations(Pytree):
                 raise DataError(
                     f"Observations: values hold {np.isinf(array).sum()} infinite entries; use NaN for missing"
                 )
+        mask, where = _without_bad_places(mask, self.where, steps)
         values = jax.tree.map(_filled, values, mask)
         if self.error is None:
             raise DataError("Observations: `error` is missing; give R, e.g. da.covariances.Diagonal(std=...)")
@@ -110,7 +112,9 @@ class Observations(Pytree):
         if hasattr(error, "check"):
             error.check("Observations.error", first)
         fraction = _checked_fraction(self.fraction, steps, values)
-        self._set(values=values, steps=steps, mask=mask, operator=as_operator(self.operator), fraction=fraction)
+        self._set(
+            values=values, steps=steps, mask=mask, operator=as_operator(self.operator), where=where, fraction=fraction
+        )
 
     @classmethod
     def from_times(
@@ -248,6 +252,35 @@ def on_steps(name: str, stream: Observations) -> Observations:
             "(4D-Var, 4DEnVar), which interpolate"
         )
     return stream.replace(fraction=None)
+
+
+def _without_bad_places(mask: Any, where: Any, steps: Any) -> tuple[Any, Any]:
+    """Return the mask without values whose place is not finite, and places with zeros there: NaN poisons gradients."""
+    for leaf in jax.tree.leaves(where):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            continue
+        known = concrete(leaf)
+        xp: Any = jnp if known is None else np
+        finite = xp.isfinite(leaf if known is None else known)
+        if known is not None and finite.all():
+            continue
+
+        def seen(m: Any, finite: Any = finite, xp: Any = xp) -> Any:
+            shared = m.ndim if finite.shape[: m.ndim] == m.shape else steps.ndim
+            found = finite.all(axis=tuple(range(shared, finite.ndim)))
+            return m & jnp.asarray(found.reshape(found.shape + (1,) * (m.ndim - shared)))
+
+        mask = jax.tree.map(seen, mask)
+
+    def filled(leaf: Any) -> Any:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            return leaf
+        known = concrete(leaf)
+        if known is None:
+            return jnp.where(jnp.isfinite(leaf), leaf, 0)
+        return leaf if np.isfinite(known).all() else jnp.asarray(np.where(np.isfinite(known), known, 0))
+
+    return mask, jax.tree.map(filled, where)
 
 
 def _checked_fraction(fraction: Any, steps: Any, values: Any) -> Any:
