@@ -29,7 +29,7 @@ def bucket_size(count: int, growth: float = 1.5, smallest: int = 8) -> int:
 
     Example:
         >>> [bucket_size(count) for count in (0, 8, 9, 13, 1000)]
-        [8, 8, 12, 18, 1043]
+        [8, 8, 12, 18, 1065]
     """
     if not growth > 1 or smallest < 1:
         raise ConfigurationError(f"bucket_size: growth={growth} must be above 1, and smallest={smallest} at least 1")

@@ -15,7 +15,7 @@ from diffassim.core.pytree import Pytree
 from diffassim.covariances.ensemble import Ensemble
 from diffassim.models.rollout import rollout
 from diffassim.observations.container import as_streams, observed_rows
-from diffassim.variational.window import innovations
+from diffassim.variational.window import innovations, rows_by_stream
 
 __all__ = ["FourDEnVar"]
 
@@ -125,6 +125,11 @@ class FourDEnVar(Pytree):
     def rows(self, v: Mapping[str, Any]) -> Any:
         """Return the analysed states at the observed rows of all streams."""
         return tree.add(self.background_rows, Ensemble(self.member_rows, self.localization).sqrt(v["state"]))
+
+    def predicted(self, v: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the observation equivalents H(x), one pytree for each stream, like its values."""
+        streams = self.observations
+        return tuple(s.predict(rows) for s, rows in zip(streams, rows_by_stream(streams, self.rows(v)), strict=True))
 
     def residuals(self, v: Mapping[str, Any]) -> Any:
         """Return (v, whitened innovations): the pytree whose squared norm is 2 J."""

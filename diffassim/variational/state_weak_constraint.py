@@ -99,6 +99,10 @@ class StateWeakConstraint4DVar(WeakConstraint4DVar):
         last = self.steps if self.horizon is None else self.horizon
         return prior, innovations(self.observations, _taken(rows, observed_rows(self.observations)), last)
 
+    def _observed(self, v: Mapping[str, Any]) -> Any:
+        assert self.steps is not None
+        return _taken(self._run(v, self.steps)[0], observed_rows(self.observations))
+
     def forcing_form(self, v: Mapping[str, Any]) -> tuple[WeakConstraint4DVar, dict[str, Any]]:
         """Return the cost in forcing form, and its control vector with the same trajectory as v."""
         fields = {name: getattr(self, name) for name in WeakConstraint4DVar.__dataclass_fields__}
