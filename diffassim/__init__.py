@@ -32,7 +32,15 @@ from diffassim.core.errors import (  # noqa: E402
     ShapeError,
 )
 from diffassim.core.results import Result  # noqa: E402
-from diffassim.cycling import FourDVar, analysis_times, cycle, smooth, split_windows  # noqa: E402
+from diffassim.cycling import (  # noqa: E402
+    FourDVar,
+    analysis_times,
+    cycle,
+    observations_from_reports,
+    pad_observations,
+    smooth,
+    split_windows,
+)
 from diffassim.ensemble import ETKF, LETKF, DEnKF, EnKF, EnSRF, OptimalParticleFilter, ParticleFilter  # noqa: E402
 from diffassim.kalman import EKF, UKF  # noqa: E402
 from diffassim.models import rollout  # noqa: E402
@@ -88,6 +96,8 @@ __all__ = [
     "minimize",
     "models",
     "observations",
+    "observations_from_reports",
+    "pad_observations",
     "rollout",
     "smooth",
     "split_windows",

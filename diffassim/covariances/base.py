@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -69,6 +70,17 @@ class Covariance(Pytree):
         keys = jax.random.split(key, max(len(leaves), 1))
         noise = [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)]
         return self.sqrt(jax.tree.unflatten(structure, noise))
+
+    def variance(self, x: Float[Array, "time ..."]) -> Float[Array, "time ..."]:
+        """Return the diagonal of B, from its products with unit vectors.
+
+        Args:
+            x: an array with a leading axis of copies (times), for its shape and dtype.
+        """
+        size = math.prod(x.shape[1:])
+        units = jnp.eye(size, dtype=x.dtype).reshape((size, 1, *x.shape[1:]))
+        products = jax.vmap(self.apply)(jnp.broadcast_to(units, (size, *x.shape)))
+        return jnp.einsum("iti->ti", products.reshape(size, x.shape[0], size)).reshape(x.shape)
 
     def check(self, name: str, x: Any) -> None:
         """Raise `ShapeError`, naming `name`, unless the covariance fits a state like `x`."""

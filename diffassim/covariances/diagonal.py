@@ -62,6 +62,10 @@ class Diagonal(Covariance):
         """Return x / std^2."""
         return self._map(lambda leaf, std: leaf / std / std, x)
 
+    def variance(self, x: Any) -> Any:
+        """Return std^2, shaped like x."""
+        return self.apply(jax.tree.map(jnp.ones_like, x))
+
     def logdet(self, x: Any) -> Float[Array, ""]:
         """Return 2 sum log std."""
         logs = self._map(lambda leaf, std: 2 * jnp.sum(jnp.log(jnp.broadcast_to(std, jnp.shape(leaf)))), x)
@@ -120,4 +124,8 @@ class Zero(Covariance):
         return self.control_like(x)
 
     def _unavailable(self, operation: str, advice: str = "") -> NotAvailableError:
-        return super()._unavailable(operation, "A component without error has no density; leave it out.")
+        return super()._unavailable(
+            operation,
+            "A component without error has no density: leave it out, and give observations that are "
+            "nearly perfect a small std.",
+        )

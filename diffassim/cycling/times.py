@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Int
 from diffassim.core.errors import ShapeError
 from diffassim.core.pytree import Pytree, static
 from diffassim.covariances import Blocks, Dense, Diagonal
-from diffassim.observations.container import as_streams
+from diffassim.observations.container import as_streams, on_steps
 
 __all__ = ["AnalysisTimes", "analysis_times", "error_rows"]
 
@@ -68,6 +68,7 @@ def analysis_times(observations: Any) -> AnalysisTimes:
 
     Raises:
         ShapeError: if the observation steps are traced.
+        ConfigurationError: if an observation lies between two steps: an ensemble is analysed on steps.
 
     Example:
         >>> import diffassim as da
@@ -76,7 +77,7 @@ def analysis_times(observations: Any) -> AnalysisTimes:
         >>> len(times), times.gaps.tolist(), times.rows[0].tolist()
         (3, [2, 2, 3], [[0, 1], [2, 0], [3, 0]])
     """
-    streams = as_streams(observations)
+    streams = tuple(on_steps("analysis_times", stream) for stream in as_streams(observations))
     if any(isinstance(stream.steps, jax.core.Tracer) for stream in streams):
         raise ShapeError(
             "analysis_times: observation steps must be known outside of traced code; call analysis_times(observations) "

@@ -21,7 +21,8 @@ def split_windows(observations: Any, steps: int, count: int, *, shift: int | Non
     Every observation is used once, in the first window that reaches it (one on a boundary belongs to the window that
     ends there; step 0 belongs to the first window), so that no background knows the observations that correct it. With
     `reuse` a window takes all observations after its start: the same error then counts in several analyses, which a
-    static B does not know of. Steps become relative to the window start.
+    static B does not know of. One between two steps belongs to a window in which both lie. Steps become relative to the
+    window start.
 
     Args:
         observations: `Observations` whose steps count from the start of the first window, or a tuple of them.
@@ -37,7 +38,7 @@ def split_windows(observations: Any, steps: int, count: int, *, shift: int | Non
 
     Raises:
         ConfigurationError: if `steps` or `count` is not positive, or the shift is not between 1 and the window length.
-        ShapeError: if the observation steps are traced.
+        ShapeError: if the observation steps (or fractions) are traced.
 
     Example:
         >>> import diffassim as da
@@ -52,14 +53,14 @@ def split_windows(observations: Any, steps: int, count: int, *, shift: int | Non
     shift = checked_shift("split_windows", shift, steps)
     if isinstance(observations, tuple):
         return tuple(split_windows(stream, steps, count, shift=shift, reuse=reuse) for stream in observations)
-    if isinstance(observations.steps, jax.core.Tracer):
+    if isinstance(observations.last_rows, jax.core.Tracer):
         raise ShapeError("split_windows: observation steps must be known outside of traced code")
-    all_steps = np.asarray(observations.steps)
+    all_steps, last_rows = np.asarray(observations.steps), np.asarray(observations.last_rows)
     starts = shift * np.arange(count)
     ends = starts + steps
     before = starts.copy() if reuse else ends - shift  # the steps that earlier windows have used
     before[0] = -1  # step 0 belongs to the first window
-    members = [np.flatnonzero((all_steps > low) & (all_steps <= high)) for low, high in zip(before, ends, strict=True)]
+    members = [np.flatnonzero((last_rows > low) & (last_rows <= high)) for low, high in zip(before, ends, strict=True)]
     size = max(1, max(len(rows) for rows in members))
     # Padding repeats row 0 of the record under a mask that is False, at the window's step 0.
     rows = np.stack([np.pad(r, (0, size - len(r)), constant_values=0) for r in members])
@@ -72,6 +73,9 @@ def split_windows(observations: Any, steps: int, count: int, *, shift: int | Non
     def take_mask(leaf: Any) -> Any:
         return take(leaf) & real.reshape(real.shape + (1,) * (leaf.ndim - 1))
 
+    def take_fraction(leaf: Any) -> Any:
+        return jnp.where(real.reshape(real.shape + (1,) * (leaf.ndim - 1)), take(leaf), 0)
+
     def repeat(leaf: Any) -> Any:
         return jnp.broadcast_to(leaf, (count, *jnp.shape(leaf)))
 
@@ -83,6 +87,7 @@ def split_windows(observations: Any, steps: int, count: int, *, shift: int | Non
         error=error_rows(observations.error, observations.values, take, repeat),
         operator=jax.tree.map(repeat, observations.operator),
         loss=jax.tree.map(repeat, observations.loss),
+        fraction=jax.tree.map(take_fraction, observations.fraction),
     )
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree
 from diffassim.ensemble.members import check_ensemble
-from diffassim.observations.container import as_streams
+from diffassim.observations.container import as_streams, on_steps
 
 __all__ = ["Departures", "whitened_departures", "whitened_innovation"]
 
@@ -60,7 +60,7 @@ def whitened_departures(ensemble: Any, observations: Any) -> Departures:
 
     Raises:
         ShapeError: if the ensemble has fewer than two members, or H(x) is shaped unlike the values.
-        ConfigurationError: if a stream has a robust loss.
+        ConfigurationError: if a stream has a robust loss, or lies between two steps.
 
     Example:
         >>> import diffassim as da
@@ -83,13 +83,14 @@ def whitened_innovation(streams: tuple[Any, ...]) -> Callable[[Any], Float[Array
         streams: the observations of one time, a tuple of `Observations`.
 
     Raises:
-        ConfigurationError: if a stream has a robust loss.
+        ConfigurationError: if a stream has a robust loss, or lies between two steps.
     """
     robust = [type(stream.loss).__name__ for stream in streams if stream.loss is not None]
     if robust:
         raise ConfigurationError(
             f"an ensemble analysis needs Gaussian observation errors, found the loss {robust[0]}; leave `loss` out"
         )
+    streams = tuple(on_steps("an ensemble analysis", stream) for stream in streams)
 
     def innovation(x: Any) -> Any:
         return flat([stream.innovation(_repeated(x, stream.steps.shape[0])) for stream in streams])

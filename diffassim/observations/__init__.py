@@ -1,21 +1,49 @@
 """Observation operators and the observations they are compared with."""
 
-from diffassim.observations.container import Observations
+from diffassim.observations.checks import (
+    BackgroundCheck,
+    Bounds,
+    Check,
+    Domain,
+    Exclude,
+    GrossErrors,
+    HFailed,
+    Passive,
+    Thinning,
+)
+from diffassim.observations.container import Observations, observed_rows
+from diffassim.observations.flags import QCFlag
 from diffassim.observations.interpolation import Interpolate
 from diffassim.observations.operators import Compose, Field, Function, Identity, Linear, Operator, Subsample, Subset
+from diffassim.observations.quality import Screening, quality_control
 from diffassim.observations.robust import Huber, VariationalQC
+from diffassim.observations.times import steps_and_fractions
 
 __all__ = [
+    "BackgroundCheck",
+    "Bounds",
+    "Check",
     "Compose",
+    "Domain",
+    "Exclude",
     "Field",
     "Function",
+    "GrossErrors",
+    "HFailed",
     "Huber",
     "Identity",
     "Interpolate",
     "Linear",
     "Observations",
     "Operator",
+    "Passive",
+    "QCFlag",
+    "Screening",
     "Subsample",
     "Subset",
+    "Thinning",
     "VariationalQC",
+    "observed_rows",
+    "quality_control",
+    "steps_and_fractions",
 ]

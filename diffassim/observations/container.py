@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from diffassim.core import tree
-from diffassim.core.errors import DataError, ShapeError, concrete
+from diffassim.core.errors import ConfigurationError, DataError, ShapeError, concrete
 from diffassim.core.pytree import Pytree
 from diffassim.observations.operators import Identity, as_operator
+from diffassim.observations.times import between, last_rows, steps_and_fractions
 
-__all__ = ["Observations", "as_streams"]
+__all__ = ["Observations", "as_streams", "observed_rows", "on_steps"]
 
 
 class Observations(Pytree):
@@ -24,6 +25,15 @@ class Observations(Pytree):
     means missing; missing entries are stored as zeros with `mask` False and have exactly no influence. Several kinds
     of observations are a tuple of `Observations`.
 
+    Between two steps, \(k_i + f_i\) with a `fraction` \(0 \le f_i < 1\), the state is interpolated in time,
+
+    .. math:: y_i = H((1 - f_i)\, x_{k_i} + f_i\, x_{k_i + 1}, w_i) + \varepsilon_i,
+
+    or, where every value of a row has a fraction of its own, its equivalent: \((1 - f) H(x_k, w) + f H(x_{k+1}, w)\),
+    which is the same for linear H and needs two states for a row, however many values it has. An observation counts in
+    a window, or within a horizon, if the later row lies in it. At f = 0 that row is not used, and the derivative by
+    the fraction is zero. `from_times` computes steps and fractions.
+
     Args:
         values: observed values with a leading time axis, shape (time, ...), or a pytree of such arrays.
         steps: model steps after the window start at which they are valid (0 is the window start itself), integers of
@@ -32,13 +42,16 @@ class Observations(Pytree):
         operator: observation operator H(x, where); a plain function will do. Default: the whole state.
         error: observation-error covariance R of one time, from `diffassim.covariances`.
         mask: True where observed, shaped like the values or broadcastable to them; None: wherever the value is finite.
-        where: places (or other run-time arguments of H) with a leading time axis; None for operators without.
+        where: places (or other run-time arguments of H) with a leading time axis; None for operators without. A place
+            that is not finite is missing as well: its value where it has the values' axes, otherwise the whole row.
         loss: robust loss of the whitened departures, `Huber` or `VariationalQC`; None: Gaussian errors. It acts on
             each whitened component, so R should be uncorrelated.
+        fraction: part of a step after `steps`, in [0, 1): shaped like `steps`, or like the values if they are one
+            array. None: all are valid on steps.
 
     Raises:
         ShapeError: if leading axes do not agree.
-        DataError: if a value is infinite, or a step is negative or not an integer.
+        DataError: if a value is infinite, a step is negative or not an integer, or a fraction is outside of [0, 1).
 
     Example:
         >>> import diffassim as da
@@ -54,6 +67,7 @@ class Observations(Pytree):
     mask: Any = None
     where: Any = None
     loss: Any = None
+    fraction: Any = None
 
     def __post_init__(self) -> None:
         values = jax.tree.map(_as_float, self.values)
@@ -89,6 +103,7 @@ class Observations(Pytree):
                 raise DataError(
                     f"Observations: values hold {np.isinf(array).sum()} infinite entries; use NaN for missing"
                 )
+        mask, where = _without_bad_places(mask, self.where, steps)
         values = jax.tree.map(_filled, values, mask)
         if self.error is None:
             raise DataError("Observations: `error` is missing; give R, e.g. da.covariances.Diagonal(std=...)")
@@ -96,10 +111,65 @@ class Observations(Pytree):
         error = self.error if steps.ndim == 1 else _of_first_window(self.error, steps.shape[0])
         if hasattr(error, "check"):
             error.check("Observations.error", first)
-        self._set(values=values, steps=steps, mask=mask, operator=as_operator(self.operator))
+        fraction = _checked_fraction(self.fraction, steps, values)
+        self._set(
+            values=values, steps=steps, mask=mask, operator=as_operator(self.operator), where=where, fraction=fraction
+        )
+
+    @classmethod
+    def from_times(
+        cls, values: Any, times: Any, dt: Any, origin: Any = None, *, rounding: float = 1e-6, **fields: Any
+    ) -> Observations:
+        """Build from real times, on or between the model's steps.
+
+        Args:
+            values: as above.
+            times: time of each row of the values: numbers in the unit of `dt`, or datetime64.
+            dt: length of a model step, a number or timedelta64.
+            origin: time of step 0, the window start; default 0.
+            rounding: part of a step below which a time is on a step.
+            **fields: the other fields (`operator`, `error`, ...).
+
+        Returns:
+            `Observations`.
+
+        Example:
+            >>> import diffassim as da
+            >>> one = da.covariances.Diagonal(std=1.0)
+            >>> obs = da.Observations.from_times(jnp.zeros((2, 3)), [0.1, 0.25], dt=0.1, error=one)
+            >>> obs.steps.tolist(), obs.fraction.round(6).tolist()
+            ([1, 2], [0.0, 0.5])
+        """
+        steps, fraction = steps_and_fractions(times, dt, origin, rounding)
+        return cls(values, steps, fraction=fraction, **fields)
+
+    @property
+    def last_rows(self) -> Int[Array, " time"]:
+        """Last row of a trajectory that each time needs: its step, or the one after it where it lies between two."""
+        if self.fraction is None:
+            return self.steps
+        steps, fraction = concrete(self.steps), concrete(self.fraction)
+        if steps is None or fraction is None:
+            return last_rows(self.steps, self.fraction)
+        with jax.ensure_compile_time_eval():  # inside of jit as well, known rows stay known
+            return jnp.asarray(last_rows(steps, fraction))
+
+    @property
+    def rows(self) -> Int[Array, " rows"]:
+        """Rows of a trajectory that `predict` takes: `steps`, and with fractions `last_rows` after them."""
+        return self.steps if self.fraction is None else jnp.concatenate([self.steps, self.last_rows])
 
     def predict(self, states: Any) -> Any:
-        """Return H(x_k) for states with a leading time axis, one state for each entry of `steps`."""
+        """Return the observation equivalents of states with a leading axis, one state for each entry of `rows`."""
+        if self.fraction is None:
+            return self._equivalents(states)
+        times = self.steps.shape[0]
+        first, second = (jax.tree.map(lambda leaf, s=s: leaf[s], states) for s in (slice(times), slice(times, None)))
+        if self.fraction.ndim == 1:
+            return self._equivalents(between(first, second, self.fraction))
+        return between(self._equivalents(first), self._equivalents(second), self.fraction)
+
+    def _equivalents(self, states: Any) -> Any:
         if self.where is None:
             return jax.vmap(lambda x: self.operator(x))(states)
         return jax.vmap(lambda x, w: self.operator(x, w))(states, self.where)
@@ -110,7 +180,7 @@ class Observations(Pytree):
         With a robust loss they are transformed so that their squared norm is twice the loss.
 
         Args:
-            states: states at `steps`, with a leading time axis.
+            states: states at `rows`, with a leading axis.
             active: optional booleans of shape (time,): times that count.
 
         Returns:
@@ -147,6 +217,91 @@ class Observations(Pytree):
 def as_streams(observations: Any) -> tuple[Any, ...]:
     """Return observations as a tuple of streams, whether they are one `Observations` or a tuple of them."""
     return observations if isinstance(observations, tuple) else (observations,)
+
+
+def observed_rows(observations: Any) -> Int[Array, " rows"]:
+    """Return the rows of a trajectory that all streams need, one stream after the other.
+
+    Args:
+        observations: `Observations`, or a tuple of them.
+
+    Example:
+        >>> import diffassim as da
+        >>> one = da.covariances.Diagonal(std=1.0)
+        >>> on_steps = da.Observations(jnp.zeros((2, 1)), [0, 3], error=one)
+        >>> observed_rows((on_steps, on_steps.replace(fraction=[0.0, 0.5]))).tolist()
+        [0, 3, 0, 3, 0, 4]
+    """
+    rows = [stream.rows for stream in as_streams(observations)]
+    return jnp.concatenate(rows) if rows else jnp.zeros(0, jnp.int32)
+
+
+def on_steps(name: str, stream: Observations) -> Observations:
+    """Return a stream without fractions, for a method that analyses one step at a time.
+
+    Raises:
+        ConfigurationError: if a fraction is not zero (or not known), naming `name`.
+    """
+    known = concrete(stream.fraction)
+    if stream.fraction is None:
+        return stream
+    if known is None or known.any():
+        raise ConfigurationError(
+            f"{name}: observations between two steps cannot be analysed on one; take a smaller dt whose steps meet "
+            "them, put them on the nearest step (fraction=None) if that error is small against R, or analyse windows "
+            "(4D-Var, 4DEnVar), which interpolate"
+        )
+    return stream.replace(fraction=None)
+
+
+def _without_bad_places(mask: Any, where: Any, steps: Any) -> tuple[Any, Any]:
+    """Return the mask without values whose place is not finite, and places with zeros there: NaN poisons gradients."""
+    for leaf in jax.tree.leaves(where):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            continue
+        known = concrete(leaf)
+        xp: Any = jnp if known is None else np
+        finite = xp.isfinite(leaf if known is None else known)
+        if known is not None and finite.all():
+            continue
+
+        def seen(m: Any, finite: Any = finite, xp: Any = xp) -> Any:
+            shared = m.ndim if finite.shape[: m.ndim] == m.shape else steps.ndim
+            found = finite.all(axis=tuple(range(shared, finite.ndim)))
+            return m & jnp.asarray(found.reshape(found.shape + (1,) * (m.ndim - shared)))
+
+        mask = jax.tree.map(seen, mask)
+
+    def filled(leaf: Any) -> Any:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            return leaf
+        known = concrete(leaf)
+        if known is None:
+            return jnp.where(jnp.isfinite(leaf), leaf, 0)
+        return leaf if np.isfinite(known).all() else jnp.asarray(np.where(np.isfinite(known), known, 0))
+
+    return mask, jax.tree.map(filled, where)
+
+
+def _checked_fraction(fraction: Any, steps: Any, values: Any) -> Any:
+    if fraction is None:
+        return None
+    if concrete(fraction) is None:
+        fraction = _as_float(fraction)
+    else:
+        with jax.ensure_compile_time_eval():
+            fraction = _as_float(fraction)
+    shapes = {jnp.shape(steps)} | {jnp.shape(leaf) for leaf in jax.tree.leaves(values)[:1] if leaf is values}
+    if fraction.shape not in shapes:
+        raise ShapeError(
+            f"Observations: fraction has shape {fraction.shape}; it needs that of steps, {jnp.shape(steps)}, or of the "
+            "values if they are one array"
+        )
+    known = concrete(fraction)
+    if known is not None and not np.all((known >= 0) & (known < 1)):
+        wrong = known[~((known >= 0) & (known < 1))].flat[0]
+        raise DataError(f"Observations: the fraction {wrong} lies outside of [0, 1); whole steps belong to `steps`")
+    return fraction
 
 
 def _as_float(value: Any) -> Any:

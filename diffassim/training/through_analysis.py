@@ -64,7 +64,7 @@ class ForecastMisfit(Pytree):
             model, sample.background, self.B, sample.window, start=sample.start, steps=self.steps
         )
         x_a = minimize(cost, self.minimizer).state
-        states = rollout(model, x_a, self.lead, start=sample.start, at=sample.future.steps)
+        states = rollout(model, x_a, self.lead, start=sample.start, at=sample.future.rows)
         misfit = tree.squared_norm(sample.future.innovation(states))
         return misfit / jnp.maximum(sample.future.count(), 1).astype(misfit.dtype)
 

@@ -1,5 +1,6 @@
 """Variational assimilation: costs, minimizers and the derivatives of their solutions."""
 
+from diffassim.variational.background_spread import background_spread
 from diffassim.variational.descent import LBFGS, Descent
 from diffassim.variational.forecast_error import ForecastError
 from diffassim.variational.four_d_en_var import FourDEnVar
@@ -30,6 +31,7 @@ __all__ = [
     "StrongConstraint4DVar",
     "ThreeDVar",
     "WeakConstraint4DVar",
+    "background_spread",
     "minimize",
     "observation_impact",
     "observation_influence",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, ShapeError, concrete
 from diffassim.core.pytree import Pytree, static
-from diffassim.observations.container import as_streams
+from diffassim.observations.container import as_streams, observed_rows
 from diffassim.variational.window import innovations
 
 __all__ = ["ForecastError"]
@@ -42,6 +41,7 @@ class ForecastError(Pytree):
     Example:
         How would the forecast error respond to the standard deviations of B and R, and to the model's growth rate?
 
+        >>> import jax.numpy as jnp
         >>> import diffassim as da
         >>> one = da.covariances.Diagonal(std=1.0)
         >>> growth = da.models.FunctionModel(lambda x, t, a: a * x, arguments=1.0)
@@ -67,7 +67,7 @@ class ForecastError(Pytree):
                 "(StrongConstraint4DVar) around the analysis, or give observation_impact a function of your own"
             )
         streams = as_streams(self.verification)
-        known = [concrete(stream.steps) for stream in streams]
+        known = [concrete(stream.last_rows) for stream in streams]
         steps = self.steps
         if any(k is None for k in known):
             if steps is None:
@@ -82,6 +82,5 @@ class ForecastError(Pytree):
 
     def __call__(self, v: Any) -> Float[Array, ""]:
         """Return e(v)."""
-        at = jnp.concatenate([stream.steps for stream in self.verification])
-        states = self.cost._rollout(v, self.steps, at=at)
+        states = self.cost._rollout(v, self.steps, at=observed_rows(self.verification))
         return tree.squared_norm(innovations(self.verification, states))

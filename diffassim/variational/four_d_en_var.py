@@ -14,8 +14,8 @@ from diffassim.core.errors import ShapeError, require_finite
 from diffassim.core.pytree import Pytree
 from diffassim.covariances.ensemble import Ensemble
 from diffassim.models.rollout import rollout
-from diffassim.observations.container import as_streams
-from diffassim.variational.window import innovations
+from diffassim.observations.container import as_streams, observed_rows
+from diffassim.variational.window import innovations, rows_by_stream
 
 __all__ = ["FourDEnVar"]
 
@@ -35,7 +35,7 @@ class FourDEnVar(Pytree):
     Args:
         background: background state x_b at the window start, a pytree of arrays.
         members: ensemble at the window start, the state's pytree with a leading member axis.
-        background_rows: background at the observation steps, leading axis: the steps of all streams, concatenated.
+        background_rows: background at the `observed_rows` of the streams, along the leading axis.
         member_rows: the ensemble there, axes (member, row, ...).
         observations: `Observations`, or a tuple of them (several streams).
         localization: covariance of unit variance on the trailing axes (`Gaussian(std=1.0, ...)`), or None.
@@ -78,7 +78,7 @@ class FourDEnVar(Pytree):
             start: number of the window's first step, passed to the model as t.
         """
         streams = as_streams(observations)
-        at = jnp.concatenate([stream.steps for stream in streams])
+        at = observed_rows(streams)
         steps = int(at.max()) if at.size else 0
 
         def rows(x: Any) -> Any:
@@ -94,7 +94,7 @@ class FourDEnVar(Pytree):
         background = jax.tree.map(jnp.asarray, self.background)
         streams = as_streams(self.observations)
         self.covariance.check("FourDEnVar.members", background)
-        count = sum(stream.steps.shape[0] for stream in streams)
+        count = observed_rows(streams).shape[0]
         size = jax.tree.leaves(self.members)[0].shape[0]
         for name, rows, shape in (
             ("background_rows", self.background_rows, (count,)),
@@ -105,7 +105,7 @@ class FourDEnVar(Pytree):
             if not tree.same_shapes(rows, expected):
                 raise ShapeError(
                     f"FourDEnVar: {name} has shape {tree.describe_shapes(rows)}, expected "
-                    f"{tree.describe_shapes(expected)}: one row for each observation step of all streams"
+                    f"{tree.describe_shapes(expected)}: one row for each of observed_rows(observations)"
                 )
         self._set(background=background, observations=streams)
 
@@ -123,8 +123,13 @@ class FourDEnVar(Pytree):
         return tree.add(self.background, self.covariance.sqrt(v["state"]))
 
     def rows(self, v: Mapping[str, Any]) -> Any:
-        """Return the analysed states at the steps of all streams."""
+        """Return the analysed states at the observed rows of all streams."""
         return tree.add(self.background_rows, Ensemble(self.member_rows, self.localization).sqrt(v["state"]))
+
+    def predicted(self, v: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the observation equivalents H(x), one pytree for each stream, like its values."""
+        streams = self.observations
+        return tuple(s.predict(rows) for s, rows in zip(streams, rows_by_stream(streams, self.rows(v)), strict=True))
 
     def residuals(self, v: Mapping[str, Any]) -> Any:
         """Return (v, whitened innovations): the pytree whose squared norm is 2 J."""

@@ -12,6 +12,7 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
 from diffassim.covariances.base import NotAvailableError
 from diffassim.models.rollout import rollout
+from diffassim.observations.container import observed_rows
 from diffassim.variational.weak_constraint import WeakConstraint4DVar
 from diffassim.variational.window import innovations
 
@@ -93,11 +94,14 @@ class StateWeakConstraint4DVar(WeakConstraint4DVar):
         """Return (whitened departures from background and model, whitened innovations); 2 J is their squared norm."""
         assert self.steps is not None
         rows, errors = self._run(v, self.steps)
-        at = jnp.concatenate([stream.steps for stream in self.observations])
         prior = {name: part for name, part in v.items() if name != "states"}
         prior["model_error"] = jax.vmap(self.Q.whiten)(errors)
         last = self.steps if self.horizon is None else self.horizon
-        return prior, innovations(self.observations, _taken(rows, at), last)
+        return prior, innovations(self.observations, _taken(rows, observed_rows(self.observations)), last)
+
+    def _observed(self, v: Mapping[str, Any]) -> Any:
+        assert self.steps is not None
+        return _taken(self._run(v, self.steps)[0], observed_rows(self.observations))
 
     def forcing_form(self, v: Mapping[str, Any]) -> tuple[WeakConstraint4DVar, dict[str, Any]]:
         """Return the cost in forcing form, and its control vector with the same trajectory as v."""

@@ -51,7 +51,7 @@ def observed_counts(cost: Any) -> tuple[Int[Array, ""], ...]:
     last = getattr(cost, "horizon", None)
 
     def count(stream: Any) -> Any:
-        inside = jnp.ones(stream.steps.shape, bool) if last is None else stream.steps <= last
+        inside = jnp.ones(stream.steps.shape, bool) if last is None else stream.last_rows <= last
         counts = [
             jnp.sum(mask & inside.reshape((-1,) + (1,) * (mask.ndim - 1)), dtype=jnp.int32)
             for mask in jax.tree.leaves(stream.mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,10 +14,10 @@ from jaxtyping import Array, Float
 from diffassim.core import tree
 from diffassim.core.errors import ShapeError, concrete, require_finite
 from diffassim.models.rollout import rollout
-from diffassim.observations.container import as_streams
+from diffassim.observations.container import as_streams, observed_rows
 from diffassim.variational.parameters import control_like, with_parameters
 
-__all__ = ["WindowCost", "innovations"]
+__all__ = ["WindowCost", "innovations", "rows_by_stream"]
 
 
 class WindowCost:
@@ -39,7 +40,7 @@ class WindowCost:
     def __post_init__(self) -> None:
         name = type(self).__name__
         streams = as_streams(self.observations)
-        last = [concrete(stream.steps) for stream in streams]
+        last = [concrete(stream.last_rows) for stream in streams]
         steps = self.steps
         if steps is None:
             if any(known is None for known in last):
@@ -48,7 +49,8 @@ class WindowCost:
         for known in last:
             if known is not None and known.size and known.max() > steps:
                 raise ShapeError(
-                    f"{name}: an observation at step {known.max()} lies outside the window of {steps} steps"
+                    f"{name}: an observation at step {known.max()} lies outside the window of {steps} steps (one "
+                    "between two steps needs both)"
                 )
         if self.B is None and not self.parameters and not hasattr(self, "Q"):
             raise ShapeError(f"{name}: nothing to control; give B, or `parameters`, or both")
@@ -88,15 +90,21 @@ class WindowCost:
     def residuals(self, v: Mapping[str, Any]) -> Any:
         """Return (v, whitened innovations): the pytree whose squared norm is 2 J."""
         assert self.steps is not None
-        at = jnp.concatenate([stream.steps for stream in self.observations])
-        states = self._rollout(v, self.steps, at=at, limit=self.horizon)
-        return v, innovations(self.observations, states, self.steps if self.horizon is None else self.horizon)
+        last = self.steps if self.horizon is None else self.horizon
+        return v, innovations(self.observations, self._observed(v), last)
+
+    def predicted(self, v: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the observation equivalents H(x), one pytree for each stream, like its values."""
+        streams = self.observations
+        return tuple(
+            s.predict(rows) for s, rows in zip(streams, rows_by_stream(streams, self._observed(v)), strict=True)
+        )
 
     def observation_count(self) -> Any:
         """Return how many observed values count within the horizon: the expectation of 2 J at the minimum."""
         total = jnp.asarray(0)
         for stream in self.observations:
-            inside = stream.steps <= (self.steps if self.horizon is None else self.horizon)
+            inside = stream.last_rows <= (self.steps if self.horizon is None else self.horizon)
             for mask in jax.tree.leaves(stream.mask):
                 total = total + jnp.sum(mask & inside.reshape((-1,) + (1,) * (mask.ndim - 1)))
         return total
@@ -104,6 +112,11 @@ class WindowCost:
     def __call__(self, v: Mapping[str, Any]) -> Float[Array, ""]:
         """Return J(v)."""
         return 0.5 * tree.squared_norm(self.residuals(v))
+
+    def _observed(self, v: Mapping[str, Any]) -> Any:
+        """Return the states that the observations are compared with."""
+        assert self.steps is not None
+        return self._rollout(v, self.steps, at=observed_rows(self.observations), limit=self.horizon)
 
     def _rollout(self, v: Mapping[str, Any], steps: int, **options: Any) -> Any:
         return rollout(
@@ -117,16 +130,20 @@ def innovations(streams: tuple[Any, ...], states: Any, last: Any = None) -> tupl
 
     Args:
         streams: tuple of `Observations`.
-        states: states at the steps of all streams, concatenated along the leading axis.
-        last: last step that counts, a run-time integer; None: all count.
+        states: states at the `observed_rows` of the streams, along the leading axis.
+        last: last row that counts, a run-time integer; None: all count.
 
     Returns:
         One pytree for each stream, zero where nothing is observed.
     """
-    edges = np.cumsum([0, *(stream.steps.shape[0] for stream in streams)])
     found = []
-    for stream, a, b in zip(streams, edges[:-1], edges[1:], strict=True):
-        rows = jax.tree.map(lambda leaf, a=a, b=b: leaf[a:b], states)
-        inside = None if last is None else (stream.steps >= 0) & (stream.steps <= last)
+    for stream, rows in zip(streams, rows_by_stream(streams, states), strict=True):
+        inside = None if last is None else (stream.steps >= 0) & (stream.last_rows <= last)
         found.append(stream.innovation(rows, inside))
     return tuple(found)
+
+
+def rows_by_stream(streams: tuple[Any, ...], states: Any) -> list[Any]:
+    """Return the part of states at the `observed_rows` of all streams that belongs to each."""
+    edges = np.cumsum([0, *(stream.rows.shape[0] for stream in streams)])
+    return [jax.tree.map(lambda leaf, a=a, b=b: leaf[a:b], states) for a, b in itertools.pairwise(edges)]

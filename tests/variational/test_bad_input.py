@@ -119,3 +119,17 @@ def test_gradients_of_a_window_without_observations():
 def test_each_problem_is_named(build, error, message):
     with pytest.raises(error, match=message):
         build()
+
+
+def test_observations_without_error_are_named_and_nearly_perfect_ones_that_disagree_are_inconsistent():
+    y = np.array([[1.0], [2.0]])
+    with pytest.raises(da.covariances.NotAvailableError, match=r"no density.*nearly perfect a small std"):
+        da.minimize(da.ThreeDVar(jnp.zeros(1), WHITE, da.Observations(y, [0, 0], error=da.covariances.Zero())))
+    with pytest.raises(da.ConfigurationError, match="std must be finite and positive"):
+        da.covariances.Diagonal(std=0.0)
+    with pytest.raises(da.AssimilationError, match="positive"):
+        da.covariances.Dense.from_matrix(np.ones((2, 2)))
+    perfect = da.Observations(y, [1, 1], error=da.covariances.Diagonal(std=1e-6))
+    solution = da.minimize(da.StrongConstraint4DVar(FunctionModel(lambda x, t: x), jnp.zeros(1), WHITE, perfect))
+    np.testing.assert_allclose(solution.state, [1.5], rtol=1e-9)  # what is best for both
+    assert solution.result == da.Result.INCONSISTENT

@@ -18,7 +18,7 @@ sweep = pytest.mark.parametrize("name", BY_NAME)
 
 MINIMIZERS = {"Descent", "GaussNewton", "LBFGS", "MinimizationError", "Minimum", "Solution", "minimize"}
 PRODUCTS = {"Consistency", "ForecastError", "ObservationImpact", "Posterior", "observation_impact"}
-PRODUCTS |= {"observation_influence", "posterior", "randomized_solutions"}
+PRODUCTS |= {"background_spread", "observation_influence", "posterior", "randomized_solutions"}
 NO_COSTS = MINIMIZERS | PRODUCTS
 
 

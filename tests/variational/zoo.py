@@ -149,6 +149,10 @@ COSTS = [
     Entry("4D-Var variational quality control", "StrongConstraint4DVar", four_d_var(
         Diagonal(std=0.9), observed(GAPPY).replace(loss=VariationalQC(0.05, 4.0))
     )),
+    Entry("4D-Var between steps", "StrongConstraint4DVar", four_d_var(Diagonal(std=0.9), (
+        observed(GAPPY, operator=jnp.tanh).replace(fraction=[0.3, 0.1, 0.6]),
+        observed(VALUES[:2], [1, 1], jnp.sin).replace(fraction=RNG.uniform(0.1, 0.9, size=(2, N))),
+    ), horizon=jnp.asarray(3))),  # at 0 a fraction has no derivative
     Entry("4DEnVar", "FourDEnVar", da.FourDEnVar.from_model(
         SWIRL, X_B, X_B + RNG.normal(size=(4, N)), observed(GAPPY, operator=jnp.tanh)
     )),
