@@ -32,7 +32,7 @@ from diffassim.core.errors import (  # noqa: E402
     ShapeError,
 )
 from diffassim.core.results import Result  # noqa: E402
-from diffassim.cycling import FourDVar, analysis_times, cycle, smooth, split_windows  # noqa: E402
+from diffassim.cycling import FourDVar, HybridFourDVar, analysis_times, cycle, smooth, split_windows  # noqa: E402
 from diffassim.ensemble import ETKF, LETKF, DEnKF, EnKF, EnSRF, OptimalParticleFilter, ParticleFilter  # noqa: E402
 from diffassim.kalman import EKF, UKF  # noqa: E402
 from diffassim.models import rollout  # noqa: E402
@@ -69,6 +69,7 @@ __all__ = [
     "FourDEnVar",
     "FourDVar",
     "GaussNewton",
+    "HybridFourDVar",
     "MultiStart",
     "Observations",
     "OptimalParticleFilter",
