@@ -34,6 +34,7 @@ from diffassim.core.errors import (  # noqa: E402
 from diffassim.core.results import Result  # noqa: E402
 from diffassim.cycling import (  # noqa: E402
     FourDVar,
+    HybridFourDVar,
     analysis_times,
     cycle,
     observations_from_reports,
@@ -50,6 +51,7 @@ from diffassim.variational import (  # noqa: E402
     Descent,
     FourDEnVar,
     GaussNewton,
+    MultiStart,
     StateWeakConstraint4DVar,
     StrongConstraint4DVar,
     ThreeDVar,
@@ -76,6 +78,8 @@ __all__ = [
     "FourDEnVar",
     "FourDVar",
     "GaussNewton",
+    "HybridFourDVar",
+    "MultiStart",
     "Observations",
     "OptimalParticleFilter",
     "ParticleFilter",

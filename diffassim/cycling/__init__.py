@@ -3,11 +3,12 @@
 from diffassim.cycling.chunks import cycle_in_chunks
 from diffassim.cycling.cycle import cycle
 from diffassim.cycling.ensemble import EnsembleHistory, Moments, cycle_ensemble
+from diffassim.cycling.hybrid import HybridFourDVar
 from diffassim.cycling.padding import bucket_size, pad_observations
 from diffassim.cycling.reports import observations_from_reports
 from diffassim.cycling.smoother import smooth
 from diffassim.cycling.times import AnalysisTimes, analysis_times
-from diffassim.cycling.variational import FourDVar, History, cycle_windows
+from diffassim.cycling.variational import FourDVar, History, WindowMethod, cycle_windows
 from diffassim.cycling.windows import split_windows
 
 __all__ = [
@@ -15,7 +16,9 @@ __all__ = [
     "EnsembleHistory",
     "FourDVar",
     "History",
+    "HybridFourDVar",
     "Moments",
+    "WindowMethod",
     "analysis_times",
     "bucket_size",
     "cycle",

@@ -20,10 +20,61 @@ from diffassim.variational.solution import Minimum
 from diffassim.variational.strong_constraint import StrongConstraint4DVar
 from diffassim.variational.weak_constraint import WeakConstraint4DVar
 
-__all__ = ["FourDVar", "History", "cycle_windows"]
+__all__ = ["FourDVar", "History", "WindowMethod", "cycle_windows"]
 
 
-class FourDVar(Pytree):
+class WindowMethod(Pytree):
+    """Base of the methods that analyse windows, whatever they hand on from one to the next.
+
+    That is a state here; a subclass that hands on more (an ensemble) says so in `init`, `center` and `hand_on`.
+    """
+
+    def init(self, belief: Any) -> Any:
+        """Return what is cycled, checked."""
+        return belief
+
+    def center(self, belief: Any) -> Any:
+        """Return the background state."""
+        return belief
+
+    def analyze(
+        self, model: Any, belief: Any, observations: Any, start: Any, steps: int
+    ) -> tuple[Any, Any, Minimum, Any]:
+        """Return the analysis at the window start, the analysed model, the account of the search, and model errors.
+
+        Args:
+            model: forward model.
+            belief: background at the window start.
+            observations: `Observations` of the window, or a tuple of them.
+            start: number of the window's first step.
+            steps: window length.
+
+        Returns:
+            Analysis, model, `Minimum`, and the increments after each step of the window (None where there are none).
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define analyze(model, belief, observations, ...)")
+
+    def hand_on(
+        self, model: Any, belief: Any, observations: Any, start: Any, steps: int, shift: int, x_a: Any, x_next: Any,
+        errors: Any,
+    ) -> tuple[Any, Any]:  # fmt: skip
+        """Return the background at the start of the next window, and an account of what is not a state in it.
+
+        Args:
+            model: the analysed model.
+            belief: the background that was analysed.
+            observations: of the window.
+            start: number of the window's first step.
+            steps: window length.
+            shift: steps to the start of the next window.
+            x_a: analysis at the window start.
+            x_next: the state there that the trajectory of the analysis leads to.
+            errors: what `analyze` returned as model errors.
+        """
+        return x_next, None
+
+
+class FourDVar(WindowMethod):
     """4D-Var as an analysis method for `cycle`: strong-constraint, or with Q weak-constraint.
 
     Args:
@@ -61,26 +112,15 @@ class FourDVar(Pytree):
             raise ConfigurationError("FourDVar: `every` and `form` belong to a model-error covariance; give Q")
 
     def analyze(
-        self, model: Any, background: Any, observations: Any, start: Any, steps: int
+        self, model: Any, belief: Any, observations: Any, start: Any, steps: int
     ) -> tuple[Any, Any, Minimum, Any]:
-        """Return the analysis at the window start, the analysed model, the account of the search, and model errors.
-
-        Args:
-            model: forward model.
-            background: state at the window start.
-            observations: `Observations` of the window, or a tuple of them.
-            start: number of the window's first step.
-            steps: window length.
-
-        Returns:
-            Analysis, model, `Minimum`, and the increments after each step of the window (None where there are none).
-        """
+        """Return the analysis at the window start, the analysed model, the account of the search, and model errors."""
         options = {"parameters": self.parameters, "start": start, "steps": steps}
         cost: Any
         if self.Q is None:
-            cost = StrongConstraint4DVar(model, background, self.B, observations, **options)
+            cost = StrongConstraint4DVar(model, belief, self.B, observations, **options)
         else:
-            cost = self.form(model, background, self.B, self.Q, observations, every=self.every, **options)
+            cost = self.form(model, belief, self.B, self.Q, observations, every=self.every, **options)
         solution = minimize(cost, self.minimizer, unrolled=self.unrolled)
         return solution.state, solution.model, solution.search, cost.forcing(solution.control, steps)
 
@@ -92,11 +132,13 @@ class History(Pytree):
         background: trajectory from the background, rows `at`.
         analysis: trajectory from the analysis (with the analysed model errors), rows `at`.
         search: the minimizer's account of each window.
+        ensemble: the ensemble filter's account of each window (`AnalysisInfo`), where there is an ensemble.
     """
 
     background: Any
     analysis: Any
     search: Minimum
+    ensemble: Any = None
 
 
 def cycle_windows(
@@ -119,9 +161,9 @@ def cycle_windows(
     pass on what it returns; the result is the same.
 
     Args:
-        method: `FourDVar`, or any object with its `analyze`.
+        method: `FourDVar`, `HybridFourDVar`, or another `WindowMethod`.
         model: forward model.
-        background: state at the start of the first window.
+        background: state at the start of the first window (for `HybridFourDVar` an ensemble, leading member axis).
         windows: observations cut by `split_windows`, with the same steps and shift.
         steps: window length in model steps (static).
         shift: steps from the start of a window to the start of the next (static); default: the window length.
@@ -149,6 +191,7 @@ def cycle_windows(
     """
     shift = checked_shift("cycle", shift, steps)
     rows = jnp.asarray([0, steps] if at is None else at, jnp.int32)
+    background = method.init(background)
     found = _cycle(method, model, background, windows, jnp.asarray(start, jnp.int32), rows, steps, shift)
     codes = concrete(found[2].search.result)
     failures = None if codes is None else Result.describe_failures(codes)
@@ -161,13 +204,14 @@ def _run(method: Any, model: Any, background: Any, windows: Any, start: Any, row
     wanted = jnp.concatenate([rows, jnp.asarray([shift], jnp.int32)])
 
     def window(carry: Any, observations: Any) -> Any:
-        model, background, first = carry
-        forecast = rollout(model, background, steps, start=first, at=rows)
-        x_a, model, search, errors = method.analyze(model, background, observations, first, steps)
+        model, belief, first = carry
+        forecast = rollout(model, method.center(belief), steps, start=first, at=rows)
+        x_a, model, search, errors = method.analyze(model, belief, observations, first, steps)
         states = rollout(model, x_a, steps, start=first, at=wanted, forcing=errors)
         analysis = jax.tree.map(lambda leaf: leaf[:-1], states)
-        following = jax.tree.map(lambda leaf: leaf[-1], states)
-        return (model, following, first + shift), History(forecast, analysis, search)
+        x_next = jax.tree.map(lambda leaf: leaf[-1], states)
+        belief, ensemble = method.hand_on(model, belief, observations, first, steps, shift, x_a, x_next, errors)
+        return (model, belief, first + shift), History(forecast, analysis, search, ensemble)
 
     (model, background, _), history = lax.scan(window, (model, background, start), windows)
     return background, model, history

@@ -130,11 +130,31 @@ class EnsembleMethod(SequentialMethod):
             ShapeError: if the ensemble has fewer than two members or does not fit the observations.
             ConfigurationError: if a key is needed and missing.
         """
+        return self.analyze_along(key, ensemble, None, observations)
+
+    def analyze_along(self, key: Any, ensemble: Any, states: Any, observations: Any) -> tuple[Any, AnalysisInfo]:
+        """Analyse one time by the observations of other times, which the members' trajectories pass (4D).
+
+        Args:
+            key: random key; may be None where nothing is drawn.
+            ensemble: prior ensemble at the time to be analysed.
+            states: states of each member at the `observed_rows` of the streams, leading axes (member, row); None if
+                all observations hold for the time of the ensemble.
+            observations: `Observations` with one row for each of them, or a tuple of streams.
+
+        Returns:
+            As `analyze`.
+
+        Raises:
+            ShapeError, ConfigurationError: as `analyze`.
+
+        Source: Hunt et al. (2004); Sakov, Evensen and Bertino (2010), section 2.
+        """
         name = type(self).__name__
         ensemble = check_ensemble(name, ensemble)
         if self.random and key is None:
             raise ConfigurationError(f"{name}: this method draws random numbers; give key=jax.random.key(...)")
-        return _analyze(self, key, ensemble, as_streams(observations))
+        return _analyze(self, key, ensemble, states, as_streams(observations))
 
 
 class GlobalFilter(EnsembleMethod):
@@ -159,11 +179,13 @@ class GlobalFilter(EnsembleMethod):
 
 
 @jax.jit
-def _analyze(method: EnsembleMethod, key: Any, ensemble: Any, streams: tuple[Any, ...]) -> tuple[Any, AnalysisInfo]:
+def _analyze(
+    method: EnsembleMethod, key: Any, ensemble: Any, states: Any, streams: tuple[Any, ...]
+) -> tuple[Any, AnalysisInfo]:
     update_key, rotation_key = jax.random.split(key) if method.random else (None, None)
     inflation = as_inflation(method.inflation)
-    prior = inflation.before(ensemble)
-    departures = whitened_departures(prior, streams)
+    prior, states = inflation.before((ensemble, states))
+    departures = whitened_departures(prior, streams, states)
     posterior = inflation.after(prior, method.update(update_key, prior, departures, streams))
     if method.rotation:
         N, dtype = departures.S.shape[0], departures.S.dtype

@@ -44,8 +44,8 @@ class Departures(Pytree):
         return jnp.sum(jnp.square(self.d) / variance) / observed
 
 
-def whitened_departures(ensemble: Any, observations: Any) -> Departures:
-    """Compare an ensemble with the observations of one time.
+def whitened_departures(ensemble: Any, observations: Any, states: Any = None) -> Departures:
+    """Compare an ensemble with the observations of one time, or trajectories with those of several.
 
     A masked or missing (NaN) value has exactly no influence, on values and gradients. Correlated errors are whitened
     as far as their covariance can (`Covariance.whiten`, `Covariance.masked`).
@@ -54,13 +54,15 @@ def whitened_departures(ensemble: Any, observations: Any) -> Departures:
         ensemble: pytree with a leading member axis, N >= 2.
         observations: `Observations` whose rows all hold for the time of the ensemble (their `steps` do not matter), or
             a tuple of such streams.
+        states: states of each member at the `observed_rows` of the streams, leading axes (member, row), where the
+            observations are of other times than the ensemble.
 
     Returns:
         `Departures`.
 
     Raises:
         ShapeError: if the ensemble has fewer than two members, or H(x) is shaped unlike the values.
-        ConfigurationError: if a stream has a robust loss, or lies between two steps.
+        ConfigurationError: if a stream has a robust loss, or lies between two steps of one time's analysis.
 
     Example:
         >>> import diffassim as da
@@ -71,29 +73,40 @@ def whitened_departures(ensemble: Any, observations: Any) -> Departures:
     """
     ensemble = check_ensemble("whitened_departures", ensemble)
     streams = as_streams(observations)
-    each = jax.vmap(whitened_innovation(streams))(ensemble)
+    if states is None:
+        each = jax.vmap(whitened_innovation(streams))(ensemble)
+    else:
+        each = jax.vmap(whitened_innovation(streams, along=True))(states)
     d = jnp.mean(each, axis=0)
     return Departures(d, d[None] - each, flat([stream.mask for stream in streams]))
 
 
-def whitened_innovation(streams: tuple[Any, ...]) -> Callable[[Any], Float[Array, " m"]]:
+def whitened_innovation(streams: tuple[Any, ...], along: bool = False) -> Callable[[Any], Float[Array, " m"]]:
     r"""Return the function \(x \mapsto R^{-1/2} (y - H(x))\) of one state, all streams in one vector.
 
     Args:
         streams: the observations of one time, a tuple of `Observations`.
+        along: whether x are the states at the `observed_rows` of the streams instead of one state.
 
     Raises:
-        ConfigurationError: if a stream has a robust loss, or lies between two steps.
+        ConfigurationError: if a stream has a robust loss, or lies between two steps of one time's analysis.
     """
     robust = [type(stream.loss).__name__ for stream in streams if stream.loss is not None]
     if robust:
         raise ConfigurationError(
             f"an ensemble analysis needs Gaussian observation errors, found the loss {robust[0]}; leave `loss` out"
         )
-    streams = tuple(on_steps("an ensemble analysis", stream) for stream in streams)
+    if not along:
+        streams = tuple(on_steps("an ensemble analysis", stream) for stream in streams)
 
     def innovation(x: Any) -> Any:
-        return flat([stream.innovation(_repeated(x, stream.steps.shape[0])) for stream in streams])
+        first, found = 0, []
+        for stream in streams:
+            count = stream.rows.shape[0]
+            rows = jax.tree.map(lambda leaf, a=first, b=first + count: leaf[a:b], x) if along else _repeated(x, count)
+            found.append(stream.innovation(rows))
+            first += count
+        return flat(found)
 
     return innovation
 

@@ -7,6 +7,7 @@ from diffassim.variational.four_d_en_var import FourDEnVar
 from diffassim.variational.gauss_newton import GaussNewton
 from diffassim.variational.influence import observation_influence
 from diffassim.variational.minimize import MinimizationError, minimize
+from diffassim.variational.multi_start import MultiStart, MultiStartMinimum
 from diffassim.variational.posterior import Consistency, Posterior, posterior, randomized_solutions
 from diffassim.variational.sensitivity import ObservationImpact, observation_impact
 from diffassim.variational.solution import Minimum, Solution
@@ -24,6 +25,8 @@ __all__ = [
     "GaussNewton",
     "MinimizationError",
     "Minimum",
+    "MultiStart",
+    "MultiStartMinimum",
     "ObservationImpact",
     "Posterior",
     "Solution",

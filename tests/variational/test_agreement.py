@@ -120,9 +120,10 @@ def test_a_subset_is_a_matrix(expected):
         (da.GaussNewton(tolerance=1e-9), 1e-8),
         (da.GaussNewton(tolerance=1e-9, consistency=1e9, store_linearization=False), 1e-8),
         (da.LBFGS(tolerance=1e-8), 1e-7),
+        (da.MultiStart(da.GaussNewton(tolerance=1e-9), key=jax.random.key(0), draws=3), 1e-8),
         (da.Descent(optax.adam(optax.exponential_decay(0.1, 100, 0.5)), tolerance=1e-5, max_iterations=3000), 1e-5),
     ],
-    ids=["Gauss-Newton", "Gauss-Newton recomputed", "L-BFGS", "Adam"],
+    ids=["Gauss-Newton", "Gauss-Newton recomputed", "L-BFGS", "many starts", "Adam"],
 )
 def test_all_minimizers_find_the_kalman_smoother(method, tolerance):
     cost, p = linear_gaussian()

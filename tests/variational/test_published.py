@@ -32,18 +32,17 @@ def test_lorenz63_windows_from_the_climatology():
     rng = np.random.default_rng(7)
     values = truth[:, observed] + np.sqrt(2) * rng.normal(size=(WINDOWS, len(observed), 3))
     B, x_b = Dense.from_matrix(np.cov(climate.T)), jnp.asarray(climate.mean(0))
-    starts = jnp.asarray(np.concatenate([np.zeros((1, 3)), rng.normal(size=(STARTS - 1, 3))]))
+    draws = jnp.asarray(rng.normal(size=(STARTS - 1, 3)))
+
+    method = da.MultiStart(da.GaussNewton(max_iterations=60), starts={"state": draws})
 
     @jax.jit
     @jax.vmap
     def assimilate(y):
         obs = da.Observations(y, observed, error=Diagonal(std=2**0.5))
         cost = da.StrongConstraint4DVar(model, x_b, B, obs, steps=STEPS - 1)
-        method = da.GaussNewton(max_iterations=60)
-        found = jax.vmap(lambda v: da.minimize(cost, method, start={"state": v}))(starts)
-        best = jnp.argmin(found.cost)
-        control = jax.tree.map(lambda leaf: leaf[best], found.control)
-        return cost.trajectory(control), found.cost[best]
+        found = da.minimize(cost, method)
+        return cost.trajectory(found.control), found.cost
 
     analyses, costs = assimilate(jnp.asarray(values))
     squared = (np.asarray(analyses) - truth) ** 2

@@ -1,0 +1,112 @@
+"""4D-Var whose background errors are partly those of an ensemble cycled beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffassim.core.errors import ConfigurationError, concrete
+from diffassim.covariances import Ensemble
+from diffassim.cycling.variational import WindowMethod
+from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod
+from diffassim.ensemble.members import anomalies, check_ensemble, mean, recombine
+from diffassim.models.rollout import rollout
+from diffassim.observations.container import observed_rows
+from diffassim.variational.solution import Minimum
+
+__all__ = ["HybridFourDVar"]
+
+
+class HybridFourDVar(WindowMethod):
+    r"""Hybrid ensemble 4D-Var as an analysis method for `cycle`.
+
+    The background is an ensemble \(x_i\). Its mean \(x_b\) is analysed by 4D-Var with
+
+    .. math:: P = a B + b\, C \circ P_f,\quad P_f = \tfrac{1}{N-1} \sum_i (x_i - x_b)(x_i - x_b)^\top
+
+    and its departures from the mean by an ensemble filter that sees all observations of the window along the members'
+    trajectories, which start from the 4D-Var analysis. The analysed members are centered on that analysis, run to the
+    start of the next window, and are centered there on the trajectory of the analysis.
+
+    With b = 0 the means are those of `FourDVar(B)`; with a = 0, b = 1, a linear model, and windows of one observation
+    time, the ensemble is that of the ETKF. An inflation of the prior acts on the departures alone: b belongs to it.
+
+    Args:
+        variational: `FourDVar`; its B is the static covariance.
+        ensemble: `EnsembleMethod` that updates the departures (`ETKF`, `LETKF`, ...), with its inflation.
+        static_weight: a >= 0.
+        ensemble_weight: b >= 0.
+        localization: covariance of unit variance on the trailing axes, see `Ensemble`, for the C above; None for none.
+        key: random key, where the ensemble method draws numbers; folded with the number of a window's first step.
+
+    Raises:
+        ConfigurationError: if a weight is negative, both are zero, B is missing, `ensemble` is no `EnsembleMethod`,
+            or a key is needed.
+
+    Example:
+        >>> import diffassim as da
+        >>> one, still = da.covariances.Diagonal(std=1.0), da.models.FunctionModel(lambda x, t: x)
+        >>> windows = da.split_windows(da.Observations(jnp.full((2, 1), 3.0), [1, 2], error=one), 1, 2)
+        >>> method = HybridFourDVar(da.FourDVar(one), da.ETKF(), static_weight=0.0, ensemble_weight=1.0)
+        >>> members, _, _ = da.cycle(method, still, jnp.array([[-1.0], [0.0], [1.0]]), windows, steps=1)
+        >>> members.mean(0).round(6).tolist()  # variance 1, 1/2, 1/3: the Kalman filter
+        [2.0]
+
+    Source: Hamill and Snyder (2000), equation 4; Lorenc (2003), section 4; Buehner et al. (2010); ensemble update along
+    the window: Hunt et al. (2004); around the analysis: Bocquet and Sakov (2014), section 2.
+    """
+
+    variational: Any
+    ensemble: Any
+    static_weight: Any = 0.5
+    ensemble_weight: Any = 0.5
+    localization: Any = None
+    key: Any = None
+
+    def __post_init__(self) -> None:
+        weights = [concrete(w) for w in (self.static_weight, self.ensemble_weight)]
+        if any(w is not None and not w >= 0 for w in weights) or all(w is not None and w == 0 for w in weights):
+            raise ConfigurationError(
+                "HybridFourDVar: the weights must not be negative, and not both zero; found static_weight="
+                f"{self.static_weight}, ensemble_weight={self.ensemble_weight}"
+            )
+        if not isinstance(self.ensemble, EnsembleMethod):
+            raise ConfigurationError(
+                f"HybridFourDVar: `ensemble` must be an ensemble filter like ETKF(), found {self.ensemble!r}"
+            )
+        if getattr(self.variational, "B", None) is None:
+            raise ConfigurationError("HybridFourDVar: `variational` must be a FourDVar with a covariance B")
+        if self.ensemble.random and self.key is None:
+            raise ConfigurationError("HybridFourDVar: the ensemble filter draws random numbers; give key=...")
+
+    def init(self, belief: Any) -> Any:
+        """Return the ensemble, checked."""
+        return check_ensemble("HybridFourDVar", belief)
+
+    def center(self, belief: Any) -> Any:
+        """Return the mean of the ensemble."""
+        return mean(belief)
+
+    def analyze(
+        self, model: Any, belief: Any, observations: Any, start: Any, steps: int
+    ) -> tuple[Any, Any, Minimum, Any]:
+        """Return what `FourDVar.analyze` does, from the mean of the ensemble and with the hybrid covariance."""
+        P = self.static_weight * self.variational.B + self.ensemble_weight * Ensemble(belief, self.localization)
+        return self.variational.replace(B=P).analyze(model, self.center(belief), observations, start, steps)
+
+    def hand_on(
+        self, model: Any, belief: Any, observations: Any, start: Any, steps: int, shift: int, x_a: Any, x_next: Any,
+        errors: Any,
+    ) -> tuple[Any, AnalysisInfo]:  # fmt: skip
+        """Return the ensemble at the start of the next window, and the ensemble filter's account."""
+        at = observed_rows(observations)
+        around = recombine(x_a, anomalies(belief))
+        states = jax.vmap(lambda x: rollout(model, x, steps, start=start, at=at, forcing=errors))(around)
+        key = None if self.key is None else jax.random.fold_in(self.key, start)
+        posterior, info = self.ensemble.analyze_along(key, around, states, observations)
+        posterior = recombine(x_a, anomalies(posterior))
+        last = jnp.asarray([shift], jnp.int32)
+        ends = jax.vmap(lambda x: rollout(model, x, steps, start=start, at=last, forcing=errors))(posterior)
+        return recombine(x_next, anomalies(jax.tree.map(lambda leaf: leaf[:, 0], ends))), info
