@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ConfigurationError, ShapeError, require_positive
@@ -63,6 +64,11 @@ class Grid(Pytree):
         """Number of axes."""
         return len(self.periodic)
 
+    @property
+    def coordinates(self) -> int:
+        """Number of coordinates of a place."""
+        return self.ndim
+
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise `ShapeError`, naming `name`, unless a field of this shape has the grid's axes."""
         if len(shape) < self.ndim:
@@ -103,3 +109,24 @@ class Grid(Pytree):
                 apart = jnp.minimum(apart, n * h - apart)
             squared = squared + jnp.square(apart)
         return safe_sqrt(squared)
+
+    def embedding(self, places: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Return places whose straight distances are those of `distance`, and the lengths of the axes that wrap around.
+
+        Args:
+            places: known coordinates, shape (m, D).
+            shape: of the field.
+
+        Returns:
+            Coordinates inside of the periodic domain, shape (m, D), and its length along each axis, zero where an axis
+            does not wrap around: what a search tree on a torus takes.
+        """
+        counts = shape[len(shape) - self.ndim :]
+        lengths = np.array(
+            [n * float(h) if wraps else 0.0 for n, h, wraps in zip(counts, self.spacing, self.periodic, strict=True)]
+        )
+        places = np.asarray(places, float)
+        inside = np.mod(places, np.where(lengths > 0, lengths, 1.0))
+        # A remainder of a tiny negative number rounds to the length itself.
+        inside = np.where(inside >= lengths, 0.0, inside)
+        return np.where(lengths > 0, inside, places), lengths

@@ -1,5 +1,6 @@
 """Ensemble and particle filters, inflation and localization."""
 
+from diffassim.core.sphere import Sphere
 from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod, GlobalFilter, SequentialMethod
 from diffassim.ensemble.denkf import DEnKF
 from diffassim.ensemble.departures import Departures, whitened_departures
@@ -15,6 +16,7 @@ from diffassim.ensemble.inflation import (
 )
 from diffassim.ensemble.inversion import Inversion, ensemble_inversion
 from diffassim.ensemble.letkf import LETKF
+from diffassim.ensemble.neighbors import nearest_observations
 from diffassim.ensemble.optimal_particle_filter import OptimalParticleFilter
 from diffassim.ensemble.particle_filter import ParticleFilter, ParticleInfo
 from diffassim.ensemble.particles import Particles
@@ -47,9 +49,11 @@ __all__ = [
     "Resampling",
     "Residual",
     "SequentialMethod",
+    "Sphere",
     "Stratified",
     "Systematic",
     "ensemble_inversion",
+    "nearest_observations",
     "observation_places",
     "whitened_departures",
 ]

@@ -39,11 +39,13 @@ class LETKF(EnsembleMethod):
         inflation: an `Inflation`, or a number that multiplies the posterior anomalies.
         rotation: whether the posterior anomalies are rotated at random, the same at all points (static).
         localization: taper, for example `GaspariCohn(radius)`: a function of distance.
-        grid: grid of the state; default: a periodic line of unit spacing.
+        grid: `Grid` or `Sphere` of the state; default: a periodic line of unit spacing.
         places: coordinates of the observations, shape (m, D), or a tuple with one entry (or None) for each stream;
             None where the operator knows them.
         neighbors: observations used at a point, the nearest ones (static); None: all with a coefficient above zero.
             Bounds memory and time where observations are many.
+        nearest: numbers of the observations used at each point, from `nearest_observations`, in place of `neighbors`:
+            without them every analysis takes the distances of all points and observations.
         batch: grid points that are worked on together (static).
 
     Raises:
@@ -61,10 +63,11 @@ class LETKF(EnsembleMethod):
     """
 
     localization: Any = None
-    grid: Grid = Grid()
+    grid: Any = Grid()
     places: Any = None
     neighbors: int | None = static(default=None)
     batch: int = static(default=256)
+    nearest: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,6 +80,8 @@ class LETKF(EnsembleMethod):
             raise ConfigurationError(
                 f"LETKF: batch={self.batch} and neighbors={self.neighbors} must be at least 1 (neighbors may be None)"
             )
+        if self.neighbors is not None and self.nearest is not None:
+            raise ConfigurationError("LETKF: give `neighbors` (a number) or `nearest` (what was found), not both")
 
     def update(self, key: Any, ensemble: Any, departures: Departures, streams: tuple[Any, ...]) -> Any:
         """Return the posterior ensemble, before inflation and rotation."""
@@ -87,25 +92,38 @@ class LETKF(EnsembleMethod):
         observed = departures.observed
 
         def analyze_point(point: Any) -> Any:
-            place, X = point
-            taper = self.localization(self.grid.distance(place[None], places, shape)).astype(S.dtype)
-            taper = jnp.where(observed, taper, 0)
-            near, innovation = S, d
+            place, X, found = point
+            if found is None:
+                near, innovation, there, seen = S, d, places, observed
+            else:  # none is the number beyond the last
+                near, innovation, seen = (a.at[found].get(mode="fill", fill_value=0) for a in (rows, d, observed))
+                near, there = near.T, places.at[found].get(mode="clip")
+            taper = self.localization(self.grid.distance(place[None], there, shape)).astype(S.dtype)
+            taper = jnp.where(seen, taper, 0)
             if self.neighbors is not None and self.neighbors < d.shape[0]:
                 taper, chosen = lax.top_k(taper, self.neighbors)
                 near, innovation = S[:, chosen], d[chosen]
             W = symmetric_transform(near, innovation, taper)
             return jax.tree.map(lambda leaf: W.astype(leaf.dtype) @ leaf, X)
 
-        points = self.grid.points(shape)
+        points, rows = self.grid.points(shape), S.T
+        self._check_nearest(points.shape[0])
         # Reverse mode recomputes each batch, so that the weights of all points never exist together.
         local = jax.checkpoint(analyze_point)
+        everything = (points, columns, self.nearest)
         if points.shape[0] <= self.batch:
-            moved = jax.vmap(local)((points, columns))
+            moved = jax.vmap(local)(everything)
         else:
-            moved = lax.map(local, (points, columns), batch_size=self.batch)
+            moved = lax.map(local, everything, batch_size=self.batch)
         X_a = jax.tree.map(_from_columns, moved, ensemble)
         return recombine(mean(ensemble), X_a)
+
+    def _check_nearest(self, points: int) -> None:
+        if self.nearest is not None and (jnp.ndim(self.nearest) != 2 or jnp.shape(self.nearest)[0] != points):
+            raise ShapeError(
+                f"LETKF: nearest has shape {jnp.shape(self.nearest)}, but the grid has {points} points; search with "
+                "nearest_observations for this grid"
+            )
 
     def _grid_shape(self, ensemble: Any) -> tuple[int, ...]:
         shapes = {leaf.shape[1:][-self.grid.ndim :] for leaf in jax.tree.leaves(ensemble)}

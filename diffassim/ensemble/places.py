@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.grid import Grid
+from diffassim.core.sphere import Sphere
 from diffassim.covariances import Blocks, Diagonal
 from diffassim.covariances.combined import Scaled
 from diffassim.observations import Field, Identity, Interpolate, Subsample, Subset
@@ -17,7 +18,9 @@ from diffassim.observations import Field, Identity, Interpolate, Subsample, Subs
 __all__ = ["is_uncorrelated", "observation_places"]
 
 
-def observation_places(stream: Any, grid: Grid, shape: tuple[int, ...], given: Any = None) -> Float[Array, "m D"]:
+def observation_places(
+    stream: Any, grid: Grid | Sphere, shape: tuple[int, ...], given: Any = None
+) -> Float[Array, "m D"]:
     """Return the coordinates of all values of a stream, in the order of its ravelled values.
 
     Known for `Identity`, `Field`, `Interpolate` and, on a line, `Subset` and `Subsample`; run-time places (`where`)
@@ -25,7 +28,7 @@ def observation_places(stream: Any, grid: Grid, shape: tuple[int, ...], given: A
 
     Args:
         stream: `Observations` of one time.
-        grid: grid of the state.
+        grid: `Grid` or `Sphere` of the state.
         shape: shape of the state's trailing axes, which are those of the grid.
         given: coordinates on the last axis, in front of it the shape of the values of one time (or one that broadcasts
             to it), for every time.
@@ -50,23 +53,23 @@ def observation_places(stream: Any, grid: Grid, shape: tuple[int, ...], given: A
         missing = value.ndim + 1 - places.ndim
         places = places.reshape(places.shape[:1] + (1,) * missing + places.shape[1:])
         try:
-            places = jnp.broadcast_to(places, (*value.shape, grid.ndim))
+            places = jnp.broadcast_to(places, (*value.shape, grid.coordinates))
         except ValueError:
             raise ShapeError(
                 f"the places of the observations have shape {places.shape[1:]}, which does not fit values of shape "
-                f"{value.shape[1:]} (one time) on a grid of {grid.ndim} axes"
+                f"{value.shape[1:]} (one time) and {grid.coordinates} coordinates"
             ) from None
-        found.append(places.reshape(-1, grid.ndim))
+        found.append(places.reshape(-1, grid.coordinates))
     return jnp.concatenate(found)
 
 
-def _of_operator(stream: Any, grid: Grid, shape: tuple[int, ...]) -> Any:
+def _of_operator(stream: Any, grid: Grid | Sphere, shape: tuple[int, ...]) -> Any:
     """Return coordinates of shape (times or 1, ..., D)."""
     operator, where = stream.operator, stream.where
-    points = grid.points(shape).reshape(*shape, grid.ndim)
+    points = grid.points(shape).reshape(*shape, grid.coordinates)
     if isinstance(operator, Identity | Field):
         return points[None]
-    if isinstance(operator, Interpolate):
+    if isinstance(operator, Interpolate) and isinstance(grid, Grid):
         places = jnp.asarray(operator.places)[None] if where is None else where
         return places if operator.origin is None else places - jnp.asarray(operator.origin).reshape(1, 1, -1)
     if isinstance(operator, Subsample) and grid.ndim == 1:
@@ -76,7 +79,7 @@ def _of_operator(stream: Any, grid: Grid, shape: tuple[int, ...]) -> Any:
         return points[indices]
     raise ConfigurationError(
         f"where observations of the operator {type(operator).__name__} are is not known; give `places`, coordinates of "
-        f"shape (m, {grid.ndim})"
+        f"shape (m, {grid.coordinates})"
     )
 
 

@@ -12,7 +12,7 @@ from scipy.linalg import sqrtm
 import diffassim as da
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.grid import Grid
-from diffassim.ensemble import GaspariCohn
+from diffassim.ensemble import GaspariCohn, Sphere, nearest_observations
 from tests.cycling.test_ensemble import MODEL, STD, check_gradient, twin
 from tests.ensemble.zoo import ensemble, observed, values
 
@@ -74,6 +74,98 @@ def test_the_analysis_is_the_published_one_on_a_plane():
     changed = method.replace(batch=7, neighbors=7, places=places)
     np.testing.assert_allclose(changed.analyze(None, E, obs)[0], expected, atol=1e-12)
     assert np.abs(method.replace(neighbors=1).analyze(None, E, obs)[0] - expected).max() > 1e-3
+
+
+@pytest.mark.parametrize("periodic", [(True, False), (True, True)])
+def test_searched_neighbors_are_those_of_all_pairs(periodic):
+    rng = np.random.default_rng(1)
+    grid, shape, taper = Grid((1.0, 2.0), periodic), (5, 6), GaspariCohn(1.0)
+    E, places = rng.normal(size=(4, *shape)), rng.uniform(-3, [4, 10], size=(9, 2))
+    H = da.observations.Interpolate(spacing=grid.spacing, periodic=periodic)
+    y = np.where(np.arange(9) == 2, np.nan, rng.normal(size=9))
+    obs = da.Observations(y[None], [0], H, STD, where=jnp.asarray(places)[None])
+    method = da.LETKF(localization=taper, grid=grid, places=jnp.asarray(places))
+    expected = method.analyze(None, E, obs)[0]
+    apart = np.asarray(grid.distance(grid.points(shape)[:, None], jnp.asarray(places)[None], shape))
+    found = nearest_observations(grid, shape, places, 8, mask=obs.mask[0])
+    found = np.asarray(found)
+    assert 2 not in found
+    order = np.argsort(np.where(np.arange(9) == 2, np.inf, apart), axis=1)[:, :8]
+    np.testing.assert_allclose(np.take_along_axis(apart, found, 1), np.take_along_axis(apart, order, 1))
+    for nearest in (found, nearest_observations(grid, shape, places, 11)):  # eleven of nine: two are none
+        np.testing.assert_allclose(method.replace(nearest=nearest).analyze(None, E, obs)[0], expected, atol=1e-12)
+
+    def score(radius, nearest):
+        return jnp.sum(method.replace(localization=GaspariCohn(radius), nearest=nearest).analyze(None, E, obs)[0] ** 2)
+
+    gradients = [jax.grad(score)(1.0, nearest) for nearest in (None, found)]
+    np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-10)
+    none = nearest_observations(grid, shape, places, 3, mask=np.zeros(9, bool))
+    assert np.all(none == 9)
+    np.testing.assert_allclose(method.replace(nearest=none).analyze(None, E, obs)[0], E, atol=1e-13)
+
+
+def test_on_the_sphere():
+    rng = np.random.default_rng(2)
+    sphere = Sphere(np.array([-89.0, -30.0, 30.0, 89.0])[:, None], 360 / 7 * np.arange(7.0))
+    a, b = np.deg2rad(sphere.points((4, 7))), np.deg2rad(np.array([[80.0, 350.0], [-35.0, 359.0], [0.0, -181.0]]))
+    cosine = np.sin(a[:, None, 0]) * np.sin(b[:, 0]) + np.cos(a[:, None, 0]) * np.cos(b[:, 0]) * np.cos(
+        a[:, None, 1] - b[:, 1]
+    )
+    places = jnp.rad2deg(b)
+    distance = sphere.distance(sphere.points((4, 7))[:, None], places[None], (4, 7))
+    np.testing.assert_allclose(distance, 6371 * np.arccos(cosine), rtol=1e-10)
+    poles = jnp.array([[0.0, 0.0], [90.0, 10.0]])
+    slopes = jax.jacobian(lambda p: sphere.distance(p, jnp.array([[0.0, 0.0], [-90.0, 50.0]]), (4, 7)))(poles)
+    assert np.isfinite(slopes).all()
+
+    E, y = rng.normal(size=(5, 4, 7)), rng.normal(size=3)
+    indices = jnp.array([3, 12, 20])
+    obs = da.Observations(y[None], [0], lambda x: x.ravel()[indices], STD)
+    method = da.LETKF(localization=GaspariCohn(4000.0), grid=sphere, places=places)
+    posterior = method.analyze(None, E, obs)[0]
+    expected = brute_force(E, y, lambda x: x.ravel()[indices], 1.0, places, sphere, GaspariCohn(4000.0))
+    np.testing.assert_allclose(posterior, expected, atol=1e-12)
+    nearest = nearest_observations(sphere, (4, 7), places, 3)
+    np.testing.assert_allclose(method.replace(nearest=nearest).analyze(None, E, obs)[0], expected, atol=1e-12)
+    mesh = Sphere(*sphere.points((4, 7)).T)  # the same points, numbered
+    flat = obs.replace(operator=lambda x: x[indices])
+    numbered = method.replace(grid=mesh).analyze(None, E.reshape(5, 28), flat)[0]
+    np.testing.assert_allclose(numbered.reshape(E.shape), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "text"),
+    [
+        (lambda: Sphere(np.array([95.0]), np.array([0.0])), da.DataError, r"\[-90, 90\] degrees, found 95"),
+        (lambda: Sphere(np.zeros(3), np.zeros(4)), ShapeError, "must broadcast"),
+        (lambda: Sphere(0.0, 0.0), ShapeError, "must broadcast"),
+        (lambda: Sphere(np.zeros(3), np.array([0, np.nan, 0])), da.DataError, "longitude holds 1 entries"),
+        (lambda: Sphere(np.zeros(3), np.zeros(3)).points((4,)), ShapeError, "points have shape"),
+        (lambda: nearest_observations(Grid(), (4,), np.zeros((3, 2)), 1), ShapeError, r"expected \(m, 1\)"),
+        (lambda: nearest_observations(Grid(), (4,), np.zeros((3, 1)), 0), ConfigurationError, "count"),
+        (
+            lambda: jax.jit(lambda p: nearest_observations(Grid(), (4,), p, 1))(np.zeros((3, 1))),
+            ConfigurationError,
+            "known outside",
+        ),
+        (
+            lambda: da.LETKF(localization=GaspariCohn(1.0), nearest=jnp.zeros((3, 1), int), neighbors=1),
+            ConfigurationError,
+            "not both",
+        ),
+        (
+            lambda: da.LETKF(localization=GaspariCohn(1.0), nearest=jnp.zeros((3, 1), int)).analyze(
+                None, ensemble(), observed(values())
+            ),
+            ShapeError,
+            "the grid has 8 points",
+        ),
+    ],
+)
+def test_wrong_places_are_named(wrong, error, text):
+    with pytest.raises(error, match=text):
+        wrong()
 
 
 def test_missing_observations_take_no_place_among_the_neighbors():
