@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import diffassim as da
-from benchmarks import adjoint, gradients, harness, imports, long_window, reference, window
+from benchmarks import adjoint, ensemble, gradients, harness, imports, long_window, reference, window
 from benchmarks.problems import DT, EVERY, load_window, lorenz96_arrays, lorenz96_cost
 
 
@@ -76,3 +76,12 @@ def test_adjoint(capsys, tmp_path):
 
 def test_imports(capsys, tmp_path):
     assert rows(capsys, imports.main, tmp_path, processes=1)["import diffassim after jax"]["seconds"] > 0
+
+
+@pytest.mark.slow
+def test_ensemble(capsys, tmp_path):
+    sizes = {"members": (8,), "times": 10, "experiments": 3, "points": 8, "line": 200}
+    found = rows(capsys, ensemble.main, tmp_path, **sizes, budget=0.1)
+    assert all(row["more"]["differs by"] < 1e-3 for name, row in found.items() if "process" not in name)
+    long = found["LETKF, N = 8, whole process"]
+    assert long["more"]["rms"] < long["more"]["rms prior"]

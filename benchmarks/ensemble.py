@@ -1,0 +1,221 @@
+"""Ensemble analyses beside bare NumPy: the ETKF, many of them in one call, and the LETKF on a plane and a long line."""
+
+from __future__ import annotations
+
+import os
+
+# More threads slow NumPy down on matrices as small as these; it has to be said before NumPy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cyclopts
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import diffassim as da
+from benchmarks.harness import Record, compiled_bytes, first_call, fresh_process, interleave, report
+from diffassim.core.grid import Grid
+from diffassim.ensemble import GaspariCohn, nearest_observations
+
+ETKF_TARGETS = {20: 1 / 3, 28: 1 / 2.5, 40: 1 / 2}  # ratios of wall time to NumPy's
+LETKF_TARGETS = {"float64": 1 / 4, "float32": 1 / 5}
+SIDE = 7  # points of the square around each point whose observations it uses
+
+
+def numpy_etkf(E: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the analysis with everything observed and R = I, as in a textbook."""
+    N = len(E)
+    mean = E.mean(0)
+    X = E - mean
+    values, vectors = np.linalg.eigh(X @ X.T + (N - 1) * np.eye(N, dtype=E.dtype))
+    weights = (vectors / values) @ (vectors.T @ (X @ (y - mean)))
+    transform = (vectors * np.sqrt((N - 1) / values)) @ vectors.T
+    return mean + (weights + transform) @ X
+
+
+def numpy_letkf(E: np.ndarray, y: np.ndarray, nearest: np.ndarray, taper: np.ndarray) -> np.ndarray:
+    """Return the analysis with everything observed and R = I, in a loop over points."""
+    N = len(E)
+    mean = E.mean(0)
+    X = E - mean
+    posterior = np.empty_like(E)
+    diagonal = (N - 1) * np.eye(N, dtype=E.dtype)
+    for point, (chosen, rho) in enumerate(zip(nearest, taper, strict=True)):
+        Y = X[:, chosen]
+        weighted = Y * rho
+        values, vectors = np.linalg.eigh(weighted @ Y.T + diagonal)
+        weights = (vectors / values) @ (vectors.T @ (weighted @ (y - mean)[chosen]))
+        transform = (vectors * np.sqrt((N - 1) / values)) @ vectors.T
+        posterior[:, point] = mean[point] + (weights + transform) @ X[:, point]
+    return posterior
+
+
+def compared(
+    what: str, size: str, dtype: str, ours: Callable[[], Any], theirs: Callable[[], Any], target: float | None,
+    budget: float, tolerance: float, **fields: Any,
+) -> Record:  # fmt: skip
+    """Return the record of a pair of functions, after a check that they return the same analysis."""
+    first = first_call(ours)
+    difference = float(np.max(np.abs(np.asarray(ours()) - theirs())))
+    if not difference <= tolerance:
+        raise RuntimeError(f"{what}, {size}, {dtype}: the analyses differ by {difference:.1e}")
+    times = interleave({"ours": ours, "NumPy": theirs}, rounds=30, budget=budget)
+    return Record(
+        what=what,
+        size=size,
+        dtype=dtype,
+        compile_seconds=max(0.0, first - times["ours"].seconds),
+        seconds=times["ours"].seconds,
+        cpu_seconds=times["ours"].cpu_seconds,
+        reference="NumPy",
+        ratio=times["ours"].seconds / times["NumPy"].seconds,
+        target=target,
+        more={"differs by": difference},
+        **fields,
+    )
+
+
+def numpy_cycle(E: np.ndarray, rows: np.ndarray, dt: float, steps: int) -> np.ndarray:
+    """Return the means of a cycled ETKF: Lorenz-96 by the classical Runge-Kutta method, members in one array."""
+
+    def tendency(x: np.ndarray) -> np.ndarray:
+        return (np.roll(x, -1, 1) - np.roll(x, 2, 1)) * np.roll(x, 1, 1) - x + 8.0
+
+    means = np.empty_like(rows)
+    for time, y in enumerate(rows):
+        for _ in range(steps):
+            k1 = dt * tendency(E)
+            k2 = dt * tendency(E + k1 / 2)
+            k3 = dt * tendency(E + k2 / 2)
+            E = E + (k1 + 2 * k2 + 2 * k3 + dt * tendency(E + k3)) / 6
+        E = numpy_etkf(E, y)
+        E = E.mean(0) + 1.05 * (E - E.mean(0))
+        means[time] = E.mean(0)
+    return means
+
+
+def cycle(N: int, n: int, times: int, budget: float) -> Record:
+    model, rng = da.models.Lorenz96(dt=0.05), np.random.default_rng(N)
+    start = da.rollout(model, jnp.asarray(8 + rng.normal(size=n)), 500, at=jnp.array([500]))[0]
+    truth = np.asarray(da.rollout(model, start, times))
+    E, rows = truth[0] + rng.normal(size=(N, n)), truth[1:] + rng.normal(size=(times, n))
+    record = da.analysis_times(da.Observations(rows, np.arange(1, times + 1), error=da.covariances.Diagonal(std=1.0)))
+    method, members = da.ETKF(inflation=1.05), jnp.asarray(E)
+    return compared(
+        f"cycled ETKF, N = {N}", f"n = {n}, {times} cycles", "float64",
+        lambda: da.cycle(method, model, members, record)[1].analysis.mean, lambda: numpy_cycle(E, rows, 0.05, 1),
+        ETKF_TARGETS.get(N), budget, 1e-6,
+    )  # fmt: skip
+
+
+def many(count: int, N: int, n: int, budget: float) -> Record:
+    rng = np.random.default_rng(0)
+    E, y = (rng.normal(size=shape).astype(np.float32) for shape in ((count, N, n), (count, n)))
+    analyze = jax.jit(jax.vmap(lambda E, y: da.ETKF().analyze(None, E, _observed(y))[0]))
+    arrays = jnp.asarray(E), jnp.asarray(y)
+    loop = lambda: np.stack([numpy_etkf(*pair) for pair in zip(E, y, strict=True)])  # noqa: E731
+    return compared(
+        f"{count} ETKF in one call, N = {N}", f"n = {n}", "float32", lambda: analyze(*arrays), loop, 1 / 8, budget, 1e-3
+    )
+
+
+def letkf(points: int, N: int, dtype: str, budget: float) -> Record:
+    shape, grid, taper = (points, points), Grid(1.0, (True, True)), GaspariCohn(1.2)
+    rng = np.random.default_rng(1)
+    E, y = rng.normal(size=(N, *shape)).astype(dtype), rng.normal(size=shape).astype(dtype)
+    places = grid.points(shape)
+    nearest = nearest_observations(grid, shape, places, SIDE * SIDE)
+    apart = grid.distance(places[:, None], places[nearest], shape)
+    rho = np.asarray(taper(apart)).astype(dtype)
+    method = da.LETKF(localization=taper, grid=grid, nearest=nearest)
+    analyze = jax.jit(lambda method, E, y: method.analyze(None, E, _observed(y))[0])
+    arrays = method, jnp.asarray(E), jnp.asarray(y)
+    flat, table = E.reshape(N, -1), np.asarray(nearest)
+    return compared(
+        f"LETKF, N = {N}", f"{points} x {points}, {SIDE * SIDE} local observations", dtype,
+        lambda: analyze(*arrays), lambda: numpy_letkf(flat, y.ravel(), table, rho).reshape(E.shape),
+        LETKF_TARGETS[dtype], budget, 1e-8 if dtype == "float64" else 1e-3,
+        peak_bytes=compiled_bytes(analyze, *arrays),
+    )  # fmt: skip
+
+
+def _observed(y: Any) -> da.Observations:
+    std = jnp.ones((), y.dtype)
+    return da.Observations(y[None], [0], error=da.covariances.Diagonal(std=std))
+
+
+def measure_long_line(n: int, N: int) -> None:
+    """Print time, memory and error of one LETKF analysis of a long line (its part of the benchmark)."""
+    import json
+    import resource
+
+    rng = np.random.default_rng(2)
+    model = da.models.Lorenz96(dt=np.float32(0.01))
+    start = jnp.asarray(8 + rng.normal(size=n), jnp.float32)
+    truth = np.asarray(jax.jit(lambda x: da.rollout(model, x, 500, at=jnp.array([500]))[0])(start))
+    E = jnp.asarray(truth + 0.3 * rng.normal(size=(N + 1, n)).astype(np.float32))
+    E = E[:N] - E[:N].mean(axis=0) + E[N]  # the mean errs by as much as a member
+    values = np.arctan(truth) + np.float32(0.05) * rng.normal(size=n).astype(np.float32)
+    grid = Grid(np.float32(1.0))
+    error = da.covariances.Diagonal(std=np.float32(0.05))
+    H = da.observations.Function(jnp.arctan)
+    places = grid.points((n,))
+    searched = first_call(partial(nearest_observations, grid, (n,), places, 15))
+    nearest = nearest_observations(grid, (n,), places, 15)
+    taper = GaspariCohn(np.float32(2.0))
+    method = da.LETKF(localization=taper, grid=grid, nearest=nearest, places=places)
+    analyze = jax.jit(
+        lambda method, E, y: method.analyze(None, E, da.Observations(y[None], [0], H, error))[0].mean(axis=0)
+    )
+    call = partial(analyze, method, E, jnp.asarray(values))
+    first = first_call(call)
+    seconds = first_call(call)
+    rms = [float(np.sqrt(np.mean((np.asarray(x) - truth) ** 2))) for x in (E.mean(axis=0), call())]
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"first": first, "seconds": seconds, "search": searched, "peak": peak, "rms": rms}))
+
+
+def long_line(n: int, N: int) -> Record:
+    """Measure one analysis of everything observed through the arctangent, in a process of its own."""
+    found = fresh_process(f"from benchmarks.ensemble import measure_long_line as m; m({n}, {N})", timeout=1200)
+    return Record(
+        what=f"LETKF, N = {N}, whole process",
+        size=f"line of {n}, 15 local observations",
+        dtype="float32",
+        compile_seconds=max(0.0, found["first"] - found["seconds"]),
+        seconds=found["seconds"],
+        peak_bytes=found["peak"],
+        more={"search s": found["search"], "rms prior": found["rms"][0], "rms": found["rms"][1]},
+    )
+
+
+def main(
+    *, members: tuple[int, ...] = (20, 28, 40), n: int = 40, times: int = 500, experiments: int = 1000,
+    points: int = 128, line: int = 1_000_000, budget: float = 15.0, json: Path | None = None,
+) -> None:  # fmt: skip
+    """Time ensemble analyses beside loops in NumPy that return the same.
+
+    Args:
+        members: ensemble sizes of the ETKF.
+        n: variables of the ETKF.
+        times: analyses of a cycle.
+        experiments: analyses in one call.
+        points: points of a side of the plane.
+        line: points of the long line.
+        budget: seconds for the rounds of each case.
+        json: file for the records.
+    """
+    jax.config.update("jax_enable_x64", True)
+    records = [cycle(N, n, times, budget / 3) for N in members]
+    records.append(many(experiments, min(members), n, budget))
+    records += [letkf(points, min(members), dtype, budget) for dtype in ("float64", "float32")]
+    report("ensemble", [*records, long_line(line, min(members))], json)
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)
