@@ -14,6 +14,7 @@ from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
 from diffassim.cycling.windows import checked_shift
 from diffassim.models.rollout import rollout
+from diffassim.observations.container import as_streams
 from diffassim.variational.gauss_newton import GaussNewton
 from diffassim.variational.minimize import minimize
 from diffassim.variational.solution import Minimum
@@ -30,14 +31,16 @@ class FourDVar(Pytree):
         B: background-error covariance, the same in every window.
         minimizer: see `minimize`.
         parameters: background-error covariance by model attribute; the analysed model is handed on to the next window.
+            Parameters of operators belong to the streams (`Observations.parameters`) and are handed on as well.
         unrolled: differentiate through the minimizer's iterations instead of implicitly (static).
         Q: model-error covariance of `every` steps; the next background is then the end of a trajectory with the
             analysed model errors in it. None: the model is perfect.
         every: model steps between model errors (static).
-        form: `WeakConstraint4DVar` or `StateWeakConstraint4DVar`, what is controlled where there is a Q (static).
+        form: the cost (static): without Q `StrongConstraint4DVar` or `ThreeDVarFGAT`, with Q `WeakConstraint4DVar` or
+            `StateWeakConstraint4DVar`; default: the first of them.
 
     Raises:
-        ConfigurationError: if `every` or `form` is given without Q.
+        ConfigurationError: if `every` or a form with model errors is given without Q, or Q to one without.
 
     Example:
         >>> import diffassim as da
@@ -54,16 +57,19 @@ class FourDVar(Pytree):
     unrolled: bool = static(default=False)
     Q: Any = None
     every: int = static(default=1)
-    form: Any = static(default=WeakConstraint4DVar)
+    form: Any = static(default=None)
 
     def __post_init__(self) -> None:
-        if self.Q is None and (self.every != 1 or self.form is not WeakConstraint4DVar):
+        errs = self.form is not None and "Q" in self.form.__dataclass_fields__
+        if self.Q is None and (self.every != 1 or errs):
             raise ConfigurationError("FourDVar: `every` and `form` belong to a model-error covariance; give Q")
+        if self.Q is not None and self.form is not None and not errs:
+            raise ConfigurationError(f"FourDVar: {self.form.__name__} has no model error; leave Q out, or `form`")
 
     def analyze(
         self, model: Any, background: Any, observations: Any, start: Any, steps: int
-    ) -> tuple[Any, Any, Minimum, Any]:
-        """Return the analysis at the window start, the analysed model, the account of the search, and model errors.
+    ) -> tuple[Any, Any, Minimum, Any, Any]:
+        """Return the analysis at the window start, the analysed model, the account, model errors, and operators.
 
         Args:
             model: forward model.
@@ -73,16 +79,19 @@ class FourDVar(Pytree):
             steps: window length.
 
         Returns:
-            Analysis, model, `Minimum`, and the increments after each step of the window (None where there are none).
+            Analysis, model, `Minimum`, the increments after each step of the window (None where there are none), and
+            the streams' operators with their analysed parameters (None where there are none).
         """
         options = {"parameters": self.parameters, "start": start, "steps": steps}
         cost: Any
         if self.Q is None:
-            cost = StrongConstraint4DVar(model, background, self.B, observations, **options)
+            cost = (self.form or StrongConstraint4DVar)(model, background, self.B, observations, **options)
         else:
-            cost = self.form(model, background, self.B, self.Q, observations, every=self.every, **options)
+            form = self.form or WeakConstraint4DVar
+            cost = form(model, background, self.B, self.Q, observations, every=self.every, **options)
         solution = minimize(cost, self.minimizer, unrolled=self.unrolled)
-        return solution.state, solution.model, solution.search, cost.forcing(solution.control, steps)
+        errors = cost.forcing(solution.control, steps)
+        return solution.state, solution.model, solution.search, errors, solution.operators
 
 
 class History(Pytree):
@@ -92,11 +101,13 @@ class History(Pytree):
         background: trajectory from the background, rows `at`.
         analysis: trajectory from the analysis (with the analysed model errors), rows `at`.
         search: the minimizer's account of each window.
+        operators: the streams' operators with the parameters of each window's analysis; None where none were sought.
     """
 
     background: Any
     analysis: Any
     search: Minimum
+    operators: Any = None
 
 
 def cycle_windows(
@@ -109,6 +120,7 @@ def cycle_windows(
     shift: int | None = None,
     start: Any = 0,
     at: Any = None,
+    operators: Any = None,
 ) -> tuple[Any, Any, History]:
     """Alternate analysis and forecast over consecutive windows, which may overlap.
 
@@ -127,6 +139,8 @@ def cycle_windows(
         shift: steps from the start of a window to the start of the next (static); default: the window length.
         start: number of the first step of the first window, passed to the model as t.
         at: rows of each window's trajectories to keep, integers in [0, steps]; default: first and last.
+        operators: where parameters of operators are sought, the operators to start with, one for each stream; default:
+            those of the observations. To go on later: `jax.tree.map(lambda leaf: leaf[-1], history.operators)`.
 
     Returns:
         Background for the next window, model for the next window, `History`.
@@ -149,7 +163,11 @@ def cycle_windows(
     """
     shift = checked_shift("cycle", shift, steps)
     rows = jnp.asarray([0, steps] if at is None else at, jnp.int32)
-    found = _cycle(method, model, background, windows, jnp.asarray(start, jnp.int32), rows, steps, shift)
+    streams = as_streams(windows)
+    if operators is None and any(stream.parameters for stream in streams):
+        operators = jax.tree.map(lambda leaf: leaf[0], tuple(stream.operator for stream in streams))
+    first = jnp.asarray(start, jnp.int32)
+    found = _cycle(method, model, background, operators, streams, first, rows, steps, shift)
     codes = concrete(found[2].search.result)
     failures = None if codes is None else Result.describe_failures(codes)
     if failures is not None:
@@ -157,20 +175,34 @@ def cycle_windows(
     return found
 
 
-def _run(method: Any, model: Any, background: Any, windows: Any, start: Any, rows: Any, steps: int, shift: int) -> Any:
+def _run(
+    method: Any,
+    model: Any,
+    background: Any,
+    operators: Any,
+    windows: Any,
+    start: Any,
+    rows: Any,
+    steps: int,
+    shift: int,
+) -> Any:
     wanted = jnp.concatenate([rows, jnp.asarray([shift], jnp.int32)])
 
     def window(carry: Any, observations: Any) -> Any:
-        model, background, first = carry
+        model, background, operators, first = carry
+        if operators is not None:  # as the last analysis has left them
+            pairs = zip(observations, operators, strict=True)
+            observations = tuple(stream.with_operator(operator) for stream, operator in pairs)
         forecast = rollout(model, background, steps, start=first, at=rows)
-        x_a, model, search, errors = method.analyze(model, background, observations, first, steps)
+        x_a, model, search, errors, *found = method.analyze(model, background, observations, first, steps)
+        operators = found[0] if found else operators
         states = rollout(model, x_a, steps, start=first, at=wanted, forcing=errors)
         analysis = jax.tree.map(lambda leaf: leaf[:-1], states)
         following = jax.tree.map(lambda leaf: leaf[-1], states)
-        return (model, following, first + shift), History(forecast, analysis, search)
+        return (model, following, operators, first + shift), History(forecast, analysis, search, operators)
 
-    (model, background, _), history = lax.scan(window, (model, background, start), windows)
+    (model, background, *_), history = lax.scan(window, (model, background, operators, start), windows)
     return background, model, history
 
 
-_cycle = jax.jit(_run, static_argnums=(6, 7))
+_cycle = jax.jit(_run, static_argnums=(7, 8))
