@@ -55,6 +55,7 @@ from diffassim.variational import (  # noqa: E402
     StateWeakConstraint4DVar,
     StrongConstraint4DVar,
     ThreeDVar,
+    ThreeDVarFGAT,
     WeakConstraint4DVar,
     minimize,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "StateWeakConstraint4DVar",
     "StrongConstraint4DVar",
     "ThreeDVar",
+    "ThreeDVarFGAT",
     "WeakConstraint4DVar",
     "analysis_times",
     "covariances",

@@ -8,7 +8,7 @@ from diffassim.cycling.padding import bucket_size, pad_observations
 from diffassim.cycling.reports import observations_from_reports
 from diffassim.cycling.smoother import smooth
 from diffassim.cycling.times import AnalysisTimes, analysis_times
-from diffassim.cycling.variational import FourDVar, History, WindowMethod, cycle_windows
+from diffassim.cycling.variational import FourDVar, History, WindowAnalysis, WindowMethod, cycle_windows
 from diffassim.cycling.windows import split_windows
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "History",
     "HybridFourDVar",
     "Moments",
+    "WindowAnalysis",
     "WindowMethod",
     "analysis_times",
     "bucket_size",

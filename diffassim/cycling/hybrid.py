@@ -9,12 +9,11 @@ import jax.numpy as jnp
 
 from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.covariances import Ensemble
-from diffassim.cycling.variational import WindowMethod
+from diffassim.cycling.variational import WindowAnalysis, WindowMethod
 from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod
 from diffassim.ensemble.members import anomalies, check_ensemble, mean, recombine
 from diffassim.models.rollout import rollout
 from diffassim.observations.container import observed_rows
-from diffassim.variational.solution import Minimum
 
 __all__ = ["HybridFourDVar"]
 
@@ -89,24 +88,24 @@ class HybridFourDVar(WindowMethod):
         """Return the mean of the ensemble."""
         return mean(belief)
 
-    def analyze(
-        self, model: Any, belief: Any, observations: Any, start: Any, steps: int
-    ) -> tuple[Any, Any, Minimum, Any]:
+    def analyze(self, model: Any, belief: Any, observations: Any, start: Any, steps: int) -> WindowAnalysis:
         """Return what `FourDVar.analyze` does, from the mean of the ensemble and with the hybrid covariance."""
         P = self.static_weight * self.variational.B + self.ensemble_weight * Ensemble(belief, self.localization)
         return self.variational.replace(B=P).analyze(model, self.center(belief), observations, start, steps)
 
     def hand_on(
-        self, model: Any, belief: Any, observations: Any, start: Any, steps: int, shift: int, x_a: Any, x_next: Any,
-        errors: Any,
-    ) -> tuple[Any, AnalysisInfo]:  # fmt: skip
+        self, found: WindowAnalysis, belief: Any, observations: Any, start: Any, steps: int, shift: int, x_next: Any
+    ) -> tuple[Any, AnalysisInfo]:
         """Return the ensemble at the start of the next window, and the ensemble filter's account."""
-        at = observed_rows(observations)
-        around = recombine(x_a, anomalies(belief))
-        states = jax.vmap(lambda x: rollout(model, x, steps, start=start, at=at, forcing=errors))(around)
+
+        def trajectories(ensemble: Any, at: Any) -> Any:
+            options = {"start": start, "at": at, "forcing": found.errors}
+            return jax.vmap(lambda x: rollout(found.model, x, steps, **options))(ensemble)
+
+        around = recombine(found.state, anomalies(belief))
+        states = trajectories(around, observed_rows(observations))
         key = None if self.key is None else jax.random.fold_in(self.key, start)
         posterior, info = self.ensemble.analyze_along(key, around, states, observations)
-        posterior = recombine(x_a, anomalies(posterior))
-        last = jnp.asarray([shift], jnp.int32)
-        ends = jax.vmap(lambda x: rollout(model, x, steps, start=start, at=last, forcing=errors))(posterior)
-        return recombine(x_next, anomalies(jax.tree.map(lambda leaf: leaf[:, 0], ends))), info
+        posterior = recombine(found.state, anomalies(posterior))
+        ends = jax.tree.map(lambda leaf: leaf[:, 0], trajectories(posterior, jnp.asarray([shift], jnp.int32)))
+        return recombine(x_next, anomalies(ends)), info

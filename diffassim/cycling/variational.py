@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,32 @@ from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
 from diffassim.cycling.windows import checked_shift
 from diffassim.models.rollout import rollout
+from diffassim.observations.container import as_streams
 from diffassim.variational.gauss_newton import GaussNewton
 from diffassim.variational.minimize import minimize
 from diffassim.variational.solution import Minimum
 from diffassim.variational.strong_constraint import StrongConstraint4DVar
 from diffassim.variational.weak_constraint import WeakConstraint4DVar
 
-__all__ = ["FourDVar", "History", "WindowMethod", "cycle_windows"]
+__all__ = ["FourDVar", "History", "WindowAnalysis", "WindowMethod", "cycle_windows"]
+
+
+class WindowAnalysis(NamedTuple):
+    """What the analysis of a window returns.
+
+    Args:
+        state: analysis at the window start.
+        model: the model with its analysed parameters.
+        search: the minimizer's account.
+        errors: increments after each step of the window; None where the model is perfect.
+        operators: the streams' operators with their analysed parameters; None where there are none.
+    """
+
+    state: Any
+    model: Any
+    search: Minimum
+    errors: Any = None
+    operators: Any = None
 
 
 class WindowMethod(Pytree):
@@ -37,10 +56,8 @@ class WindowMethod(Pytree):
         """Return the background state."""
         return belief
 
-    def analyze(
-        self, model: Any, belief: Any, observations: Any, start: Any, steps: int
-    ) -> tuple[Any, Any, Minimum, Any]:
-        """Return the analysis at the window start, the analysed model, the account of the search, and model errors.
+    def analyze(self, model: Any, belief: Any, observations: Any, start: Any, steps: int) -> WindowAnalysis:
+        """Return the analysis of a window.
 
         Args:
             model: forward model.
@@ -48,28 +65,22 @@ class WindowMethod(Pytree):
             observations: `Observations` of the window, or a tuple of them.
             start: number of the window's first step.
             steps: window length.
-
-        Returns:
-            Analysis, model, `Minimum`, and the increments after each step of the window (None where there are none).
         """
         raise NotImplementedError(f"{type(self).__name__} does not define analyze(model, belief, observations, ...)")
 
     def hand_on(
-        self, model: Any, belief: Any, observations: Any, start: Any, steps: int, shift: int, x_a: Any, x_next: Any,
-        errors: Any,
-    ) -> tuple[Any, Any]:  # fmt: skip
+        self, found: WindowAnalysis, belief: Any, observations: Any, start: Any, steps: int, shift: int, x_next: Any
+    ) -> tuple[Any, Any]:
         """Return the background at the start of the next window, and an account of what is not a state in it.
 
         Args:
-            model: the analysed model.
+            found: what `analyze` returned.
             belief: the background that was analysed.
             observations: of the window.
             start: number of the window's first step.
             steps: window length.
             shift: steps to the start of the next window.
-            x_a: analysis at the window start.
             x_next: the state there that the trajectory of the analysis leads to.
-            errors: what `analyze` returned as model errors.
         """
         return x_next, None
 
@@ -81,14 +92,16 @@ class FourDVar(WindowMethod):
         B: background-error covariance, the same in every window.
         minimizer: see `minimize`.
         parameters: background-error covariance by model attribute; the analysed model is handed on to the next window.
+            Parameters of operators belong to the streams (`Observations.parameters`) and are handed on as well.
         unrolled: differentiate through the minimizer's iterations instead of implicitly (static).
         Q: model-error covariance of `every` steps; the next background is then the end of a trajectory with the
             analysed model errors in it. None: the model is perfect.
         every: model steps between model errors (static).
-        form: `WeakConstraint4DVar` or `StateWeakConstraint4DVar`, what is controlled where there is a Q (static).
+        form: the cost (static): without Q `StrongConstraint4DVar` or `ThreeDVarFGAT`, with Q `WeakConstraint4DVar` or
+            `StateWeakConstraint4DVar`; default: the first of them.
 
     Raises:
-        ConfigurationError: if `every` or `form` is given without Q.
+        ConfigurationError: if `every` or a form with model errors is given without Q, or Q to one without.
 
     Example:
         >>> import diffassim as da
@@ -105,24 +118,27 @@ class FourDVar(WindowMethod):
     unrolled: bool = static(default=False)
     Q: Any = None
     every: int = static(default=1)
-    form: Any = static(default=WeakConstraint4DVar)
+    form: Any = static(default=None)
 
     def __post_init__(self) -> None:
-        if self.Q is None and (self.every != 1 or self.form is not WeakConstraint4DVar):
+        errs = self.form is not None and "Q" in self.form.__dataclass_fields__
+        if self.Q is None and (self.every != 1 or errs):
             raise ConfigurationError("FourDVar: `every` and `form` belong to a model-error covariance; give Q")
+        if self.Q is not None and self.form is not None and not errs:
+            raise ConfigurationError(f"FourDVar: {self.form.__name__} has no model error; leave Q out, or `form`")
 
-    def analyze(
-        self, model: Any, belief: Any, observations: Any, start: Any, steps: int
-    ) -> tuple[Any, Any, Minimum, Any]:
-        """Return the analysis at the window start, the analysed model, the account of the search, and model errors."""
+    def analyze(self, model: Any, belief: Any, observations: Any, start: Any, steps: int) -> WindowAnalysis:
+        """Return the analysis of a window."""
         options = {"parameters": self.parameters, "start": start, "steps": steps}
         cost: Any
         if self.Q is None:
-            cost = StrongConstraint4DVar(model, belief, self.B, observations, **options)
+            cost = (self.form or StrongConstraint4DVar)(model, belief, self.B, observations, **options)
         else:
-            cost = self.form(model, belief, self.B, self.Q, observations, every=self.every, **options)
+            form = self.form or WeakConstraint4DVar
+            cost = form(model, belief, self.B, self.Q, observations, every=self.every, **options)
         solution = minimize(cost, self.minimizer, unrolled=self.unrolled)
-        return solution.state, solution.model, solution.search, cost.forcing(solution.control, steps)
+        errors = cost.forcing(solution.control, steps)
+        return WindowAnalysis(solution.state, solution.model, solution.search, errors, solution.operators)
 
 
 class History(Pytree):
@@ -133,12 +149,14 @@ class History(Pytree):
         analysis: trajectory from the analysis (with the analysed model errors), rows `at`.
         search: the minimizer's account of each window.
         ensemble: the ensemble filter's account of each window (`AnalysisInfo`), where there is an ensemble.
+        operators: the streams' operators with the parameters of each window's analysis; None where none were sought.
     """
 
     background: Any
     analysis: Any
     search: Minimum
     ensemble: Any = None
+    operators: Any = None
 
 
 def cycle_windows(
@@ -151,6 +169,7 @@ def cycle_windows(
     shift: int | None = None,
     start: Any = 0,
     at: Any = None,
+    operators: Any = None,
 ) -> tuple[Any, Any, History]:
     """Alternate analysis and forecast over consecutive windows, which may overlap.
 
@@ -169,6 +188,8 @@ def cycle_windows(
         shift: steps from the start of a window to the start of the next (static); default: the window length.
         start: number of the first step of the first window, passed to the model as t.
         at: rows of each window's trajectories to keep, integers in [0, steps]; default: first and last.
+        operators: where parameters of operators are sought, the operators to start with, one for each stream; default:
+            those of the observations. To go on later: `jax.tree.map(lambda leaf: leaf[-1], history.operators)`.
 
     Returns:
         Background for the next window, model for the next window, `History`.
@@ -192,7 +213,11 @@ def cycle_windows(
     shift = checked_shift("cycle", shift, steps)
     rows = jnp.asarray([0, steps] if at is None else at, jnp.int32)
     background = method.init(background)
-    found = _cycle(method, model, background, windows, jnp.asarray(start, jnp.int32), rows, steps, shift)
+    streams = as_streams(windows)
+    if operators is None and any(stream.parameters for stream in streams):
+        operators = jax.tree.map(lambda leaf: leaf[0], tuple(stream.operator for stream in streams))
+    first = jnp.asarray(start, jnp.int32)
+    found = _cycle(method, model, background, operators, streams, first, rows, steps, shift)
     codes = concrete(found[2].search.result)
     failures = None if codes is None else Result.describe_failures(codes)
     if failures is not None:
@@ -200,21 +225,40 @@ def cycle_windows(
     return found
 
 
-def _run(method: Any, model: Any, background: Any, windows: Any, start: Any, rows: Any, steps: int, shift: int) -> Any:
+def _run(
+    method: Any,
+    model: Any,
+    background: Any,
+    operators: Any,
+    windows: Any,
+    start: Any,
+    rows: Any,
+    steps: int,
+    shift: int,
+) -> Any:
     wanted = jnp.concatenate([rows, jnp.asarray([shift], jnp.int32)])
 
     def window(carry: Any, observations: Any) -> Any:
-        model, belief, first = carry
+        model, belief, operators, first = carry
+        observations = _with_operators(observations, operators)  # as the last analysis has left them
         forecast = rollout(model, method.center(belief), steps, start=first, at=rows)
-        x_a, model, search, errors = method.analyze(model, belief, observations, first, steps)
-        states = rollout(model, x_a, steps, start=first, at=wanted, forcing=errors)
+        found = method.analyze(model, belief, observations, first, steps)
+        states = rollout(found.model, found.state, steps, start=first, at=wanted, forcing=found.errors)
         analysis = jax.tree.map(lambda leaf: leaf[:-1], states)
         x_next = jax.tree.map(lambda leaf: leaf[-1], states)
-        belief, ensemble = method.hand_on(model, belief, observations, first, steps, shift, x_a, x_next, errors)
-        return (model, belief, first + shift), History(forecast, analysis, search, ensemble)
+        observations = _with_operators(observations, found.operators)
+        belief, ensemble = method.hand_on(found, belief, observations, first, steps, shift, x_next)
+        carry = (found.model, belief, found.operators, first + shift)
+        return carry, History(forecast, analysis, found.search, ensemble, found.operators)
 
-    (model, background, _), history = lax.scan(window, (model, background, start), windows)
+    (model, background, *_), history = lax.scan(window, (model, background, operators, start), windows)
     return background, model, history
 
 
-_cycle = jax.jit(_run, static_argnums=(6, 7))
+def _with_operators(streams: tuple[Any, ...], operators: Any) -> tuple[Any, ...]:
+    if operators is None:
+        return streams
+    return tuple(stream.with_operator(operator) for stream, operator in zip(streams, operators, strict=True))
+
+
+_cycle = jax.jit(_run, static_argnums=(7, 8))

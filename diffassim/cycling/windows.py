@@ -87,6 +87,7 @@ def split_windows(observations: Any, steps: int, count: int, *, shift: int | Non
         error=error_rows(observations.error, observations.values, take, repeat),
         operator=jax.tree.map(repeat, observations.operator),
         loss=jax.tree.map(repeat, observations.loss),
+        parameters=jax.tree.map(repeat, observations.parameters),
         fraction=jax.tree.map(take_fraction, observations.fraction),
     )
 

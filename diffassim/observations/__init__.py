@@ -1,5 +1,6 @@
 """Observation operators and the observations they are compared with."""
 
+from diffassim.observations.bias import Biased
 from diffassim.observations.checks import (
     BackgroundCheck,
     Bounds,
@@ -21,6 +22,7 @@ from diffassim.observations.times import steps_and_fractions
 
 __all__ = [
     "BackgroundCheck",
+    "Biased",
     "Bounds",
     "Check",
     "Compose",

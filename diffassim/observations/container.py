@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import jax
@@ -48,6 +49,8 @@ class Observations(Pytree):
             each whitened component, so R should be uncorrelated.
         fraction: part of a step after `steps`, in [0, 1): shaped like `steps`, or like the values if they are one
             array. None: all are valid on steps.
+        parameters: background-error covariance by name of an attribute of the operator, for example the coefficients of
+            `Biased`: variational costs estimate them with the state, other methods leave them as they are.
 
     Raises:
         ShapeError: if leading axes do not agree.
@@ -68,6 +71,7 @@ class Observations(Pytree):
     where: Any = None
     loss: Any = None
     fraction: Any = None
+    parameters: Any = None
 
     def __post_init__(self) -> None:
         values = jax.tree.map(_as_float, self.values)
@@ -201,6 +205,12 @@ class Observations(Pytree):
         whitened = self.error.masked(mask).whiten(departure)
         whitened = jax.tree.map(lambda m, r: jnp.where(m, r, 0), mask, whitened)
         return whitened if self.loss is None else jax.tree.map(self.loss, whitened)
+
+    def with_operator(self, operator: Any) -> Observations:
+        """Return the same observations with another operator, without checking them again."""
+        changed = copy.copy(self)
+        changed._set(operator=operator)
+        return changed
 
     def count(self) -> Int[Array, ""]:
         """Return how many values are observed."""

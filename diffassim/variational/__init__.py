@@ -2,6 +2,7 @@
 
 from diffassim.variational.background_spread import background_spread
 from diffassim.variational.descent import LBFGS, Descent
+from diffassim.variational.fgat import ThreeDVarFGAT
 from diffassim.variational.forecast_error import ForecastError
 from diffassim.variational.four_d_en_var import FourDEnVar
 from diffassim.variational.gauss_newton import GaussNewton
@@ -33,6 +34,7 @@ __all__ = [
     "StateWeakConstraint4DVar",
     "StrongConstraint4DVar",
     "ThreeDVar",
+    "ThreeDVarFGAT",
     "WeakConstraint4DVar",
     "background_spread",
     "minimize",

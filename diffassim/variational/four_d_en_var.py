@@ -15,6 +15,7 @@ from diffassim.core.pytree import Pytree
 from diffassim.covariances.ensemble import Ensemble
 from diffassim.models.rollout import rollout
 from diffassim.observations.container import as_streams, observed_rows
+from diffassim.variational.parameters import operator_control, with_operator_parameters
 from diffassim.variational.window import innovations, rows_by_stream
 
 __all__ = ["FourDEnVar"]
@@ -115,8 +116,14 @@ class FourDEnVar(Pytree):
         return Ensemble(self.members, self.localization)
 
     def control(self) -> dict[str, Any]:
-        """Return zero weights: a dict with 'state'."""
-        return {"state": self.covariance.control_like(self.background)}
+        """Return zero weights: a dict with 'state', and 'operators' where parameters of operators are sought."""
+        operators = operator_control(self.observations)
+        control = {"state": self.covariance.control_like(self.background)}
+        return control if operators is None else {**control, "operators": operators}
+
+    def controlled_observations(self, v: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the streams with the operators' parameters that belong to v."""
+        return with_operator_parameters(self.observations, v.get("operators"))
 
     def state(self, v: Mapping[str, Any]) -> Any:
         """Return the state at the window start, x_b + X_f v."""
@@ -128,12 +135,12 @@ class FourDEnVar(Pytree):
 
     def predicted(self, v: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the observation equivalents H(x), one pytree for each stream, like its values."""
-        streams = self.observations
+        streams = self.controlled_observations(v)
         return tuple(s.predict(rows) for s, rows in zip(streams, rows_by_stream(streams, self.rows(v)), strict=True))
 
     def residuals(self, v: Mapping[str, Any]) -> Any:
         """Return (v, whitened innovations): the pytree whose squared norm is 2 J."""
-        return v, innovations(self.observations, self.rows(v))
+        return v, innovations(self.controlled_observations(v), self.rows(v))
 
     def __call__(self, v: Mapping[str, Any]) -> Float[Array, ""]:
         """Return J(v)."""

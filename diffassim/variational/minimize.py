@@ -76,8 +76,11 @@ def _search(cost: Any, method: Any, start: Any, unrolled: bool) -> Solution:
     found = method.search(cost, start, unrolled=True) if unrolled else implicit_minimum(cost, method, start)
     v = found.control
     model = cost.controlled_model(v) if hasattr(cost, "controlled_model") else None
+    operators = None
+    if isinstance(v, dict) and "operators" in v:
+        operators = tuple(stream.operator for stream in cost.controlled_observations(v))
     search = jax.lax.stop_gradient(found)
-    return Solution(cost.state(v), v, model, 0.5 * tree.squared_norm(cost.residuals(v)), search)
+    return Solution(cost.state(v), v, model, 0.5 * tree.squared_norm(cost.residuals(v)), search, operators)
 
 
 _minimize = jax.jit(_search, static_argnums=3)

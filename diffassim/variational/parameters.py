@@ -1,4 +1,4 @@
-"""Model parameters as part of the control vector, within their physical bounds."""
+"""Parameters of the model and of operators as part of the control vector, within their physical bounds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from diffassim.core.errors import ConfigurationError
 
-__all__ = ["control_like", "with_parameters"]
+__all__ = ["control_like", "operator_control", "with_operator_parameters", "with_parameters"]
 
 
 def control_like(model: Any, priors: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,8 +26,15 @@ def control_like(model: Any, priors: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         ConfigurationError: if the model has no such attribute.
+        ShapeError: if a covariance does not fit its attribute.
     """
-    return {name: prior.control_like(_background(model, name)) for name, prior in priors.items()}
+    control = {}
+    for name, prior in priors.items():
+        background = _background(model, name)
+        if hasattr(prior, "check"):
+            prior.check(f"parameters[{name!r}]", background)
+        control[name] = prior.control_like(background)
+    return control
 
 
 def with_parameters(model: Any, priors: Mapping[str, Any], control: Mapping[str, Any]) -> Any:
@@ -53,6 +60,28 @@ def with_parameters(model: Any, priors: Mapping[str, Any], control: Mapping[str,
         background = _background(model, name)
         changes[name] = jax.tree.map(lambda p, d: _move(p, d, lower, upper), background, increment)  # noqa: B023
     return model.replace(**changes)
+
+
+def operator_control(streams: tuple[Any, ...]) -> tuple[dict[str, Any], ...] | None:
+    """Return zero control vectors of what the streams declare as parameters of their operators, or None for nothing."""
+    if not any(stream.parameters for stream in streams):
+        return None
+    return tuple(control_like(stream.operator, stream.parameters or {}) for stream in streams)
+
+
+def with_operator_parameters(streams: tuple[Any, ...], control: Any) -> tuple[Any, ...]:
+    """Return the streams with their operators' parameters moved from their background by a control vector.
+
+    Args:
+        streams: tuple of `Observations`.
+        control: like `operator_control(streams)`; None changes nothing.
+    """
+    if control is None:
+        return streams
+    return tuple(
+        stream.with_operator(with_parameters(stream.operator, stream.parameters, v)) if stream.parameters else stream
+        for stream, v in zip(streams, control, strict=True)
+    )
 
 
 def _background(model: Any, name: str) -> Any:

@@ -47,6 +47,7 @@ class Solution(Pytree):
         model: the model with the analysed parameters (the given one where none were sought).
         cost: J at the analysis.
         search: the `Minimum` the minimizer reported; no derivatives pass through it.
+        operators: the streams' operators with the analysed parameters; None where none were sought.
     """
 
     state: Any
@@ -54,6 +55,7 @@ class Solution(Pytree):
     model: Any
     cost: Float[Array, ""]
     search: Minimum
+    operators: Any = None
 
     @property
     def result(self) -> Any:

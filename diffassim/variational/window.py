@@ -15,7 +15,7 @@ from diffassim.core import tree
 from diffassim.core.errors import ShapeError, concrete, require_finite
 from diffassim.models.rollout import rollout
 from diffassim.observations.container import as_streams, observed_rows
-from diffassim.variational.parameters import control_like, with_parameters
+from diffassim.variational.parameters import control_like, operator_control, with_operator_parameters, with_parameters
 
 __all__ = ["WindowCost", "innovations", "rows_by_stream"]
 
@@ -52,7 +52,8 @@ class WindowCost:
                     f"{name}: an observation at step {known.max()} lies outside the window of {steps} steps (one "
                     "between two steps needs both)"
                 )
-        if self.B is None and not self.parameters and not hasattr(self, "Q"):
+        sought = self.parameters or any(stream.parameters for stream in streams)
+        if self.B is None and not sought and not hasattr(self, "Q"):
             raise ShapeError(f"{name}: nothing to control; give B, or `parameters`, or both")
         require_finite(f"{name}: the background", self.background, "Fill or estimate missing state first.")
         background = jax.tree.map(jnp.asarray, self.background)
@@ -61,12 +62,15 @@ class WindowCost:
         self._set(background=background, steps=steps, observations=streams)  # type: ignore[attr-defined]
 
     def control(self) -> dict[str, Any]:
-        """Return the zero control vector: a dict with 'state' and, where parameters are sought, 'parameters'."""
-        control = {}
+        """Return the zero control vector: a dict with 'state', 'parameters' and 'operators', where they are sought."""
+        control: dict[str, Any] = {}
         if self.B is not None:
             control["state"] = self.B.control_like(self.background)
         if self.parameters:
             control["parameters"] = control_like(self.model, self.parameters)
+        operators = operator_control(self.observations)
+        if operators is not None:
+            control["operators"] = operators
         return control
 
     def state(self, v: Mapping[str, Any]) -> Any:
@@ -76,6 +80,10 @@ class WindowCost:
     def controlled_model(self, v: Mapping[str, Any]) -> Any:
         """Return the model with the parameters that belong to v."""
         return with_parameters(self.model, self.parameters, v["parameters"]) if self.parameters else self.model
+
+    def controlled_observations(self, v: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the streams with the operators' parameters that belong to v."""
+        return with_operator_parameters(self.observations, v.get("operators"))
 
     def forcing(self, v: Mapping[str, Any], steps: int) -> Any:
         """Return what is added to the state after each of the first `steps` steps, or None."""
@@ -91,11 +99,11 @@ class WindowCost:
         """Return (v, whitened innovations): the pytree whose squared norm is 2 J."""
         assert self.steps is not None
         last = self.steps if self.horizon is None else self.horizon
-        return v, innovations(self.observations, self._observed(v), last)
+        return v, innovations(self.controlled_observations(v), self._observed(v), last)
 
     def predicted(self, v: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the observation equivalents H(x), one pytree for each stream, like its values."""
-        streams = self.observations
+        streams = self.controlled_observations(v)
         return tuple(
             s.predict(rows) for s, rows in zip(streams, rows_by_stream(streams, self._observed(v)), strict=True)
         )

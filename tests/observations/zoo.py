@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffassim.core.pytree import Pytree
-from diffassim.observations import Compose, Field, Function, Identity, Interpolate, Linear, Subsample, Subset
+from diffassim.observations import Biased, Compose, Field, Function, Identity, Interpolate, Linear, Subsample, Subset
 
 
 class Entry(NamedTuple):
@@ -34,6 +34,14 @@ def _saturating(x, gain):
 
 def _at_places(x, gain, where):
     return gain * jnp.sin(x[where])
+
+
+def _offset(x, where=None):
+    return 1.0
+
+
+def _range(x, where=None):
+    return jnp.tanh(x[::2])
 
 
 RNG = np.random.default_rng(0)
@@ -65,6 +73,7 @@ OPERATORS = [
     Entry("nonlinear at places", Function(_at_places, 1.3), LINE, jnp.array([[0, 3], [5, 1]]), linear=False),
     Entry("composed", Compose(Subsample(every=2), jnp.tanh), LINE, linear=False),
     Entry("composed at places", Compose(Interpolate(), jnp.exp), LINE, jnp.array([[[0.3]], [[3.1]]]), linear=False),
+    Entry("biased", Biased(Subsample(every=2), (_offset, _range), jnp.array([0.3, -0.2])), LINE, linear=False),
     Entry("composed of three", Compose(Field("wind"), Subset(jnp.array([1, 4])), jnp.square), Column(LINE, PLANE),
           linear=False),
 ]  # fmt: skip

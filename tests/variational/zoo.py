@@ -24,7 +24,7 @@ from diffassim.covariances import (
     Zero,
 )
 from diffassim.models import FunctionModel, Lorenz63, Lorenz96
-from diffassim.observations import Field, Function, Huber, Identity, Linear, Subsample, Subset, VariationalQC
+from diffassim.observations import Biased, Field, Function, Huber, Identity, Linear, Subsample, Subset, VariationalQC
 
 
 class Entry(NamedTuple):
@@ -99,6 +99,10 @@ def _pytree_state():
     return four_d_var(B, streams, FunctionModel(_coupled), x_b)
 
 
+def _offset(x):
+    return 1.0
+
+
 COSTS = [
     Entry("3D-Var", "ThreeDVar", da.ThreeDVar(X_B, Dense.from_matrix(spd(N)), observed(VALUES[:1], [0]))),
     Entry("3D-Var nonlinear H", "ThreeDVar", da.ThreeDVar(
@@ -149,10 +153,16 @@ COSTS = [
     Entry("4D-Var variational quality control", "StrongConstraint4DVar", four_d_var(
         Diagonal(std=0.9), observed(GAPPY).replace(loss=VariationalQC(0.05, 4.0))
     )),
-    Entry("4D-Var between steps", "StrongConstraint4DVar", four_d_var(Diagonal(std=0.9), (
+    Entry("4D-Var between steps, biased", "StrongConstraint4DVar", four_d_var(Diagonal(std=0.9), (
         observed(GAPPY, operator=jnp.tanh).replace(fraction=[0.3, 0.1, 0.6]),
-        observed(VALUES[:2], [1, 1], jnp.sin).replace(fraction=RNG.uniform(0.1, 0.9, size=(2, N))),
+        observed(VALUES[:2], [1, 1], Biased(jnp.sin, (_offset, jnp.cos)), Diagonal(std=0.3)).replace(
+            fraction=RNG.uniform(0.1, 0.9, size=(2, N)), parameters={"coefficients": Diagonal(std=np.array([0.5, 0.3]))}
+        ),
     ), horizon=jnp.asarray(3))),  # at 0 a fraction has no derivative
+    Entry("3D-Var FGAT", "ThreeDVarFGAT", da.ThreeDVarFGAT(
+        SWIRL, X_B, Diffusion(1.1, 1.5, CIRCLE, order=2), observed(GAPPY, operator=jnp.tanh),
+        parameters={"arguments": Diagonal(std=0.1)},
+    )),
     Entry("4DEnVar", "FourDEnVar", da.FourDEnVar.from_model(
         SWIRL, X_B, X_B + RNG.normal(size=(4, N)), observed(GAPPY, operator=jnp.tanh)
     )),
