@@ -32,7 +32,8 @@ def rollout(
     Row 0 is the initial state: `steps` steps give `steps + 1` rows.
 
     Args:
-        model: object with `step(x, t) -> x`.
+        model: object with `step(x, t) -> x`. One that has a method `custom_rollout` with the arguments of this function
+            runs by itself.
         x0: initial state, a pytree of arrays.
         steps: number of steps (static).
         start: number of the first step, passed to the model as t (run-time integer).
@@ -56,6 +57,10 @@ def rollout(
     """
     if steps < 0:
         raise ConfigurationError(f"rollout: steps must not be negative, found {steps}")
+    if hasattr(model, "custom_rollout"):
+        return model.custom_rollout(
+            x0, steps, start=start, at=at, limit=limit, segment=segment, forcing=forcing
+        )  # fmt: skip
     x0 = jax.tree.map(jnp.asarray, x0)
     start = jnp.asarray(start, jnp.int32)
 

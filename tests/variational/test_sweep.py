@@ -16,7 +16,7 @@ from tests.variational.zoo import COSTS, example_control
 BY_NAME = {entry.name: entry.cost for entry in COSTS}
 sweep = pytest.mark.parametrize("name", BY_NAME)
 
-MINIMIZERS = {"Descent", "GaussNewton", "LBFGS", "MinimizationError", "Minimum", "Solution", "minimize"}
+MINIMIZERS = {"Descent", "GaussNewton", "LBFGS", "MinimizationError", "Minimum", "Simplified", "Solution", "minimize"}
 PRODUCTS = {"Consistency", "ForecastError", "ObservationImpact", "Posterior", "observation_impact"}
 PRODUCTS |= {"observation_influence", "posterior", "randomized_solutions"}
 NO_COSTS = MINIMIZERS | PRODUCTS
