@@ -167,7 +167,7 @@ class _Search:
         if self.method.store_linearization is None:
             return stored(self.cost, start, self.method.memory) or self.cost
         if self.method.store_linearization and hasattr(self.cost, "segment"):
-            return self.cost.replace(segment=self.steps)
+            return self.cost.replace(segment=self.steps, memory=None)
         return self.cost
 
     def run(self, start: Any) -> Minimum:

@@ -98,7 +98,16 @@ class _Stand_In(Pytree):  # noqa: N801
         return value if fits else s.transfer.coarsen(value)
 
     def custom_rollout(
-        self, x0: Any, steps: int, *, start: Any, at: Any, limit: Any, segment: int | None, forcing: Any
+        self,
+        x0: Any,
+        steps: int,
+        *,
+        start: Any,
+        at: Any,
+        limit: Any,
+        segment: int | None,
+        memory: int | None,
+        forcing: Any,
     ) -> Any:
         """Return what `rollout` returns for the full model, from the simplified one."""
         s, every = self.simplified, self.simplified.every
@@ -110,7 +119,7 @@ class _Stand_In(Pytree):  # noqa: N801
         rows = rollout(
             s.model, coarsen(x0), count, start=jnp.asarray(start, jnp.int32) // every, at=wanted,
             limit=None if limit is None else -(-limit // every),
-            segment=None if segment is None else -(-segment // every),
+            segment=None if segment is None else -(-segment // every), memory=memory,
             forcing=None if forcing is None else jax.vmap(coarsen)(_summed(forcing, count, every)),
         )  # fmt: skip
         if every > 1:
