@@ -12,11 +12,13 @@ from diffassim.models.lorenz96 import Lorenz96
 from diffassim.models.rollout import rollout
 from diffassim.models.stencil import PeriodicStencil
 from diffassim.models.stencil_runge_kutta import stencil_runge_kutta_4
+from diffassim.models.transfer import BlockMean, Truncation
 from diffassim.models.two_scale_lorenz96 import TwoScaleLorenz96, TwoScaleState
 
 __all__ = [
     "GR4J",
     "AdvectionDiffusion",
+    "BlockMean",
     "CatchmentForcing",
     "CatchmentState",
     "FunctionModel",
@@ -27,6 +29,7 @@ __all__ = [
     "Model",
     "Parameter",
     "PeriodicStencil",
+    "Truncation",
     "TwoScaleLorenz96",
     "TwoScaleState",
     "Variable",

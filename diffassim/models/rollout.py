@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax import lax
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.loops import checkpointed_scan
+from diffassim.core.schedule import checkpoint_factors, nested_scan
 
 __all__ = ["rollout"]
 
@@ -25,6 +27,7 @@ def rollout(
     at: Any = None,
     limit: Any = None,
     segment: int | None = None,
+    memory: int | None = None,
     forcing: Any = None,
 ) -> Any:
     r"""Run a model and return its states, with a reverse-mode memory of about \(2\sqrt{\text{steps}}\) states.
@@ -32,7 +35,8 @@ def rollout(
     Row 0 is the initial state: `steps` steps give `steps + 1` rows.
 
     Args:
-        model: object with `step(x, t) -> x`.
+        model: object with `step(x, t) -> x`. One that has a method `custom_rollout` with the arguments of this function
+            runs by itself.
         x0: initial state, a pytree of arrays.
         steps: number of steps (static).
         start: number of the first step, passed to the model as t (run-time integer).
@@ -40,6 +44,9 @@ def rollout(
             array, so other rows need no new compilation. A row outside the window comes back as zeros. Default: all.
         limit: run-time number of steps after which whole segments need not be computed; rows after it are undefined.
         segment: steps between checkpoints, default about sqrt(steps); `steps` or more switches checkpoints off.
+        memory: bytes that reverse mode may take (static), the returned rows and the step's own intermediates included:
+            what is kept is chosen from everything over one state for each step to nested checkpoints, which need
+            1 + depth forward runs. For the memory of compiled code, estimated with a margin.
         forcing: increments added to the state after each step, the state's pytree with a leading axis of size `steps`.
 
     Returns:
@@ -47,7 +54,8 @@ def rollout(
 
     Raises:
         ShapeError: if a step returns a state of another structure, shape or dtype, or `forcing` does not fit.
-        ConfigurationError: if `steps` is negative or `at` does not hold integers.
+        ConfigurationError: if `steps` is negative, `at` does not hold integers, `memory` is less than what the
+            sparsest checkpoints need, or given with `segment`.
 
     Example:
         >>> from diffassim.models.base import FunctionModel
@@ -56,6 +64,10 @@ def rollout(
     """
     if steps < 0:
         raise ConfigurationError(f"rollout: steps must not be negative, found {steps}")
+    if hasattr(model, "custom_rollout"):
+        return model.custom_rollout(
+            x0, steps, start=start, at=at, limit=limit, segment=segment, memory=memory, forcing=forcing
+        )  # fmt: skip
     x0 = jax.tree.map(jnp.asarray, x0)
     start = jnp.asarray(start, jnp.int32)
 
@@ -72,6 +84,11 @@ def rollout(
             f"{tree.describe_shapes(x0)} need one increment each"
         )
 
+    if memory is not None:
+        if segment is not None:
+            raise ConfigurationError("rollout: give `memory` or `segment`, not both")
+        at = jnp.arange(steps + 1, dtype=jnp.int32) if at is None else at
+
     if at is None:
         first = jax.tree.map(lambda leaf: leaf[None], x0)
         if steps == 0:
@@ -82,7 +99,36 @@ def rollout(
     at = jnp.asarray(at)
     if at.ndim != 1 or (at.size and not jnp.issubdtype(at.dtype, jnp.integer)):
         raise ConfigurationError(f"rollout: at must be a list of integers, found shape {at.shape} of {at.dtype}")
-    return _selected_rows(body, x0, steps, at.astype(jnp.int32), segment, limit, forcing)
+    factors = None
+    if memory is not None and steps:
+        whole = jax.eval_shape(lambda x: jax.vjp(lambda x: model.step(x, start), x)[1], x0)
+        factors = _fitting(memory, steps, at.shape[0], _bytes(x0), _bytes(whole), forcing is not None)
+        if factors == ():
+            segment, factors = steps, None
+    return _selected_rows(body, x0, steps, at.astype(jnp.int32), segment, factors, limit, forcing)
+
+
+ROWS, STATES, STEPS = 3, 6, 2  # what the adjoint of a window holds beside its checkpoints, in copies of each
+
+
+def _fitting(memory: int, steps: int, rows: int, state: int, step: int, forced: bool) -> tuple[int, ...] | None:
+    """Return the nest of loops that fits into `memory` bytes; an empty one where all intermediates do."""
+    fixed = (ROWS * rows + STATES) * state + STEPS * step + 3 * forced * steps * state
+    if fixed + steps * (step + state) <= memory:  # the rows of all steps exist as well
+        return ()
+    factors = checkpoint_factors(steps, (memory - fixed) / max(state, 1))
+    if factors is None:
+        least = fixed + 2 * math.ceil(math.log2(max(steps, 2))) * state
+        raise ConfigurationError(
+            f"rollout: memory = {memory} bytes are too few for the adjoint of {steps} steps of a state of {state} "
+            f"bytes; the least is about {least}, of which {ROWS * rows * state} for {rows} rows and {STEPS * step} for "
+            "the intermediates of one step"
+        )
+    return factors
+
+
+def _bytes(x: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(x))
 
 
 def _require_same_kind(model: Any, before: Any, after: Any) -> None:
@@ -103,7 +149,9 @@ def _rows_like(x: Any, count: int) -> Any:
     return jax.tree.map(lambda leaf: jnp.zeros((count, *leaf.shape), leaf.dtype), x)
 
 
-def _selected_rows(body: Any, x0: Any, steps: int, at: Any, segment: int | None, limit: Any, forcing: Any) -> Any:
+def _selected_rows(
+    body: Any, x0: Any, steps: int, at: Any, segment: int | None, factors: Any, limit: Any, forcing: Any
+) -> Any:
     count = at.shape[0]
     if count == 0:
         return _rows_like(x0, 0)
@@ -118,7 +166,15 @@ def _selected_rows(body: Any, x0: Any, steps: int, at: Any, segment: int | None,
         place = lax.dynamic_slice_in_dim(slots, first + 1, length)
         return jax.tree.map(partial(_place, place), buffer, rows)
 
-    if steps:
+    if steps and factors is not None:
+
+        def turn(carry: Any, k: Any, *increment: Any) -> Any:
+            following, row = body(carry[0], k, *increment)
+            place = slots[k + 1][None]
+            return following, jax.tree.map(lambda b, x: _place(place, b, x[None]), carry[1], row)
+
+        _, buffer = nested_scan(turn, (x0, buffer), steps, factors, limit=limit, inputs=forcing)
+    elif steps:
         _, buffer = checkpointed_scan(
             body, x0, steps, segment=segment, limit=limit, collect=collect, collected=buffer, inputs=forcing
         )

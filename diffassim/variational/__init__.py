@@ -11,6 +11,7 @@ from diffassim.variational.minimize import MinimizationError, minimize
 from diffassim.variational.multi_start import MultiStart, MultiStartMinimum
 from diffassim.variational.posterior import Consistency, Posterior, posterior, randomized_solutions
 from diffassim.variational.sensitivity import ObservationImpact, observation_impact
+from diffassim.variational.simplified import Simplified
 from diffassim.variational.solution import Minimum, Solution
 from diffassim.variational.state_weak_constraint import StateWeakConstraint4DVar
 from diffassim.variational.strong_constraint import StrongConstraint4DVar
@@ -30,6 +31,7 @@ __all__ = [
     "MultiStartMinimum",
     "ObservationImpact",
     "Posterior",
+    "Simplified",
     "Solution",
     "StateWeakConstraint4DVar",
     "StrongConstraint4DVar",

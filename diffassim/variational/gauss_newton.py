@@ -12,12 +12,11 @@ from diffassim.core.errors import ConfigurationError, require_positive
 from diffassim.core.loops import bounded_while
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
-from diffassim.variational.dual import dual_step
+from diffassim.variational.inner import InnerProblem
 from diffassim.variational.linearization import MEMORY, stored
 from diffassim.variational.preconditioner import LimitedMemory
 from diffassim.variational.solution import Minimum
 from diffassim.variational.terms import cost_terms
-from diffassim.variational.trust_region import truncated_cg
 
 __all__ = ["GaussNewton"]
 
@@ -56,10 +55,13 @@ class GaussNewton(Pytree):
             `LimitedMemory`; two control vectors of memory, and four operations with them in each iteration. It pays
             where the inner loops are long, the Hessian changes little between them and its products are dear; over
             long chaotic windows, whose directions turn, it does not.
+        simplified: `Simplified` model for the Hessian of the inner loops, or a tuple of them, the coarsest first:
+            incremental 4D-Var. The next level takes over where a step fails or the gradient norm hardly falls, and
+            after the last one the full linearized model.
 
     Raises:
         ConfigurationError: if a tolerance is not positive, or `pairs` is negative, larger than the control vector, or
-            given with `dual`.
+            given with `dual`; or if `simplified` is given with `dual`.
 
     Example:
         >>> import diffassim as da
@@ -81,6 +83,7 @@ class GaussNewton(Pytree):
     memory: int = static(default=MEMORY)
     dual: bool = static(default=False)
     pairs: int = static(default=0)
+    simplified: Any = None
 
     def __post_init__(self) -> None:
         require_positive("GaussNewton.tolerance", self.tolerance)
@@ -89,6 +92,15 @@ class GaussNewton(Pytree):
             raise ConfigurationError(f"GaussNewton.pairs must not be negative, found {self.pairs}")
         if self.dual and self.pairs:
             raise ConfigurationError("GaussNewton: the dual inner solve has no preconditioner; give `pairs` or `dual`")
+        if self.dual and self.levels:
+            raise ConfigurationError("GaussNewton: give `simplified` or `dual`; the dual inner solve has no levels")
+
+    @property
+    def levels(self) -> tuple[Any, ...]:
+        """The simplified models as a tuple, the coarsest first."""
+        if self.simplified is None:
+            return ()
+        return self.simplified if isinstance(self.simplified, tuple) else (self.simplified,)
 
     def search(self, cost: Any, start: Any, unrolled: bool = False) -> Minimum:
         """Minimize `cost` from the control vector `start`.
@@ -119,7 +131,10 @@ class _State(NamedTuple):
     iterations: Any
     preconditioner: Any
     unverified: Any  # steps taken on the model's word alone
+    level: Any  # of the inner problem, and the gradient norm before its last step
+    last_gradient_norm: Any
     work: Any
+    simplified_work: Any
     result: Any
     done: Any
 
@@ -152,10 +167,11 @@ class _Search:
         if self.method.store_linearization is None:
             return stored(self.cost, start, self.method.memory) or self.cost
         if self.method.store_linearization and hasattr(self.cost, "segment"):
-            return self.cost.replace(segment=self.steps)
+            return self.cost.replace(segment=self.steps, memory=None)
         return self.cost
 
     def run(self, start: Any) -> Minimum:
+        self.inner = InnerProblem(self.method, self.cost, start, self.unrolled)
         self.cost = self.with_linearization(start)
         dtype = jnp.result_type(*jax.tree.leaves(start)) if jax.tree.leaves(start) else jnp.result_type(float)
         limit = self.method.max_iterations
@@ -168,7 +184,8 @@ class _Search:
             best_v=start, best_cost=infinity, best_gradient_norm=infinity,
             cost_history=jnp.full(limit, jnp.nan, dtype), horizon_history=jnp.full(limit, -1, jnp.int32),
             terms=jax.tree.map(lambda _: jnp.full(limit, jnp.nan, dtype), names),
-            preconditioner=memory, iterations=zero, unverified=zero, work=jnp.zeros((), dtype),
+            preconditioner=memory, iterations=zero, unverified=zero, level=zero, last_gradient_norm=infinity,
+            work=jnp.zeros((), dtype), simplified_work=jnp.zeros(len(self.inner.levels), dtype),
             result=jnp.asarray(Result.MAX_ITERATIONS, jnp.int32), done=jnp.asarray(False),
         )  # fmt: skip
         end = bounded_while(lambda s: ~s.done, self.iterate, state, limit, self.unrolled)
@@ -181,6 +198,7 @@ class _Search:
             end.work,
             end.result,
             end.terms,
+            end.simplified_work if self.inner.levels else None,
         )
 
     def iterate(self, s: _State) -> _State:
@@ -195,7 +213,11 @@ class _Search:
         full = s.horizon >= self.window
         small = (gradient_norm <= jnp.asarray(method.tolerance, dtype)) | (s.unverified >= 5)
         # At a minimum, and where nothing is finite, no step is needed: without a gradient the inner loop ends at once.
-        step = self.inner(tangent, adjoint, residuals, gradient, sound & ~(full & small), s)
+        level, in_full, at_level = self.inner.level(s.level, gradient_norm, s.last_gradient_norm)
+        step = self.inner.solve(
+            level, s.horizon if self.grows else None, s.v, (tangent, adjoint), residuals, gradient,
+            sound & ~(full & small), s.radius, s.preconditioner,
+        )  # fmt: skip
         trial_v = tree.add(s.v, step.step)
         trial = 0.5 * tree.squared_norm(cost.residuals(trial_v))
         predicted = step.predicted
@@ -204,7 +226,7 @@ class _Search:
         accepted = sound & jnp.isfinite(trial) & ((ratio > ACCEPT) | unverifiable)
 
         threshold = self.threshold(s.horizon, dtype)
-        stuck = (ratio < POOR) & ~unverifiable
+        stuck = (ratio < POOR) & ~unverifiable & in_full
         growth_left = s.horizon - s.stable_horizon > jnp.maximum(self.window // SMALLEST_GROWTH, 1)
         halve = self.grows & growth_left & (~sound | ((value > threshold) & (stuck | small)))
         finished = ~halve & full & sound & small
@@ -217,9 +239,12 @@ class _Search:
         longer = jnp.where(self.window - longer <= self.window // 10, self.window, longer)
         v = tree.select(halve, s.stable_v, tree.select(accepted & ~finished, trial_v, s.v))
         radius = self.next_radius(s.radius, ratio, step, jnp.isfinite(trial), unverifiable)
+        handed_on = ~accepted & ~in_full  # the step was poor for the level's sake: its length is left
+        radius = jnp.where(handed_on & jnp.isfinite(trial), tree.norm(step.step), radius)
         better = full & sound & (value < s.best_cost) | finished & (value <= s.best_cost * (1 + 1e-12))
         code = jnp.where(failed, Result.NON_FINITE, jnp.where(stalled, Result.STALLED, Result.MAX_ITERATIONS))
         converged = jnp.where(value > threshold, Result.INCONSISTENT, Result.CONVERGED)
+        products = step.products.astype(dtype)
         fraction = (s.horizon + 1).astype(dtype) / (self.window + 1).astype(dtype)
         return _State(
             v=v,
@@ -238,28 +263,14 @@ class _Search:
             # How fast a search converges is no part of what is differentiated.
             preconditioner=jax.lax.stop_gradient(step.learned),
             iterations=s.iterations + 1,
-            unverified=jnp.where(halve | grow, 0, s.unverified + unverifiable.astype(jnp.int32)),
-            work=s.work + (1.3 + step.products.astype(dtype)) * fraction,
+            unverified=jnp.where(halve | grow, 0, s.unverified + (unverifiable & in_full).astype(jnp.int32)),
+            level=jnp.where(halve | grow, 0, level + handed_on.astype(jnp.int32)),
+            last_gradient_norm=jnp.where(accepted & ~halve & ~grow, gradient_norm, jnp.asarray(jnp.inf, dtype)),
+            work=s.work + (1.3 + jnp.where(in_full, products, 0)) * fraction,
+            simplified_work=s.simplified_work + jnp.where(at_level, (1 + products) * fraction, 0),
             result=jnp.where(finished, converged, code).astype(jnp.int32),
             done=finished | failed | stalled,
         )
-
-    def inner(self, tangent: Any, adjoint: Any, residuals: Any, gradient: Any, needed: Any, s: _State) -> Any:
-        """Return the step that minimizes the quadratic model, approximately; zero where none is needed."""
-        radius, tolerance = s.radius, jnp.asarray(self.method.inner_tolerance, s.radius.dtype)
-        limit, unrolled = self.method.max_inner, self.unrolled
-        if not self.method.dual:
-            gradient = tree.select(needed, gradient, tree.zeros_like(gradient))
-            return truncated_cg(
-                lambda p: adjoint(tangent(p))[0], gradient, radius, tolerance, limit, unrolled, s.preconditioner
-            )
-        v, departures = tree.select(needed, residuals, tree.zeros_like(residuals))
-        of_control = tree.zeros_like(v)
-        return dual_step(
-            lambda p: tangent(p)[1],
-            lambda d: adjoint((of_control, d))[0],
-            v, departures, radius, tolerance, limit, unrolled,
-        )  # fmt: skip
 
     @staticmethod
     def next_radius(radius: Any, ratio: Any, step: Any, finite: Any, unverifiable: Any) -> Any:

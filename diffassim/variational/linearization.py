@@ -22,7 +22,7 @@ def stored(cost: Any, v: Any, memory: float = MEMORY) -> Any | None:
     Args:
         cost: a cost; only one with a window (`steps`, `segment`) has checkpoints.
         v: control vector (shapes only).
-        memory: bytes that the intermediates may take.
+        memory: bytes that the intermediates may take; a lower limit of the cost itself holds.
 
     Returns:
         The changed cost, or None: no window, checkpoints chosen by the user, or not enough memory.
@@ -38,7 +38,9 @@ def stored(cost: Any, v: Any, memory: float = MEMORY) -> Any | None:
     """
     if not getattr(cost, "steps", None) or getattr(cost, "segment", 0) is not None:
         return None
-    whole = cost.replace(segment=cost.steps)
+    least = getattr(cost, "memory", None)
+    memory = memory if least is None else min(memory, least)
+    whole = cost.replace(segment=cost.steps, memory=None)
     if CERTAINLY_ENOUGH * cost.steps * _bytes(cost.background) <= memory:
         return whole
     kept = jax.eval_shape(lambda v: jax.vjp(whole.residuals, v)[1], v)

@@ -26,6 +26,7 @@ class Minimum(Pytree):
         work: cost of the search in evaluations of the full window's gradient (a Hessian product counts as one).
         result: `Result` code.
         terms: the terms of the cost by name, each like `cost_history`, which is their sum; see `cost_terms`.
+        simplified_work: evaluations of the gradients of simplified costs, one number for each level; None without any.
     """
 
     control: Any
@@ -36,6 +37,7 @@ class Minimum(Pytree):
     work: Float[Array, ""]
     result: Int[Array, ""]
     terms: Any = None
+    simplified_work: Any = None
 
 
 class Solution(Pytree):

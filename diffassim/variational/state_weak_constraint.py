@@ -46,6 +46,7 @@ class StateWeakConstraint4DVar(WeakConstraint4DVar):
         every: model steps b in a sub-window (static).
         steps: window length in model steps (static); default: the last observed step.
         segment: steps between the checkpoints of the adjoint within a sub-window (static), see `rollout`.
+        memory: bytes that the adjoints of all sub-windows may take (static), instead of `segment`; see `rollout`.
         guess: states g_j that belong to v = 0, leading axis of sub-windows after the first; it moves the origin of v,
             not the minimum. Default: the model's run from the background, computed again in each evaluation of J (not
             in its derivatives); with a guess nothing in the cost is sequential.
@@ -119,13 +120,16 @@ class StateWeakConstraint4DVar(WeakConstraint4DVar):
         later = tree.add(self._guess(), jax.vmap(self.Q.sqrt)(v["states"]))
         firsts = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b[:-1]]), x, later)
         numbers = jnp.asarray(self.start, jnp.int32) + self._ends() - self.every
-        runs = jax.vmap(lambda x, t: rollout(model, x, self.every, start=t, segment=self.segment))(firsts, numbers)
+        # The sub-windows run at the same time: each has its share of the memory.
+        memory = None if self.memory is None else self.memory // max(self._blocks(), 1)
+        kept = {"segment": self.segment, "memory": memory}
+        runs = jax.vmap(lambda x, t: rollout(model, x, self.every, start=t, **kept))(firsts, numbers)
         errors = jax.tree.map(lambda x, run: x - run[:, -1], later, runs)
 
         edge = self.every * self._blocks()
         rest = rollout(
             model, jax.tree.map(lambda leaf: leaf[-1], later), max(steps - edge, 0), start=self.start + edge,
-            segment=self.segment,
+            **kept,
         )  # fmt: skip
 
         def joined(run: Any, tail: Any) -> Any:

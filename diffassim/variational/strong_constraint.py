@@ -31,6 +31,7 @@ class StrongConstraint4DVar(WindowCost, Pytree):
         steps: window length in model steps (static); default: the last observed step.
         horizon: run-time number of steps; later observations do not count. Default: the whole window.
         segment: steps between the checkpoints of the adjoint (static), see `rollout`.
+        memory: bytes that the trajectory's adjoint may take (static), instead of `segment`; see `rollout`.
 
     Raises:
         ShapeError: if an observation lies outside the window, or B does not fit the background.
@@ -56,3 +57,4 @@ class StrongConstraint4DVar(WindowCost, Pytree):
     horizon: Any = None
     steps: int | None = static(default=None)
     segment: int | None = static(default=None)
+    memory: int | None = static(default=None)

@@ -42,6 +42,7 @@ class WeakConstraint4DVar(WindowCost, Pytree):
         every: model steps b in a block (static).
         steps: window length in model steps (static); default: the last observed step.
         segment: steps between the checkpoints of the adjoint (static), see `rollout`.
+        memory: bytes that the trajectory's adjoint may take (static), instead of `segment`; see `rollout`.
 
     Raises:
         ShapeError: if an observation lies outside the window, or B or Q does not fit the background.
@@ -71,6 +72,7 @@ class WeakConstraint4DVar(WindowCost, Pytree):
     every: int = static(default=1)
     steps: int | None = static(default=None)
     segment: int | None = static(default=None)
+    memory: int | None = static(default=None)
 
     def __post_init__(self) -> None:
         if self.Q is None:

@@ -36,6 +36,7 @@ class WindowCost:
     horizon: Any
     steps: int | None
     segment: int | None
+    memory: int | None
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -129,7 +130,7 @@ class WindowCost:
     def _rollout(self, v: Mapping[str, Any], steps: int, **options: Any) -> Any:
         return rollout(
             self.controlled_model(v), self.state(v), steps,
-            start=self.start, segment=self.segment, forcing=self.forcing(v, steps), **options,
+            start=self.start, segment=self.segment, memory=self.memory, forcing=self.forcing(v, steps), **options,
         )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,3 +121,53 @@ def test_forcing_is_added_after_each_step(segment):
         np.testing.assert_allclose(ours, theirs, rtol=1e-11)
     with pytest.raises(da.ShapeError, match=r"forcing has shape \(6, 3\), but 7 steps of a state of shape \(3,\)"):
         run(x, forcing[:6])
+
+
+def gradient_bytes(cost, x):
+    return jax.jit(jax.value_and_grad(cost)).lower(x).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize(("n", "steps", "rows"), [(400, 120, 4), (2000, 1000, 1)])
+def test_the_adjoint_stays_within_its_memory_and_is_the_same(n, steps, rows):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=n))
+    at = jnp.linspace(steps // rows, steps, rows).astype(int)
+
+    def cost(memory):
+        return lambda x: jnp.sum(da.rollout(da.models.Lorenz96(dt=0.01), x, steps, at=at, memory=memory) ** 2)
+
+    state, needed = 8 * n, []
+    reference = jax.jit(jax.value_and_grad(cost(10**9)))(x)
+    for states in (10 * steps, steps // 2 + 30, 2 * math.ceil(steps**0.5) + 30, 50 + rows):
+        memory = states * state
+        needed.append(gradient_bytes(cost(memory), x))
+        assert needed[-1] <= memory
+        value, gradient = jax.jit(jax.value_and_grad(cost(memory)))(x)
+        np.testing.assert_allclose(value, reference[0], rtol=1e-13)
+        np.testing.assert_allclose(gradient, reference[1], rtol=0, atol=1e-12 * np.abs(reference[1]).max())
+    assert needed == sorted(needed, reverse=True) and needed[-1] < 0.15 * needed[0]
+    with pytest.raises(da.ConfigurationError, match=rf"memory = {10 * state} bytes are too few .*; the least is about"):
+        cost(10 * state)(x)
+
+
+def test_ten_thousand_steps_in_little_memory_and_programs_that_do_not_grow_with_the_steps():
+    model = FunctionModel(lambda x, t: x + 0.01 * jnp.sin(x) * jnp.roll(x, 1))
+    x = jnp.linspace(-1, 1, 64)
+
+    def cost(steps, memory):
+        return lambda x: jnp.sum(da.rollout(model, x, steps, at=jnp.asarray([steps]), memory=memory) ** 2)
+
+    least = 50 * x.size * 8
+    slope = jax.jit(jax.grad(cost(10_000, least)))
+    assert slope.lower(x).compile().memory_analysis().temp_size_in_bytes <= least
+    np.testing.assert_allclose(slope(x), jax.grad(cost(10_000, 10**9))(x), rtol=1e-11)
+
+    def lines(steps, states):
+        return str(jax.make_jaxpr(jax.grad(cost(steps, states * x.size * 8)))(x)).count("\n")
+
+    assert lines(100_000, 800) < 1.05 * lines(1000, 100)
+
+
+def test_memory_and_segment_exclude_each_other():
+    with pytest.raises(da.ConfigurationError, match="give `memory` or `segment`, not both"):
+        da.rollout(MODEL, X0, 3, segment=1, memory=10**6)
+    np.testing.assert_allclose(da.rollout(MODEL, X0, 7, memory=20_000), by_hand(7), rtol=0, atol=1e-12)

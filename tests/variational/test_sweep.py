@@ -17,7 +17,7 @@ BY_NAME = {entry.name: entry.cost for entry in COSTS}
 sweep = pytest.mark.parametrize("name", BY_NAME)
 
 MINIMIZERS = {"Descent", "GaussNewton", "LBFGS", "MinimizationError", "Minimum", "MultiStart"}
-MINIMIZERS |= {"MultiStartMinimum", "Solution", "minimize"}
+MINIMIZERS |= {"MultiStartMinimum", "Simplified", "Solution", "minimize"}
 PRODUCTS = {"Consistency", "ForecastError", "ObservationImpact", "Posterior", "observation_impact"}
 PRODUCTS |= {"background_spread", "observation_influence", "posterior", "randomized_solutions"}
 NO_COSTS = MINIMIZERS | PRODUCTS
