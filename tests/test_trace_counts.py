@@ -56,3 +56,12 @@ def test_the_gradient_through_the_solution_is_traced_once():
     gradient = jax.jit(jax.grad(chex.assert_max_traces(total, n=1), allow_int=True))
     for change in ({}, CHANGES["R"], CHANGES["mask"], CHANGES["model parameter"]):
         assert np.isfinite(gradient(COST.replace(**change)).background).all()
+
+
+def test_further_outer_loops_are_not_traced_again():
+    def iterations(cost, tolerance):
+        return da.minimize(cost, da.GaussNewton(tolerance=tolerance, consistency=jnp.inf)).search.iterations
+
+    chex.clear_trace_counter()
+    count = jax.jit(chex.assert_max_traces(iterations, n=1))
+    assert count(COST, 1e2) < count(COST, 1e-8)

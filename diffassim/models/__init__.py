@@ -9,6 +9,7 @@ from diffassim.models.integrators import runge_kutta_4
 from diffassim.models.kuramoto_sivashinsky import KuramotoSivashinsky
 from diffassim.models.lorenz63 import Lorenz63
 from diffassim.models.lorenz96 import Lorenz96
+from diffassim.models.navier_stokes import NavierStokes
 from diffassim.models.rollout import rollout
 from diffassim.models.stencil import PeriodicStencil
 from diffassim.models.stencil_runge_kutta import stencil_runge_kutta_4
@@ -27,6 +28,7 @@ __all__ = [
     "Lorenz63",
     "Lorenz96",
     "Model",
+    "NavierStokes",
     "Parameter",
     "PeriodicStencil",
     "Truncation",

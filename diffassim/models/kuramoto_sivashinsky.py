@@ -13,6 +13,7 @@ from jaxtyping import Array, Complex, Float
 from diffassim.core.errors import ShapeError, require_positive
 from diffassim.models.base import Model, Parameter, Variable
 from diffassim.models.exponential import exponential_runge_kutta_4
+from diffassim.models.fourier import kept_modes, to_grid, to_modes, wavenumbers
 
 __all__ = ["KuramotoSivashinsky"]
 
@@ -58,14 +59,14 @@ class KuramotoSivashinsky(Model):
     def tendency(self, u: Float[Array, "... n"]) -> Float[Array, "... n"]:
         """Return du/dt."""
         linear, advection = self._terms(u)
-        modes = jnp.fft.rfft(u)
-        return jnp.fft.irfft(linear.astype(modes.dtype) * modes + advection(modes), n=u.shape[-1])
+        modes = to_modes(u, 1)
+        return to_grid(linear.astype(modes.dtype) * modes + advection(modes), u.shape[-1:])
 
     def step(self, u: Float[Array, "... n"], t: Any) -> Float[Array, "... n"]:
         """Advance by dt."""
         linear, advection = self._terms(u)
-        modes = exponential_runge_kutta_4(linear, advection, jnp.fft.rfft(u), self.dt)
-        return jnp.fft.irfft(modes, n=u.shape[-1])
+        modes = exponential_runge_kutta_4(linear, advection, to_modes(u, 1), self.dt)
+        return to_grid(modes, u.shape[-1:])
 
     def variables(self) -> Variable:
         """Return the metadata of the state."""
@@ -76,12 +77,11 @@ class KuramotoSivashinsky(Model):
         n = u.shape[-1]
         if u.ndim < 1 or n < 4:
             raise ShapeError(f"KuramotoSivashinsky: the state needs at least 4 points, found shape {u.shape}")
-        index = jnp.arange(n // 2 + 1)
-        k = 2 * math.pi / jnp.asarray(self.length, u.dtype) * index.astype(u.dtype)
-        kept = (3 * index < n).astype(u.dtype)
+        (k,) = wavenumbers((n,), self.length, u.dtype)
+        kept = kept_modes((n,), u.dtype)
         slope = lax.complex(jnp.zeros_like(k), -0.5 * k * kept)
 
         def advection(modes: Complex[Array, "... m"]) -> Complex[Array, "... m"]:
-            return slope * jnp.fft.rfft(jnp.square(jnp.fft.irfft(kept.astype(modes.dtype) * modes, n=n)))
+            return slope * to_modes(jnp.square(to_grid(kept.astype(modes.dtype) * modes, (n,))), 1)
 
         return jnp.square(k) - jnp.asarray(self.viscosity, k.dtype) * jnp.square(jnp.square(k)), advection

@@ -70,10 +70,10 @@ class Simplified(Pytree):
         """Return the cost with its trajectories from the simplified model."""
         if not hasattr(cost, "model"):
             raise ConfigurationError(f"Simplified: {type(cost).__name__} runs no model that could be simplified")
-        return cost.replace(model=_Stand_In(cost.model, self))
+        return cost.replace(model=_StandIn(cost.model, self))
 
 
-class _Stand_In(Pytree):  # noqa: N801
+class _StandIn(Pytree):
     """The simplified model in the place of the full one: states, steps and parameters are those of the full model."""
 
     full: Any
@@ -89,7 +89,7 @@ class _Stand_In(Pytree):  # noqa: N801
         s = self.simplified
         known = {name: self._fitted(name, value) for name, value in parameters.items() if hasattr(s.model, name)}
         model = s.model.replace(**known) if known else s.model
-        return _Stand_In(self.full.replace(**parameters), s.replace(model=model))
+        return _StandIn(self.full.replace(**parameters), s.replace(model=model))
 
     def _fitted(self, name: str, value: Any) -> Any:
         s = self.simplified

@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 
 import diffassim as da
-from benchmarks import adjoint, ensemble, gradients, harness, imports, long_window, reference, window
+from benchmarks import (
+    adjoint,
+    ensemble,
+    field_256,
+    gradients,
+    harness,
+    imports,
+    long_window,
+    reference,
+    spectral,
+    window,
+)
 from benchmarks.problems import DT, EVERY, load_window, lorenz96_arrays, lorenz96_cost
 
 
@@ -85,3 +96,22 @@ def test_ensemble(capsys, tmp_path):
     assert all(row["more"]["differs by"] < 1e-3 for name, row in found.items() if "process" not in name)
     long = found["LETKF, N = 8, whole process"]
     assert long["more"]["rms"] < long["more"]["rms prior"]
+
+
+@pytest.mark.slow
+def test_field(capsys, tmp_path):
+    found = rows(
+        capsys, field_256.main, tmp_path, n=16, steps=4, observations=30, budget=0.1, rows=("float64 emissions",)
+    )
+    analysis = found["analysis of the state and emissions"]["more"]
+    assert analysis["result"] == "CONVERGED" and analysis["gradient reduced by"] >= 1000
+    assert analysis["error over the background's"] < 1
+    parts = found["its parts: state and emissions"]["more"]
+    assert all(parts[part] > 0 for part in ("covariance", "model", "adjoint of the model", "interpolation"))
+
+
+@pytest.mark.slow
+def test_spectral(capsys, tmp_path):
+    found = rows(capsys, spectral.main, tmp_path, line=32, square=(12,), steps=5, budget=0.1)
+    assert found["inner iteration, tangent stored"]["reference"] in ("J", "bare forward run", "forward run of exponax")
+    assert found["programs compiled"]["ratio"] == 0  # for several outer loops after one

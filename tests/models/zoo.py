@@ -20,6 +20,7 @@ from diffassim.models import (
     Lorenz63,
     Lorenz96,
     Model,
+    NavierStokes,
     TwoScaleLorenz96,
     TwoScaleState,
     Variable,
@@ -70,6 +71,10 @@ def _plume(dtype: Any, key: jax.Array) -> jax.Array:
     return jax.random.uniform(key, (5, 6), dtype, 0.5, 1.5)
 
 
+def _vortices(dtype: Any, key: jax.Array) -> jax.Array:
+    return 2.0 * jax.random.normal(key, (8, 8), dtype)
+
+
 # Winds that turn around, an open axis and a periodic one, emissions of two sectors in two records.
 REGION = AdvectionDiffusion(
     wind=(
@@ -108,6 +113,7 @@ MODELS = [
     Entry("LinearAdvection", LinearAdvection(velocity=0.3), _line(10, 0.0, 1.0)),
     Entry("AdvectionDiffusion", REGION, _plume),
     Entry("KuramotoSivashinsky", KuramotoSivashinsky(length=22.0), _line(12, 0.0, 1.3)),
+    Entry("NavierStokes", NavierStokes(drag=0.1, force=1.0, wavenumber=2, dt=0.1), _vortices),
     Entry("GR4J", GR4J(x2=0.8, x4=2.6, days=4, forcing=WEATHER), _catchment),
     Entry("FunctionModel", FunctionModel(lambda x, t: x + 0.1 * jnp.sin(x)), _line(5, 0.0, 1.0)),
     Entry("FunctionModel with arguments", Pendulum(_pendulum, arguments=1.5), _swinging),
