@@ -33,7 +33,19 @@ from diffassim.core.errors import (  # noqa: E402
 )
 from diffassim.core.results import Result  # noqa: E402
 from diffassim.cycling import FourDVar, analysis_times, cycle, smooth, split_windows  # noqa: E402
-from diffassim.ensemble import ETKF, LETKF, DEnKF, EnKF, EnSRF, OptimalParticleFilter, ParticleFilter  # noqa: E402
+from diffassim.ensemble import (  # noqa: E402
+    ETKF,
+    LETKF,
+    AsynchronousFilter,
+    DEnKF,
+    EnKF,
+    EnKFN,
+    EnKS,
+    EnSRF,
+    IEnKS,
+    OptimalParticleFilter,
+    ParticleFilter,
+)
 from diffassim.kalman import EKF, UKF  # noqa: E402
 from diffassim.models import rollout  # noqa: E402
 from diffassim.observations import Observations  # noqa: E402
@@ -59,15 +71,19 @@ __all__ = [
     "UKF",
     "AssimilationError",
     "AssimilationWarning",
+    "AsynchronousFilter",
     "ConfigurationError",
     "DEnKF",
     "DataError",
     "Descent",
     "EnKF",
+    "EnKFN",
+    "EnKS",
     "EnSRF",
     "FourDEnVar",
     "FourDVar",
     "GaussNewton",
+    "IEnKS",
     "Observations",
     "OptimalParticleFilter",
     "ParticleFilter",

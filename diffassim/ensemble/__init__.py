@@ -4,8 +4,11 @@ from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod, GlobalFilter, 
 from diffassim.ensemble.denkf import DEnKF
 from diffassim.ensemble.departures import Departures, whitened_departures
 from diffassim.ensemble.enkf import EnKF
+from diffassim.ensemble.enks import EnKS, Lagged
 from diffassim.ensemble.ensrf import EnSRF
 from diffassim.ensemble.etkf import ETKF
+from diffassim.ensemble.finite_size import EnKFN
+from diffassim.ensemble.ienks import IEnKS
 from diffassim.ensemble.inflation import (
     Inflation,
     PosteriorInflation,
@@ -21,20 +24,27 @@ from diffassim.ensemble.particles import Particles
 from diffassim.ensemble.places import observation_places
 from diffassim.ensemble.resampling import Multinomial, Resampling, Residual, Stratified, Systematic
 from diffassim.ensemble.tapers import GaspariCohn
+from diffassim.ensemble.window import AsynchronousFilter, EnsembleWindowMethod, WindowInfo
 
 __all__ = [
     "ETKF",
     "LETKF",
     "AnalysisInfo",
+    "AsynchronousFilter",
     "DEnKF",
     "Departures",
     "EnKF",
+    "EnKFN",
+    "EnKS",
     "EnSRF",
     "EnsembleMethod",
+    "EnsembleWindowMethod",
     "GaspariCohn",
     "GlobalFilter",
+    "IEnKS",
     "Inflation",
     "Inversion",
+    "Lagged",
     "Multinomial",
     "OptimalParticleFilter",
     "ParticleFilter",
@@ -49,6 +59,7 @@ __all__ = [
     "SequentialMethod",
     "Stratified",
     "Systematic",
+    "WindowInfo",
     "ensemble_inversion",
     "observation_places",
     "whitened_departures",

@@ -12,9 +12,16 @@ from jaxtyping import Array, Bool, Float, Int
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree
 from diffassim.ensemble.members import check_ensemble
+from diffassim.models.rollout import rollout
 from diffassim.observations.container import as_streams
 
-__all__ = ["Departures", "whitened_departures", "whitened_innovation"]
+__all__ = [
+    "Departures",
+    "along_window",
+    "departures_of",
+    "whitened_departures",
+    "whitened_innovation",
+]
 
 
 class Departures(Pytree):
@@ -71,9 +78,13 @@ def whitened_departures(ensemble: Any, observations: Any) -> Departures:
     """
     ensemble = check_ensemble("whitened_departures", ensemble)
     streams = as_streams(observations)
-    each = jax.vmap(whitened_innovation(streams))(ensemble)
-    d = jnp.mean(each, axis=0)
-    return Departures(d, d[None] - each, flat([stream.mask for stream in streams]))
+    return departures_of(jax.vmap(whitened_innovation(streams))(ensemble), streams)
+
+
+def departures_of(innovations: Float[Array, "N m"], streams: tuple[Any, ...]) -> Departures:
+    """Return the departures of an ensemble whose members have these whitened innovations."""
+    d = jnp.mean(innovations, axis=0)
+    return Departures(d, d[None] - innovations, flat([stream.mask for stream in streams]))
 
 
 def whitened_innovation(streams: tuple[Any, ...]) -> Callable[[Any], Float[Array, " m"]]:
@@ -85,16 +96,54 @@ def whitened_innovation(streams: tuple[Any, ...]) -> Callable[[Any], Float[Array
     Raises:
         ConfigurationError: if a stream has a robust loss.
     """
-    robust = [type(stream.loss).__name__ for stream in streams if stream.loss is not None]
-    if robust:
-        raise ConfigurationError(
-            f"an ensemble analysis needs Gaussian observation errors, found the loss {robust[0]}; leave `loss` out"
-        )
+    _require_gaussian(streams)
 
     def innovation(x: Any) -> Any:
         return flat([stream.innovation(_repeated(x, stream.steps.shape[0])) for stream in streams])
 
     return innovation
+
+
+def along_window(
+    model: Any, streams: tuple[Any, ...], start: Any, steps: int
+) -> Callable[[Any], tuple[Any, Float[Array, " m"]]]:
+    r"""Return the function from a state at the window start to \(R^{-1/2} (y - H(x(t)))\), each value at its own time.
+
+    Args:
+        model: forward model.
+        streams: the observations of the window, a tuple of `Observations`.
+        start: number of the window's first step, passed to the model as t.
+        steps: window length.
+
+    Returns:
+        Function (x, rows) -> (states at these steps of the window, with a leading axis; whitened innovations). Without
+        rows there are no states.
+
+    Raises:
+        ConfigurationError: if a stream has a robust loss.
+    """
+    _require_gaussian(streams)
+    counts = [stream.steps.shape[0] for stream in streams]
+    edges = [sum(counts[:k]) for k in range(len(counts) + 1)]
+
+    def path(x: Any, rows: Any = None) -> tuple[Any, Any]:
+        asked = [] if rows is None else [jnp.asarray(rows, jnp.int32)]
+        states = rollout(model, x, steps, start=start, at=jnp.concatenate([*(s.steps for s in streams), *asked]))
+        innovations = [
+            stream.innovation(jax.tree.map(lambda leaf, a=a, b=b: leaf[a:b], states))
+            for stream, a, b in zip(streams, edges[:-1], edges[1:], strict=True)
+        ]
+        return jax.tree.map(lambda leaf: leaf[edges[-1] :], states), flat(innovations)
+
+    return path
+
+
+def _require_gaussian(streams: tuple[Any, ...]) -> None:
+    robust = [type(stream.loss).__name__ for stream in streams if stream.loss is not None]
+    if robust:
+        raise ConfigurationError(
+            f"an ensemble analysis needs Gaussian observation errors, found the loss {robust[0]}; leave `loss` out"
+        )
 
 
 def flat(values: Any) -> Float[Array, " m"]:
