@@ -117,8 +117,8 @@ class IEnKS(EnsembleWindowMethod):
             return found.d, search.inverse @ found.S if self.bundle is None else found.S / self.bundle
 
         N, dtype = innovations.shape[0], innovations.dtype
-        identity, zero = jnp.eye(N, dtype=dtype), jnp.zeros((), dtype)
-        search = _Search(jnp.zeros(N, dtype), identity, identity, zero, jnp.asarray(0, jnp.int32))
+        identity, zero = jnp.eye(N, dtype=dtype), jnp.zeros(N, dtype)
+        search = _Search(zero, zero, identity, identity, jnp.asarray(0, jnp.int32))
         first = (departures.d, departures.S) if self.bundle is None else linearized(search)
         search = bounded_while(
             lambda s: s.increment > self.tolerance,
@@ -141,23 +141,47 @@ class IEnKS(EnsembleWindowMethod):
 
 
 class _Search(Pytree):
-    """Weights of the mean, transform of the anomalies and its inverse, last change, number of updates."""
+    """Where the search is.
 
-    w: Float[Array, " N"]
+    Args:
+        base: weights of the mean whose departures were known last.
+        change: step from there to the weights that are tried next.
+        T: transform of the anomalies of the members that are tried next.
+        inverse: its inverse.
+        count: number of steps.
+    """
+
+    base: Float[Array, " N"]
+    change: Float[Array, " N"]
     T: Float[Array, "N N"]
     inverse: Float[Array, "N N"]
-    increment: Float[Array, ""]
     count: Int[Array, ""]
+
+    @property
+    def w(self) -> Float[Array, " N"]:
+        """Weights of the mean that are tried next; in the end those of the posterior."""
+        return self.base + self.change
+
+    @property
+    def increment(self) -> Float[Array, ""]:
+        """Root mean square of the last change."""
+        return tree.norm(self.change) / self.change.shape[0] ** 0.5
 
 
 def _updated(search: _Search, d: Any, S: Any, exponent: Any) -> _Search:
-    """Return the search after one Gauss-Newton step, given innovation d and sensitivities S."""
-    # Halving steps that raise J was tried: over long windows of Lorenz-96 (.6 time units) more of them were lost.
+    """Return the search after one Gauss-Newton step, given innovation d and sensitivities S of the members tried.
+
+    Where these are not finite, the step before was too long for the model, and half of it is tried. (Halving whatever
+    raises J as well was tried: over long windows of Lorenz-96, .6 time units, the truth was lost more often.)
+    """
     degrees = S.shape[0] - 1
+    sound = (jnp.all(jnp.isfinite(d)) & jnp.all(jnp.isfinite(S))) | (search.count == 0)
+    d, S = jnp.where(sound, d, 0), jnp.where(sound, S, 0)
     C = S @ S.T
     zeta = degrees if exponent is None else hyperprior(C, exponent).precision(search.w)
     A = (C + zeta * jnp.eye(degrees + 1, dtype=S.dtype)) / degrees
     T = symmetric_inverse_sqrt(A)
     change = T @ (T @ (S @ d - zeta * search.w)) / degrees
-    increment = tree.norm(change) / (degrees + 1) ** 0.5
-    return _Search(search.w + change, T, A @ T, increment, search.count + 1)
+    forward = _Search(search.w, change, T, A @ T, search.count)
+    back = search.replace(change=search.change / 2)
+    return tree.select(sound, forward, back).replace(count=search.count + 1)

@@ -276,3 +276,15 @@ def test_bad_input_is_named():
         da.cycle(da.EnKS(da.ETKF(), lag=2), MODEL, Lagged(ENSEMBLE[:, None]), RECORD)
     with pytest.raises(ShapeError, match="at least two members"):
         da.cycle(da.EnKS(da.ETKF(), lag=2), MODEL, ENSEMBLE[:1], RECORD)
+
+
+def test_a_step_after_which_nothing_is_finite_is_halved():
+    record = da.Observations(
+        jnp.log(jnp.array([[0.05]])), [1], operator=jnp.log, error=da.covariances.Diagonal(std=0.1)
+    )
+    still, prior = da.models.FunctionModel(lambda x, t: x), 1 + jnp.array([[-0.6], [-0.2], [0.2], [0.6]])
+    for bundle in (1e-5, None):
+        method = da.IEnKS(bundle=bundle, max_iterations=30, tolerance=1e-6)
+        _, history = da.cycle(method, still, prior, windows_of(record, 1), steps=1)
+        assert history.info.result == da.Result.CONVERGED and history.info.iterations > 4
+        np.testing.assert_allclose(history.analysis.mean[0, 0], 0.05, rtol=0.1)

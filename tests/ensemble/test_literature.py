@@ -54,6 +54,9 @@ UV = Setup(
     da.models.TwoScaleLorenz96(forcing=20.0, dt=0.005), np.eye(264)[0], 0.01, 0.1, 10, 1280, 120,
     da.observations.Field("slow"), lambda x: TwoScaleState(x[..., :8], x[..., 8:].reshape(*x.shape[:-1], 8, 32)),
 )  # fmt: skip
+# Bocquet (2010), figure 5: every second variable observed (mods/Lorenz96/bocquet2010_m40.py).
+HALF = L96._replace(center=np.zeros(40), cycles=1280, noise=1.5, operator=da.observations.Subsample(every=2))
+NOISY = HALF._replace(noise=2.25)
 ROWS = [
     Row("L96 ETKF 20", L96, da.ETKF(1.04, rotation=True), 20, 0.20),
     Row("L96 ETKF 24", L96, da.ETKF(1.013, rotation=True), 24, 0.18),
@@ -81,6 +84,12 @@ ROWS = [
     Row("L96 dt .4 IEnKF-N 20", L96_8, da.IEnKS(finite_size=1.0), 20, 0.40, lag=1, rerun=0.412),
     Row("L96 IEnKF 40", L96_1, da.IEnKS(1.01, rotation=True), 40, 0.17, lag=1),
     Row("L96 IEnKS 40 lag 10", L96_1, da.IEnKS(1.01, rotation=True), 40, 0.17, lag=10),
+    Row("L96 half EnKF-N 24", HALF, da.EnKFN(1.01, rotation=True), 24, 0.38),
+    Row("L96 half IEnKS 19 lag 2", HALF, da.IEnKS(1.04), 19, 0.39, lag=2),
+    Row("L96 half IEnKS-N 19 lag 2", HALF, da.IEnKS(finite_size=1.5), 19, 0.39, lag=2),
+    Row("L96 half noisy EnKF-N 24", NOISY, da.EnKFN(1.01, rotation=True), 24, 0.58),
+    Row("L96 half noisy IEnKS 19 lag 2", NOISY, da.IEnKS(1.04), 19, 0.46, lag=2),
+    Row("L96 half noisy IEnKS-N 19 lag 2", NOISY, da.IEnKS(finite_size=1.5), 19, 0.45, lag=2),
     Row("two-scale EnKF-N 20", UV, da.EnKFN(), 20, 0.27, rerun=0.291),
 ]
 
