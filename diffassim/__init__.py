@@ -42,7 +42,19 @@ from diffassim.cycling import (  # noqa: E402
     smooth,
     split_windows,
 )
-from diffassim.ensemble import ETKF, LETKF, DEnKF, EnKF, EnSRF, OptimalParticleFilter, ParticleFilter  # noqa: E402
+from diffassim.ensemble import (  # noqa: E402
+    ETKF,
+    LETKF,
+    AsynchronousFilter,
+    DEnKF,
+    EnKF,
+    EnKFN,
+    EnKS,
+    EnSRF,
+    IEnKS,
+    OptimalParticleFilter,
+    ParticleFilter,
+)
 from diffassim.kalman import EKF, UKF  # noqa: E402
 from diffassim.models import rollout  # noqa: E402
 from diffassim.observations import Observations  # noqa: E402
@@ -70,16 +82,20 @@ __all__ = [
     "UKF",
     "AssimilationError",
     "AssimilationWarning",
+    "AsynchronousFilter",
     "ConfigurationError",
     "DEnKF",
     "DataError",
     "Descent",
     "EnKF",
+    "EnKFN",
+    "EnKS",
     "EnSRF",
     "FourDEnVar",
     "FourDVar",
     "GaussNewton",
     "HybridFourDVar",
+    "IEnKS",
     "MultiStart",
     "Observations",
     "OptimalParticleFilter",

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from diffassim.cycling.ensemble import cycle_ensemble
+from diffassim.cycling.ensemble_windows import cycle_ensemble_windows
 from diffassim.cycling.variational import cycle_windows
 from diffassim.ensemble.base import SequentialMethod
+from diffassim.ensemble.window import EnsembleWindowMethod
 
 __all__ = ["cycle"]
 
@@ -19,6 +21,9 @@ def cycle(method: Any, model: Any, background: Any, observations: Any, **options
     - a `SequentialMethod` (`ETKF`, `EKF`, `ParticleFilter`, ...) analyses an ensemble, a Gaussian or weighted particles
       at each observation time of a record: see
       `cycle_ensemble(method, model, ensemble, observations, *, key, start, members) -> (ensemble, history)`;
+    - an `EnsembleWindowMethod` (`IEnKS`, `AsynchronousFilter`) analyses an ensemble over windows cut by
+      `split_windows`: see `cycle_ensemble_windows(method, model, ensemble, windows, *, steps, shift, key, start, at,
+      members) -> (ensemble, history)`;
     - any other method (`FourDVar`) analyses windows cut by `split_windows`: see
       `cycle_windows(method, model, background, windows, *, steps, shift, start, at) -> (background, model, history)`.
 
@@ -39,5 +44,7 @@ def cycle(method: Any, model: Any, background: Any, observations: Any, **options
         >>> da.cycle(da.ETKF(), da.models.Lorenz96(), ensemble, y)[0].shape
         (10, 40)
     """
-    run = cycle_ensemble if isinstance(method, SequentialMethod) else cycle_windows
+    if isinstance(method, SequentialMethod):
+        return cycle_ensemble(method, model, background, observations, **options)
+    run = cycle_ensemble_windows if isinstance(method, EnsembleWindowMethod) else cycle_windows
     return run(method, model, background, observations, **options)

@@ -20,7 +20,7 @@ from diffassim.cycling.times import AnalysisTimes, analysis_times
 from diffassim.ensemble.base import AnalysisInfo
 from diffassim.models.rollout import rollout
 
-__all__ = ["EnsembleHistory", "Moments", "cycle_ensemble", "propagator"]
+__all__ = ["EnsembleHistory", "Moments", "cycle_ensemble", "propagator", "report_divergence"]
 
 FORECAST = 1_000_003
 
@@ -115,7 +115,7 @@ def cycle_ensemble(
     ensemble = method.init(ensemble)
     times = observations if isinstance(observations, AnalysisTimes) else analysis_times(observations)
     ensemble, history = _cycle(method, model, ensemble, times, key, jnp.asarray(start, jnp.int32), members)
-    _report(history)
+    report_divergence(history.info.result, history.step)
     return ensemble, history
 
 
@@ -169,8 +169,9 @@ def _run(method: Any, model: Any, ensemble: Any, times: AnalysisTimes, key: Any,
 _cycle = jax.jit(_run, static_argnums=6)
 
 
-def _report(history: EnsembleHistory) -> None:
-    codes, steps = concrete(history.info.result), concrete(history.step)
+def report_divergence(result: Any, steps: Any) -> None:
+    """Warn, where the result codes of a cycle are known, that its analyses are not finite from some step on."""
+    codes, steps = concrete(result), concrete(steps)
     if codes is None or steps is None or not (codes == Result.DIVERGED).any():
         return
     first = np.flatnonzero(codes == Result.DIVERGED)[0]

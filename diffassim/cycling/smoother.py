@@ -1,4 +1,4 @@
-"""The Rauch-Tung-Striebel smoother: back through what a Kalman filter has analysed."""
+"""The Rauch-Tung-Striebel smoother: back through what a Kalman or an ensemble filter has analysed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from jax.scipy.linalg import cho_factor, cho_solve
 
 from diffassim.core import tree
 from diffassim.core.errors import AssimilationWarning, ConfigurationError, ShapeError, concrete
+from diffassim.core.linalg import safe_sqrt
 from diffassim.core.results import Result
 from diffassim.cycling.ensemble import EnsembleHistory, propagator
 from diffassim.cycling.times import AnalysisTimes
+from diffassim.ensemble.base import EnsembleMethod
+from diffassim.ensemble.members import anomalies
 from diffassim.kalman.base import KalmanMethod, as_many, joined
 from diffassim.kalman.gaussian import Gaussian, covariance_columns
 
 __all__ = ["smooth"]
 
 
-def smooth(method: KalmanMethod, model: Any, history: EnsembleHistory) -> Gaussian:
+def smooth(method: Any, model: Any, history: EnsembleHistory) -> Any:
     r"""Return the state at every analysis time given the observations of all times.
 
     Backward in time, with the forecast mean \(x_f\), covariance \(P_f\) and the cross covariance C of analysis and
@@ -35,16 +38,24 @@ def smooth(method: KalmanMethod, model: Any, history: EnsembleHistory) -> Gaussi
     `UKF` the unscented one. The initial state is smoothed as well if the record has a row at step 0, for instance of
     missing values.
 
+    For an ensemble (EnRTS) the analysed members are forecast anew, C and \(P_f\) are those of the sample, and every
+    member follows the equation of the mean, \(x_{s,i} = x_{a,i} + G (x_{s,i}^+ - x_{f,i})\), so that
+
+    .. math:: X_s = X_a + (E_s^+ - E_f) X_f^+ X_a \quad\text{(members in rows)}
+
+    with the pseudoinverse of the forecast anomalies, each component in units of its spread. Localization is left out.
+
     Args:
-        method: the filter, `EKF` or `UKF`, without inflation if the result is to be the posterior.
+        method: the filter, `EKF`, `UKF` or an `EnsembleMethod`, without inflation if the result is to be the posterior.
         model: the model it was cycled with.
         history: what `cycle(..., members=True)` returned.
 
     Returns:
-        `Gaussian` with a leading axis of times, and as many columns as the analyses.
+        `Gaussian` with a leading axis of times, and as many columns as the analyses, or members of shape
+        (time, member, ...).
 
     Raises:
-        ConfigurationError: if the method is no Kalman filter, or the history holds no analyses.
+        ConfigurationError: if the method is neither a Kalman nor an ensemble filter, or the history holds no analyses.
         ShapeError: if the steps are traced.
 
     Warns:
@@ -60,22 +71,26 @@ def smooth(method: KalmanMethod, model: Any, history: EnsembleHistory) -> Gaussi
         >>> da.smooth(method, still, history).mean[:, 0].round(4).tolist()
         [1.0, 2.0]
 
-    Source: Rauch, Tung and Striebel (1965), equations 3.28 to 3.31; Saerkkae (2008) for the unscented form.
+    Source: Rauch, Tung and Striebel (1965), equations 3.28 to 3.31; Saerkkae (2008) for the unscented form;
+    Raanes (2016) for the ensemble.
     """
-    if not isinstance(method, KalmanMethod):
-        raise ConfigurationError(f"smooth: the method must be an EKF or a UKF, found {type(method).__name__}")
-    if not isinstance(history.members, Gaussian):
+    if not isinstance(method, KalmanMethod | EnsembleMethod):
+        raise ConfigurationError(
+            f"smooth: the method must be an EKF, a UKF or an ensemble filter, found {type(method).__name__}"
+        )
+    if history.members is None:
         raise ConfigurationError("smooth: the history holds no analyses; cycle with members=True")
     if isinstance(history.step, jax.core.Tracer):
         raise ShapeError("smooth: the analysis steps must be known outside of traced code")
     gaps = np.diff(np.asarray(history.step))
     longest = int(gaps.max(initial=0))
     times = AnalysisTimes((), (), (), jnp.asarray(gaps, jnp.int32), longest, bool((gaps == longest).all()))
-    smoothed = _smooth(method, model, history.members, history.step, times)
+    run = _smooth if isinstance(method, KalmanMethod) else _smooth_members
+    smoothed = run(method, model, history.members, history.step, times)
     sound = concrete(tree.all_finite(smoothed))
     if sound is not None and not sound:
         warnings.warn(
-            f"smooth: not finite; a forecast covariance may be singular, add a model error Q. "
+            f"smooth: not finite; a forecast covariance may be singular; add a model error Q, or members. "
             f"{Result.describe(Result.DIVERGED)}",
             AssimilationWarning,
             stacklevel=2,
@@ -100,6 +115,37 @@ def _smooth(method: Any, model: Any, analyses: Gaussian, steps: Any, times: Anal
         smoothed = Gaussian(x_s, as_many(joined(*(tree.state_rows(term, mean) for term in terms)), analysis))
         return smoothed, smoothed
 
+    return _backward(body, analyses, steps, times)
+
+
+@jax.jit
+def _smooth_members(method: EnsembleMethod, model: Any, analyses: Any, steps: Any, times: AnalysisTimes) -> Any:
+    def body(later: Any, now: Any) -> tuple[Any, Any]:
+        analysis, step, gap = now
+        forecast = jax.vmap(propagator(model, times, step, gap))(analysis)
+        A, F = (tree.flat_rows(anomalies(ensemble)) for ensemble in (analysis, forecast))
+        scale = safe_sqrt(jnp.sum(jnp.square(F), axis=0))
+        still = scale == 0
+        scale = jnp.where(still, 1, scale)[None]
+        weights = _right_inverse_applied(tree.flat_rows(tree.subtract(later, forecast)) / scale, F / scale, still)
+        x = jax.tree.map(lambda leaf: leaf[0], analysis)
+        smoothed = tree.add(analysis, tree.state_rows(weights @ A, x))
+        return smoothed, smoothed
+
+    return _backward(body, analyses, steps, times)
+
+
+def _right_inverse_applied(D: Any, F: Any, still: Any) -> Any:
+    """Return D F^+ for anomalies F (N, n); components that are `still` have no anomalies."""
+    N, n = F.shape
+    if n < N:
+        return cho_solve(cho_factor(F.T @ F + jnp.diag(still.astype(F.dtype))), D.T).T @ F.T
+    gram = F @ F.T
+    ones = jnp.full((N, N), jnp.trace(gram) / N**2)  # fills the one direction in which anomalies are nothing
+    return cho_solve(cho_factor(gram + ones), F @ D.T).T
+
+
+def _backward(body: Any, analyses: Any, steps: Any, times: AnalysisTimes) -> Any:
     last, rest = (jax.tree.map(lambda leaf: leaf[-1], analyses), jax.tree.map(lambda leaf: leaf[:-1], analyses))
     _, earlier = lax.scan(body, last, (rest, steps[:-1], times.gaps), reverse=True)
     return jax.tree.map(lambda rows, end: jnp.concatenate([rows, end[None]]), earlier, last)

@@ -5,8 +5,11 @@ from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod, GlobalFilter, 
 from diffassim.ensemble.denkf import DEnKF
 from diffassim.ensemble.departures import Departures, whitened_departures
 from diffassim.ensemble.enkf import EnKF
+from diffassim.ensemble.enks import EnKS, Lagged
 from diffassim.ensemble.ensrf import EnSRF
 from diffassim.ensemble.etkf import ETKF
+from diffassim.ensemble.finite_size import EnKFN
+from diffassim.ensemble.ienks import IEnKS
 from diffassim.ensemble.inflation import (
     Inflation,
     PosteriorInflation,
@@ -23,20 +26,27 @@ from diffassim.ensemble.particles import Particles
 from diffassim.ensemble.places import observation_places
 from diffassim.ensemble.resampling import Multinomial, Resampling, Residual, Stratified, Systematic
 from diffassim.ensemble.tapers import GaspariCohn
+from diffassim.ensemble.window import AsynchronousFilter, EnsembleWindowMethod, WindowInfo
 
 __all__ = [
     "ETKF",
     "LETKF",
     "AnalysisInfo",
+    "AsynchronousFilter",
     "DEnKF",
     "Departures",
     "EnKF",
+    "EnKFN",
+    "EnKS",
     "EnSRF",
     "EnsembleMethod",
+    "EnsembleWindowMethod",
     "GaspariCohn",
     "GlobalFilter",
+    "IEnKS",
     "Inflation",
     "Inversion",
+    "Lagged",
     "Multinomial",
     "OptimalParticleFilter",
     "ParticleFilter",
@@ -52,6 +62,7 @@ __all__ = [
     "Sphere",
     "Stratified",
     "Systematic",
+    "WindowInfo",
     "ensemble_inversion",
     "nearest_observations",
     "observation_places",

@@ -13,10 +13,10 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
-from diffassim.ensemble.departures import Departures, whitened_departures
+from diffassim.ensemble.departures import Departures, departures_of, innovation_along, whitened_departures
 from diffassim.ensemble.inflation import as_inflation
 from diffassim.ensemble.members import check_ensemble, finite_members, mean, spread, total_spread, transformed
-from diffassim.ensemble.rotation import mean_preserving_rotation
+from diffassim.ensemble.rotation import rotated
 from diffassim.observations.container import as_streams
 
 __all__ = ["AnalysisInfo", "EnsembleMethod", "GlobalFilter", "SequentialMethod"]
@@ -130,7 +130,33 @@ class EnsembleMethod(SequentialMethod):
             ShapeError: if the ensemble has fewer than two members or does not fit the observations.
             ConfigurationError: if a key is needed and missing.
         """
-        return self.analyze_along(key, ensemble, None, observations)
+        posterior, _, info = self.analyze_with(key, ensemble, None, observations)
+        return posterior, info
+
+    def analyze_with(
+        self, key: Any, ensemble: Any, companions: Any, observations: Any
+    ) -> tuple[Any, Any, AnalysisInfo]:
+        """Analyse one time, and what belongs to the same members but was not observed, for instance earlier states.
+
+        The companions get the same weights and the same rotation as the ensemble. Inflation leaves them as they are.
+
+        Args:
+            key: random key; may be None where nothing is drawn.
+            ensemble: prior ensemble, a pytree with a leading member axis, N >= 2.
+            companions: pytree with the same leading member axis (for a local method, and the same grid axes), or None.
+            observations: `Observations` whose rows all hold now, or a tuple of streams.
+
+        Returns:
+            The posterior ensemble, its companions, and `AnalysisInfo`.
+
+        Raises:
+            ShapeError: if the ensemble has fewer than two members or does not fit the observations.
+            ConfigurationError: if a key is needed and missing.
+        """
+        name = type(self).__name__
+        ensemble = check_ensemble(name, ensemble)
+        require_key(name, self.random, key)
+        return _analyze(self, key, ensemble, companions, as_streams(observations))
 
     def analyze_along(self, key: Any, ensemble: Any, states: Any, observations: Any) -> tuple[Any, AnalysisInfo]:
         """Analyse one time by the observations of other times, which the members' trajectories pass (4D).
@@ -138,8 +164,7 @@ class EnsembleMethod(SequentialMethod):
         Args:
             key: random key; may be None where nothing is drawn.
             ensemble: prior ensemble at the time to be analysed.
-            states: states of each member at the `observed_rows` of the streams, leading axes (member, row); None if
-                all observations hold for the time of the ensemble.
+            states: states of each member at the `observed_rows` of the streams, leading axes (member, row).
             observations: `Observations` with one row for each of them, or a tuple of streams.
 
         Returns:
@@ -152,9 +177,17 @@ class EnsembleMethod(SequentialMethod):
         """
         name = type(self).__name__
         ensemble = check_ensemble(name, ensemble)
-        if self.random and key is None:
-            raise ConfigurationError(f"{name}: this method draws random numbers; give key=jax.random.key(...)")
-        return _analyze(self, key, ensemble, states, as_streams(observations))
+        require_key(name, self.random, key)
+        return _analyze_along(self, key, ensemble, states, as_streams(observations))
+
+    def posterior(
+        self, key: Any, prior: Any, companions: Any, departures: Departures, streams: tuple[Any, ...]
+    ) -> tuple[Any, Any]:
+        """Return posterior ensemble and companions, inflated and rotated, for given departures."""
+        update_key, rotation_key = jax.random.split(key) if self.random else (None, None)
+        posterior, companions = self.update(update_key, (prior, companions), departures, streams)
+        posterior = as_inflation(self.inflation).after(prior, posterior)
+        return rotated(rotation_key, (posterior, companions)) if self.rotation else (posterior, companions)
 
 
 class GlobalFilter(EnsembleMethod):
@@ -178,22 +211,46 @@ class GlobalFilter(EnsembleMethod):
         return transformed(ensemble, self.weights(key, departures.S, departures.d))
 
 
+def require_key(name: str, random: bool, key: Any) -> None:
+    """Raise `ConfigurationError` if a method that draws random numbers has no key."""
+    if random and key is None:
+        raise ConfigurationError(f"{name}: this method draws random numbers; give key=jax.random.key(...)")
+
+
 @jax.jit
 def _analyze(
+    method: EnsembleMethod, key: Any, ensemble: Any, companions: Any, streams: tuple[Any, ...]
+) -> tuple[Any, Any, AnalysisInfo]:
+    prior = as_inflation(method.inflation).before(ensemble)
+    departures = whitened_departures(prior, streams)
+    found = method.posterior(key, prior, companions, departures, streams)
+    posterior, companions = tree.select(departures.count > 0, found, (ensemble, companions))
+    return posterior, companions, account(ensemble, prior, posterior, departures)
+
+
+@jax.jit
+def _analyze_along(
     method: EnsembleMethod, key: Any, ensemble: Any, states: Any, streams: tuple[Any, ...]
 ) -> tuple[Any, AnalysisInfo]:
-    update_key, rotation_key = jax.random.split(key) if method.random else (None, None)
-    inflation = as_inflation(method.inflation)
-    prior, states = inflation.before((ensemble, states))
-    departures = whitened_departures(prior, streams, states)
-    posterior = inflation.after(prior, method.update(update_key, prior, departures, streams))
-    if method.rotation:
-        N, dtype = departures.S.shape[0], departures.S.dtype
-        posterior = transformed(posterior, mean_preserving_rotation(rotation_key, N, dtype))
+    prior, states = as_inflation(method.inflation).before((ensemble, states))
+    departures = departures_of(jax.vmap(innovation_along(streams))(states), streams)
+    posterior, _ = method.posterior(key, prior, None, departures, streams)
     posterior = tree.select(departures.count > 0, posterior, ensemble)
+    return posterior, account(ensemble, prior, posterior, departures)
+
+
+def account(ensemble: Any, prior: Any, posterior: Any, departures: Departures) -> AnalysisInfo:
+    """Return the account of an analysis.
+
+    Args:
+        ensemble: members as they were given.
+        prior: the same after prior inflation.
+        posterior: members that are handed on.
+        departures: of the prior.
+    """
     finite = finite_members(ensemble)
     sound = jnp.all(finite) & jnp.all(finite_members(posterior))
-    return posterior, AnalysisInfo(
+    return AnalysisInfo(
         count=departures.count,
         chi_square=departures.chi_square(),
         background_spread=total_spread(prior),

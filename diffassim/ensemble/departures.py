@@ -12,9 +12,17 @@ from jaxtyping import Array, Bool, Float, Int
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree
 from diffassim.ensemble.members import check_ensemble
-from diffassim.observations.container import as_streams, on_steps
+from diffassim.models.rollout import rollout
+from diffassim.observations.container import as_streams, observed_rows, on_steps
 
-__all__ = ["Departures", "whitened_departures", "whitened_innovation"]
+__all__ = [
+    "Departures",
+    "along_window",
+    "departures_of",
+    "innovation_along",
+    "whitened_departures",
+    "whitened_innovation",
+]
 
 
 class Departures(Pytree):
@@ -44,8 +52,8 @@ class Departures(Pytree):
         return jnp.sum(jnp.square(self.d) / variance) / observed
 
 
-def whitened_departures(ensemble: Any, observations: Any, states: Any = None) -> Departures:
-    """Compare an ensemble with the observations of one time, or trajectories with those of several.
+def whitened_departures(ensemble: Any, observations: Any) -> Departures:
+    """Compare an ensemble with the observations of one time.
 
     A masked or missing (NaN) value has exactly no influence, on values and gradients. Correlated errors are whitened
     as far as their covariance can (`Covariance.whiten`, `Covariance.masked`).
@@ -54,15 +62,13 @@ def whitened_departures(ensemble: Any, observations: Any, states: Any = None) ->
         ensemble: pytree with a leading member axis, N >= 2.
         observations: `Observations` whose rows all hold for the time of the ensemble (their `steps` do not matter), or
             a tuple of such streams.
-        states: states of each member at the `observed_rows` of the streams, leading axes (member, row), where the
-            observations are of other times than the ensemble.
 
     Returns:
         `Departures`.
 
     Raises:
         ShapeError: if the ensemble has fewer than two members, or H(x) is shaped unlike the values.
-        ConfigurationError: if a stream has a robust loss, or lies between two steps of one time's analysis.
+        ConfigurationError: if a stream has a robust loss, or lies between two steps.
 
     Example:
         >>> import diffassim as da
@@ -73,42 +79,93 @@ def whitened_departures(ensemble: Any, observations: Any, states: Any = None) ->
     """
     ensemble = check_ensemble("whitened_departures", ensemble)
     streams = as_streams(observations)
-    if states is None:
-        each = jax.vmap(whitened_innovation(streams))(ensemble)
-    else:
-        each = jax.vmap(whitened_innovation(streams, along=True))(states)
-    d = jnp.mean(each, axis=0)
-    return Departures(d, d[None] - each, flat([stream.mask for stream in streams]))
+    return departures_of(jax.vmap(whitened_innovation(streams))(ensemble), streams)
 
 
-def whitened_innovation(streams: tuple[Any, ...], along: bool = False) -> Callable[[Any], Float[Array, " m"]]:
+def departures_of(innovations: Float[Array, "N m"], streams: tuple[Any, ...]) -> Departures:
+    """Return the departures of an ensemble whose members have these whitened innovations."""
+    d = jnp.mean(innovations, axis=0)
+    return Departures(d, d[None] - innovations, flat([stream.mask for stream in streams]))
+
+
+def whitened_innovation(streams: tuple[Any, ...]) -> Callable[[Any], Float[Array, " m"]]:
     r"""Return the function \(x \mapsto R^{-1/2} (y - H(x))\) of one state, all streams in one vector.
 
     Args:
         streams: the observations of one time, a tuple of `Observations`.
-        along: whether x are the states at the `observed_rows` of the streams instead of one state.
 
     Raises:
-        ConfigurationError: if a stream has a robust loss, or lies between two steps of one time's analysis.
+        ConfigurationError: if a stream has a robust loss, or lies between two steps.
     """
+    _require_gaussian(streams)
+    streams = tuple(on_steps("an ensemble analysis", stream) for stream in streams)
+
+    def innovation(x: Any) -> Any:
+        return flat([stream.innovation(_repeated(x, stream.steps.shape[0])) for stream in streams])
+
+    return innovation
+
+
+def innovation_along(streams: tuple[Any, ...]) -> Callable[[Any], Float[Array, " m"]]:
+    r"""Return the function from states at the `observed_rows` of the streams to \(R^{-1/2} (y - H(x(t)))\).
+
+    Args:
+        streams: observations of several times, a tuple of `Observations`.
+
+    Raises:
+        ConfigurationError: if a stream has a robust loss.
+    """
+    _require_gaussian(streams)
+    counts = [stream.rows.shape[0] for stream in streams]
+    edges = [sum(counts[:k]) for k in range(len(counts) + 1)]
+
+    def innovation(states: Any) -> Any:
+        return flat([
+            stream.innovation(jax.tree.map(lambda leaf, a=a, b=b: leaf[a:b], states))
+            for stream, a, b in zip(streams, edges[:-1], edges[1:], strict=True)
+        ])  # fmt: skip
+
+    return innovation
+
+
+def along_window(
+    model: Any, streams: tuple[Any, ...], start: Any, steps: int
+) -> Callable[[Any], tuple[Any, Float[Array, " m"]]]:
+    r"""Return the function from a state at the window start to \(R^{-1/2} (y - H(x(t)))\), each value at its own time.
+
+    Args:
+        model: forward model.
+        streams: the observations of the window, a tuple of `Observations`.
+        start: number of the window's first step, passed to the model as t.
+        steps: window length.
+
+    Returns:
+        Function (x, rows) -> (states at these steps of the window, with a leading axis; whitened innovations). Without
+        rows there are no states.
+
+    Raises:
+        ConfigurationError: if a stream has a robust loss.
+    """
+    innovation, observed = innovation_along(streams), observed_rows(streams)
+    count = observed.shape[0]
+
+    def path(x: Any, rows: Any = None) -> tuple[Any, Any]:
+        asked = [] if rows is None else [jnp.asarray(rows, jnp.int32)]
+        states = rollout(model, x, steps, start=start, at=jnp.concatenate([observed, *asked]))
+        at_observations, at_rows = (
+            jax.tree.map(lambda leaf, s=s: leaf[s], states) for s in (slice(count), slice(count, None))
+        )
+        return at_rows, innovation(at_observations)
+
+    return path
+
+
+def _require_gaussian(streams: tuple[Any, ...]) -> None:
     robust = [type(stream.loss).__name__ for stream in streams if stream.loss is not None]
     if robust:
         raise ConfigurationError(
             f"an ensemble analysis needs Gaussian observation errors, found the loss {robust[0]}; leave `loss` out"
         )
-    if not along:
-        streams = tuple(on_steps("an ensemble analysis", stream) for stream in streams)
-
-    def innovation(x: Any) -> Any:
-        first, found = 0, []
-        for stream in streams:
-            count = stream.rows.shape[0]
-            rows = jax.tree.map(lambda leaf, a=first, b=first + count: leaf[a:b], x) if along else _repeated(x, count)
-            found.append(stream.innovation(rows))
-            first += count
-        return flat(found)
-
-    return innovation
 
 
 def flat(values: Any) -> Float[Array, " m"]:

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-__all__ = ["mean_preserving_rotation"]
+from diffassim.ensemble.members import transformed
+
+__all__ = ["mean_preserving_rotation", "rotated"]
 
 
 def mean_preserving_rotation(key: jax.Array, N: int, dtype: Any = None) -> Float[Array, "N N"]:
@@ -37,3 +39,9 @@ def mean_preserving_rotation(key: jax.Array, N: int, dtype: Any = None) -> Float
     u = jnp.full(N, -(N**-0.5), O.dtype).at[0].add(1)
     P = jnp.eye(N, dtype=O.dtype) - 2 * jnp.outer(u, u) / jnp.vdot(u, u)
     return P @ inner @ P
+
+
+def rotated(key: jax.Array, ensemble: Any) -> Any:
+    """Return the ensemble, any pytree with a leading member axis, under one random mean-preserving rotation."""
+    leaf = jax.tree.leaves(ensemble)[0]
+    return transformed(ensemble, mean_preserving_rotation(key, leaf.shape[0], leaf.dtype))

@@ -27,7 +27,16 @@ METHODS = [
     Entry("EnKF", da.EnKF()),
     Entry("EnSRF", da.EnSRF(), kalman=True),
     Entry("DEnKF", da.DEnKF()),
+    Entry("EnKF-N", da.EnKFN(rotation=True)),
     Entry("LETKF", da.LETKF(localization=da.ensemble.GaspariCohn(1.2))),
+]
+WINDOW_METHODS = [
+    Entry("IEnKS", da.IEnKS(tolerance=1e-9), kalman=True),
+    Entry("IEnKS, bundle", da.IEnKS(tolerance=1e-9, bundle=1e-4), kalman=True),
+    Entry(
+        "IEnKS, finite size, rotated", da.IEnKS(1.1, rotation=True, tolerance=1e-9, max_iterations=40, finite_size=1.0)
+    ),
+    Entry("4D-ETKF", da.AsynchronousFilter(da.ETKF()), kalman=True),
 ]
 # Every inflation, with the cheapest method.
 INFLATIONS = [PriorInflation(1.1), PosteriorInflation(1.1), RelaxToPriorSpread(0.4), RelaxToPriorPerturbations(0.4)]

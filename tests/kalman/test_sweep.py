@@ -195,5 +195,5 @@ def test_bad_input_is_named():
     _, history = da.cycle(da.EKF(), MODEL, belief(), observed(y))
     with pytest.raises(ConfigurationError, match="members=True"):
         da.smooth(da.EKF(), MODEL, history)
-    with pytest.raises(ConfigurationError, match="must be an EKF or a UKF, found ETKF"):
-        da.smooth(da.ETKF(), MODEL, history)
+    with pytest.raises(ConfigurationError, match="or an ensemble filter, found ParticleFilter"):
+        da.smooth(da.ParticleFilter(), MODEL, history)
