@@ -14,9 +14,8 @@ from diffassim.variational.trust_region import truncated_cg
 
 __all__ = ["InnerProblem"]
 
-SLOW = (
-    0.7  # a simplified level has done its part where the gradient norm does not fall below this share of the last one
-)
+# A simplified level has done its part where the gradient norm does not fall below this share of the last one.
+SLOW = 0.7
 
 
 class InnerProblem:
