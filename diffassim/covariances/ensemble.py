@@ -77,10 +77,11 @@ class Ensemble(Covariance):
     def check(self, name: str, x: Any) -> None:
         """Raise `ShapeError` unless the state looks like a member, `DataError` where the members have no spread."""
         require_finite(f"{name}: the ensemble", self.members, "Leave out the members that have failed.")
-        known = [concrete(leaf) for leaf in jax.tree.leaves(self.members)]
+        leaves = jax.tree.leaves(self.members)
+        known = [concrete(leaf) for leaf in leaves]
         if all(leaf is not None and leaf.size and (leaf == leaf[:1]).all() for leaf in known):
             raise DataError(
-                f"{name}: all {len(known[0])} members of the ensemble are equal, so that nothing can change along it; "
+                f"{name}: all {jnp.shape(leaves[0])[0]} members of the ensemble are equal, so that nothing can change along it; "
                 "perturb them, or take a static covariance"
             )
         member = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], self.members)
