@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from diffassim.core import tree
-from diffassim.core.errors import ShapeError
+from diffassim.core.errors import DataError, ShapeError, concrete, require_finite
 from diffassim.covariances.base import Covariance, NotAvailableError
 
 __all__ = ["Ensemble"]
@@ -75,7 +75,15 @@ class Ensemble(Covariance):
         return jax.linear_transpose(self.sqrt, self.control_like(x))(x)[0]
 
     def check(self, name: str, x: Any) -> None:
-        """Raise `ShapeError` unless the state looks like a member."""
+        """Raise `ShapeError` unless the state looks like a member, `DataError` where the members have no spread."""
+        require_finite(f"{name}: the ensemble", self.members, "Leave out the members that have failed.")
+        leaves = jax.tree.leaves(self.members)
+        known = [concrete(leaf) for leaf in leaves]
+        if all(leaf is not None and leaf.size and (leaf == leaf[:1]).all() for leaf in known):
+            raise DataError(
+                f"{name}: all {jnp.shape(leaves[0])[0]} members of the ensemble are equal, so that nothing can change along it; "
+                "perturb them, or take a static covariance"
+            )
         member = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], self.members)
         if not tree.same_shapes(member, x):
             raise ShapeError(

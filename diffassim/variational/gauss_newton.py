@@ -16,7 +16,7 @@ from diffassim.variational.inner import InnerProblem
 from diffassim.variational.linearization import MEMORY, stored
 from diffassim.variational.preconditioner import LimitedMemory
 from diffassim.variational.solution import Minimum
-from diffassim.variational.terms import cost_terms
+from diffassim.variational.terms import cost_terms, observed_counts
 
 __all__ = ["GaussNewton"]
 
@@ -157,9 +157,9 @@ class _Search:
 
     def threshold(self, horizon: Any, dtype: Any) -> Any:
         """Largest plausible cost at a minimum: half the number of observed values plus some standard deviations."""
-        if not self.grows:
+        if not hasattr(self.cost, "observations"):
             return jnp.asarray(jnp.inf, dtype)
-        count = self.limited(horizon).observation_count().astype(dtype)
+        count = sum(observed_counts(self.limited(horizon)), jnp.asarray(0, jnp.int32)).astype(dtype)
         return 0.5 * (count + jnp.asarray(self.method.consistency, dtype) * jnp.sqrt(2 * jnp.maximum(count, 1)))
 
     def with_linearization(self, start: Any) -> Any:
@@ -189,8 +189,9 @@ class _Search:
             result=jnp.asarray(Result.MAX_ITERATIONS, jnp.int32), done=jnp.asarray(False),
         )  # fmt: skip
         end = bounded_while(lambda s: ~s.done, self.iterate, state, limit, self.unrolled)
+        # Where J was finite over no full window, the solution of the longest one that was solved is the best there is.
         return Minimum(
-            end.best_v,
+            tree.select(jnp.isfinite(end.best_cost), end.best_v, end.stable_v),
             end.cost_history,
             end.horizon_history,
             end.best_gradient_norm,

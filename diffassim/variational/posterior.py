@@ -30,8 +30,8 @@ class Posterior(Pytree):
     .. math::
         P_a = L (I - U \Lambda (I + \Lambda)^{-1} U^\top) L^\top,
 
-    L the derivative of the state by v (B^(1/2)). Directions that are left out keep their background uncertainty. It is
-    exact for linear problems when the rank reaches that of A.
+    L the derivative of the state by v (B^(1/2)), at a later step of the window that of the state there. Directions that
+    are left out keep their background uncertainty. It is exact for linear problems when the rank reaches that of A.
 
     Args:
         cost: the cost.
@@ -45,14 +45,18 @@ class Posterior(Pytree):
     values: Float[Array, " rank"]
     vectors: Any
 
-    def covariance(self, x: Any) -> Any:
-        """Return P_a x for a state x."""
-        root, transposed = self._root()
+    def covariance(self, x: Any, at: Any = None) -> Any:
+        """Return P_a x for a state x; with `at` the covariance at that step of the window."""
+        root, transposed = self._root(at)
         return root(self.scaled(-self.values / (1 + self.values), transposed(x)))
 
-    def variance(self) -> Any:
-        """Return the diagonal of P_a, shaped like the state, from one product for each of its components."""
-        _, transposed = self._root()
+    def variance(self, at: Any = None) -> Any:
+        """Return the diagonal of P_a, shaped like the state, from one product for each of its components.
+
+        Args:
+            at: step of the window, a run-time integer; default: its start.
+        """
+        _, transposed = self._root(at)
         example = self.cost.background
         leaves, structure = jax.tree.flatten(example)
 
@@ -68,9 +72,9 @@ class Posterior(Pytree):
 
         return jax.tree.unflatten(structure, [of_leaf(i, leaf) for i, leaf in enumerate(leaves)])
 
-    def variance_reduction(self) -> Any:
-        """Return the diagonal of B - P_a, shaped like the state: what the observations took away."""
-        root, _ = self._root()
+    def variance_reduction(self, at: Any = None) -> Any:
+        """Return the diagonal of B - P_a (at step `at`: of both carried there): what the observations took away."""
+        root, _ = self._root(at)
         images = jax.vmap(root)(self.vectors)
         return jax.tree.map(lambda u: jnp.tensordot(self.values / (1 + self.values), u**2, 1), images)
 
@@ -85,9 +89,12 @@ class Posterior(Pytree):
         """Return v + (I + A^T A)^(-1/2) noise; with noise N(0, I) a draw of the control vector."""
         return tree.add(self.control, self.scaled((1 + self.values) ** -0.5 - 1, noise))
 
-    def draw(self, key: jax.Array, count: int) -> Any:
-        """Return `count` draws of the state at the window start (through a nonlinear transform where there is one)."""
-        return jax.vmap(self.cost.state)(self.draw_controls(key, count))
+    def draw(self, key: jax.Array, count: int, at: Any = None) -> Any:
+        """Return `count` draws of the state at the window start, or at step `at`; through what is nonlinear on the way.
+
+        The same key gives the same draws at all steps.
+        """
+        return jax.vmap(lambda v: self._state(v, at))(self.draw_controls(key, count))
 
     def degrees_of_freedom(self) -> Float[Array, ""]:
         r"""Return the degrees of freedom for signal, \(\sum_i \lambda_i / (1 + \lambda_i)\): observed numbers used."""
@@ -129,8 +136,11 @@ class Posterior(Pytree):
             tuple(found), tuple(expected), sum(count, jnp.asarray(0, jnp.int32)),
         )  # fmt: skip
 
-    def _root(self) -> tuple[Any, Any]:
-        _, root = jax.linearize(self.cost.state, self.control)
+    def _state(self, v: Any, at: Any) -> Any:
+        return self.cost.state(v) if at is None else self.cost.state(v, at)
+
+    def _root(self, at: Any = None) -> tuple[Any, Any]:
+        _, root = jax.linearize(lambda v: self._state(v, at), self.control)
         transposed = jax.linear_transpose(root, self.control)
         return root, lambda x: transposed(x)[0]
 

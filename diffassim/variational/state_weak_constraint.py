@@ -112,7 +112,8 @@ class StateWeakConstraint4DVar(WeakConstraint4DVar):
         return WeakConstraint4DVar(**fields), control
 
     def _rollout(self, v: Mapping[str, Any], steps: int, **options: Any) -> Any:
-        return self._run(v, steps)[0]
+        rows, at = self._run(v, steps)[0], options.get("at")
+        return rows if at is None else _taken(rows, at)
 
     def _run(self, v: Mapping[str, Any], steps: int) -> tuple[Any, Any]:
         """Return the rows 0 to `steps` of the trajectory, and the model errors at the ends of all sub-windows."""

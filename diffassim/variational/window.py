@@ -74,8 +74,19 @@ class WindowCost:
             control["operators"] = operators
         return control
 
-    def state(self, v: Mapping[str, Any]) -> Any:
-        """Return the state at the window start, x_b + B^(1/2) v."""
+    def state(self, v: Mapping[str, Any], at: Any = None) -> Any:
+        """Return the state at the window start, x_b + B^(1/2) v, or at step `at` of the window (run-time integer).
+
+        Raises:
+            ShapeError: if the step lies outside the window.
+        """
+        if at is not None:
+            assert self.steps is not None
+            known = concrete(at)
+            if known is not None and not (known.ndim == 0 and 0 <= known <= self.steps):
+                raise ShapeError(f"{type(self).__name__}: at = {at} is no step of the window of {self.steps} steps")
+            rows = self._rollout(v, self.steps, at=jnp.asarray(at, jnp.int32)[None])
+            return jax.tree.map(lambda leaf: leaf[0], rows)
         return tree.add(self.background, self.B.sqrt(v["state"])) if self.B is not None else self.background
 
     def controlled_model(self, v: Mapping[str, Any]) -> Any:

@@ -16,6 +16,7 @@ from benchmarks import (
     gradients,
     harness,
     imports,
+    incremental,
     long_window,
     reference,
     spectral,
@@ -115,3 +116,12 @@ def test_spectral(capsys, tmp_path):
     found = rows(capsys, spectral.main, tmp_path, line=32, square=(12,), steps=5, budget=0.1)
     assert found["inner iteration, tangent stored"]["reference"] in ("J", "bare forward run", "forward run of exponax")
     assert found["programs compiled"]["ratio"] == 0  # for several outer loops after one
+
+
+@pytest.mark.slow  # compiles five searches of a field
+def test_incremental(capsys, tmp_path):
+    found = rows(capsys, incremental.main, tmp_path, n=16, steps=8, stations=20, rounds=3, outer=2)
+    assert found["plain Gauss-Newton"]["ratio"] == 1.0 and len(found) == 6
+    half = found["half the resolution"]["more"]
+    assert half["full gradients"] < found["plain Gauss-Newton"]["more"]["full gradients"]
+    assert float(half["J above the lowest"]) < 1e-4

@@ -103,9 +103,18 @@ def test_4denvar_needs_no_derivative_of_the_model():
     np.testing.assert_allclose(found.state, analysis(Ensemble(MEMBERS)).state, atol=0.05)
 
 
-def test_members_that_do_not_differ_leave_the_background():
-    cost = da.FourDEnVar.from_model(COST.model, P["x_b"], np.stack([P["x_b"]] * 3), COST.observations)
-    np.testing.assert_array_equal(da.minimize(cost).state, P["x_b"])
+def test_members_that_do_not_differ_are_refused_and_in_compiled_code_leave_the_background():
+    good = da.FourDEnVar.from_model(COST.model, P["x_b"], MEMBERS, COST.observations)
+
+    def equal(cost):
+        def all_the_first(rows):
+            return jnp.broadcast_to(rows[:1], rows.shape)
+
+        return cost.replace(members=all_the_first(cost.members), member_rows=all_the_first(cost.member_rows))
+
+    with pytest.raises(da.DataError, match="members of the ensemble are equal"):
+        equal(good)
+    np.testing.assert_array_equal(jax.jit(lambda cost: da.minimize(equal(cost)).state)(good), P["x_b"])
 
 
 def test_bad_input_is_named():
