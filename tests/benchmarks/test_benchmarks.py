@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 
 import diffassim as da
-from benchmarks import adjoint, field_256, gradients, harness, imports, long_window, reference, spectral, window
+from benchmarks import (
+    adjoint,
+    field_256,
+    gradients,
+    harness,
+    imports,
+    long_window,
+    peers_variational,
+    reference,
+    spectral,
+    window,
+)
 from benchmarks.problems import DT, EVERY, load_window, lorenz96_arrays, lorenz96_cost
 
 
@@ -95,3 +106,12 @@ def test_spectral(capsys, tmp_path):
     found = rows(capsys, spectral.main, tmp_path, line=32, square=(12,), steps=5, budget=0.1)
     assert found["inner iteration, tangent stored"]["reference"] in ("J", "bare forward run", "forward run of exponax")
     assert found["programs compiled"]["ratio"] == 0  # for several outer loops after one
+
+
+def test_absent_peers_are_named(monkeypatch):
+    monkeypatch.setattr(peers_variational, "installed", lambda name: False)
+    found = peers_variational.one_window(times=2, seed=0, rounds=1) + peers_variational.long_cycle(cycles=2, seed=0)
+    assert [row.more["to compare"] for row in found if "not installed" in row.what] == [
+        "pip install adao", "pip install dapper",
+    ]  # fmt: skip
+    assert all(row.more["within 1e-5"] for row in found[:2])
