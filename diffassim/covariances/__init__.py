@@ -14,6 +14,7 @@ from diffassim.covariances.forecast_differences import forecast_differences
 from diffassim.covariances.gaussian import Gaussian
 from diffassim.covariances.kronecker import Kronecker
 from diffassim.covariances.likelihood import negative_log_likelihood
+from diffassim.covariances.likelihood_estimate import LikelihoodEstimate, estimate_likelihood
 from diffassim.covariances.low_rank import LowRank
 from diffassim.covariances.matern import Matern
 
@@ -29,6 +30,7 @@ __all__ = [
     "Gaussian",
     "Grid",
     "Kronecker",
+    "LikelihoodEstimate",
     "LowRank",
     "Matern",
     "NotAvailableError",
@@ -37,6 +39,7 @@ __all__ = [
     "TunedFactors",
     "Zero",
     "departure_statistics",
+    "estimate_likelihood",
     "fit_parameters",
     "forecast_differences",
     "negative_log_likelihood",

@@ -33,9 +33,9 @@ def negative_log_likelihood(
         \qquad S = H B H^\top + R
 
     for innovations \(d_i = y_i - H(x_{b,i})\), m_i of them observed. With R, or with missing values, S is written out
-    as an m by m matrix and factorized: meant for up to some thousand observations. Without R the departures are samples
-    of the background error itself; then `whiten` and `logdet` of B are used, and any size will do. Traced departures
-    may hold missing values with R or an operator only.
+    as an m by m matrix and factorized: meant for up to some thousand observations; `estimate_likelihood` has no such
+    limit. Without R the departures are samples of the background error itself; then `whiten` and `logdet` of B are
+    used, and any size will do. Traced departures may hold missing values with R or an operator only.
 
     Args:
         departures: with a leading axis of cases. With R a vector for each case, shape (cases, m), NaN where missing;

@@ -18,6 +18,7 @@ from benchmarks import (
     imports,
     incremental,
     long_window,
+    peers_variational,
     reference,
     spectral,
     window,
@@ -125,3 +126,12 @@ def test_incremental(capsys, tmp_path):
     half = found["half the resolution"]["more"]
     assert half["full gradients"] < found["plain Gauss-Newton"]["more"]["full gradients"]
     assert float(half["J above the lowest"]) < 1e-4
+
+
+def test_absent_peers_are_named(monkeypatch):
+    monkeypatch.setattr(peers_variational, "installed", lambda name: False)
+    found = peers_variational.one_window(times=2, seed=0, rounds=1) + peers_variational.long_cycle(cycles=2, seed=0)
+    assert [row.more["to compare"] for row in found if "not installed" in row.what] == [
+        "pip install adao", "pip install dapper",
+    ]  # fmt: skip
+    assert all(row.more["within 1e-5"] for row in found[:2])
