@@ -288,7 +288,7 @@ def _without_bad_places(mask: Any, where: Any, steps: Any) -> tuple[Any, Any]:
         known = concrete(leaf)
         if known is None:
             return jnp.where(jnp.isfinite(leaf), leaf, 0)
-        return leaf if np.isfinite(known).all() else jnp.asarray(np.where(np.isfinite(known), known, 0))
+        return jnp.asarray(np.where(np.isfinite(known), known, np.zeros((), known.dtype)))
 
     return mask, jax.tree.map(filled, where)
 

@@ -78,6 +78,25 @@ def test_fgat_and_3d_var_estimate_it_too():
         np.testing.assert_allclose(other.operators[0].coefficients, expected.operators[0].coefficients, rtol=1e-9)
 
 
+def test_the_other_forms_have_the_same_cost():
+    stream = biased(COST.observations[0], jnp.zeros(2))
+    Q = da.covariances.Diagonal(std=0.3)
+    states = da.StateWeakConstraint4DVar(COST.model, COST.background, COST.B, Q, stream)
+    members = jnp.asarray(np.random.default_rng(1).normal(size=(4, 6)))
+    ensemble = da.FourDEnVar.from_model(COST.model, COST.background, members, stream)
+    strong = COST.replace(B=ensemble.covariance, observations=stream)
+    v, w = (jax.tree.map(lambda leaf: leaf + 0.3, cost.control()) for cost in (states, ensemble))
+
+    @jax.jit
+    def values(v, w):
+        forcing, u = states.forcing_form(v)
+        return states(v), forcing(u), ensemble(w), strong(w)
+
+    found = values(v, w)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
+    np.testing.assert_allclose(found[2], found[3], rtol=1e-12)
+
+
 @pytest.mark.parametrize("form", [None, da.ThreeDVarFGAT])
 def test_cycles_hand_on_the_coefficients(form):
     one = da.covariances.Diagonal(std=1.0)
