@@ -90,6 +90,18 @@ def test_other_counts_in_a_bucket_reuse_the_program():
     assert shapes == {((12, 8), (12, 12))}
 
 
+def test_windows_of_other_records_meet_in_a_bucket():
+    first, second = (
+        da.split_windows(da.observations_from_reports(**reports(n, n), dt=0.1, operator=H, columns=12)[0], 3, 2, rows=9)
+        for n in (20, 30)
+    )
+    chex.assert_trees_all_equal_shapes(first, second)
+    assert first.values.shape == (2, 9, 12) and (int(first.count()), int(second.count())) == (20, 30)
+    fraction, mask = np.asarray(second.fraction), np.asarray(second.mask)
+    position = np.asarray(second.steps)[..., None] + fraction + 3 * np.arange(2)[:, None, None]
+    np.testing.assert_allclose(np.sort(position[mask]), np.sort(reports(30, 30)["times"]) / 0.1, atol=1e-6)
+
+
 def test_an_empty_stream_is_padded_too():
     nothing, _ = da.observations_from_reports(
         np.zeros(0), np.zeros(0), 0.1, operator=H, where=np.zeros((0, 1)), std=1.0
@@ -116,6 +128,16 @@ def test_a_place_that_is_not_finite_is_missing():
     [
         (lambda: bucket_size(3, growth=1.0), da.ConfigurationError, "growth=1.0 must be above 1"),
         (lambda: da.pad_observations(one_by_one(reports(9, 0)), times=8), da.ShapeError, "times=8, but the stream has"),
+        (
+            lambda: da.pad_observations(da.split_windows(one_by_one(reports(9, 0)), 3, 2)),
+            da.ShapeError,
+            "these are windows already",
+        ),
+        (
+            lambda: da.split_windows(one_by_one(reports(9, 0)), 3, 2, rows=1),
+            da.ShapeError,
+            "rows of observations, more than rows=1",
+        ),
         (
             lambda: da.pad_observations(one_by_one(reports(9, 0)).replace(error=0.5 * B)),
             da.ConfigurationError,
