@@ -155,3 +155,19 @@ def test_bad_input_is_named():
     two = obs.replace(operator=Biased(obs.operator), parameters={"coefficients": da.covariances.Diagonal(np.ones(2))})
     with pytest.raises(da.ShapeError, match=r"parameters\['coefficients'\].* shape \(2,\)"):
         da.minimize(da.ThreeDVar(jnp.zeros(2), da.covariances.Diagonal(std=1.0), two))
+
+
+@pytest.mark.slow
+def test_impact_and_influence_know_the_bias():
+    _, P_a, beta_b = augmented()
+    cost = COST.replace(observations=biased(COST.observations[0], beta_b))
+    solution = da.minimize(cost, TIGHT)
+    A, H, R = DENSE["A"], DENSE["H"], DENSE["R"]
+    G = np.stack([
+        np.hstack([H @ np.linalg.matrix_power(A, k), np.ones((3, 1)), ANGLE[k][:, None]]) for k in range(4)
+    ])  # fmt: skip
+    influence = np.einsum("tij,jk,tlk,li->ti", G, P_a, G, np.linalg.inv(R))
+    found = da.variational.observation_influence(posterior(cost, solution))[0]
+    np.testing.assert_allclose(found, influence, rtol=1e-8, atol=1e-10)
+    impact = da.variational.observation_impact(cost, solution, lambda v: jnp.sum(cost.state(v) ** 2))
+    np.testing.assert_allclose(impact.total, impact.change, rtol=1e-6)
