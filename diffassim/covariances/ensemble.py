@@ -81,8 +81,8 @@ class Ensemble(Covariance):
         known = [concrete(leaf) for leaf in leaves]
         if all(leaf is not None and leaf.size and (leaf == leaf[:1]).all() for leaf in known):
             raise DataError(
-                f"{name}: all {jnp.shape(leaves[0])[0]} members of the ensemble are equal, so that nothing can change along it; "
-                "perturb them, or take a static covariance"
+                f"{name}: all {jnp.shape(leaves[0])[0]} members of the ensemble are equal, so that nothing can change "
+                "along it; perturb them, or take a static covariance"
             )
         member = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], self.members)
         if not tree.same_shapes(member, x):

@@ -54,7 +54,7 @@ def pad_observations(observations: Any, *, times: int | None = None, places: int
         `Observations` of the new sizes.
 
     Raises:
-        ShapeError: if there are more rows or columns than asked for.
+        ShapeError: if there are more rows or columns than asked for, or the record is split into windows.
         ConfigurationError: if places are padded, but R is not diagonal.
 
     Example:
@@ -66,6 +66,10 @@ def pad_observations(observations: Any, *, times: int | None = None, places: int
     """
     if isinstance(observations, tuple):
         return tuple(pad_observations(stream, times=times, places=places) for stream in observations)
+    if observations.steps.ndim != 1:
+        raise ShapeError(
+            "pad_observations: these are windows already; pad the record before split_windows, or give that its `rows`"
+        )
     count = observations.steps.shape[0]
     rows, real = _slots("times", count, times)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffassim.core.errors import DataError, ShapeError
@@ -106,7 +107,7 @@ def observations_from_reports(
         spread(values, np.nan),
         row_steps,
         operator=operator,
-        where=jax.tree.map(lambda leaf: spread(leaf, 0), where),
+        where=jax.tree.map(lambda leaf: jnp.asarray(spread(leaf, 0)), where),
         fraction=spread(fractions, 0),
         error=Diagonal(spread(np.broadcast_to(std, (count,)), 1)),
         **fields,

@@ -14,7 +14,9 @@ from diffassim.cycling.times import error_rows
 __all__ = ["split_windows"]
 
 
-def split_windows(observations: Any, steps: int, count: int, *, shift: int | None = None, reuse: bool = False) -> Any:
+def split_windows(
+    observations: Any, steps: int, count: int, *, shift: int | None = None, reuse: bool = False, rows: int | None = None
+) -> Any:
     """Cut observations into windows of equal length, padded so that all have the same shapes.
 
     Window w covers the steps w * shift to w * shift + steps; with a shift below the window length the windows overlap.
@@ -31,6 +33,8 @@ def split_windows(observations: Any, steps: int, count: int, *, shift: int | Non
         shift: steps from the start of a window to the start of the next; default: the window length. Give `cycle` the
             same.
         reuse: whether overlapping windows use observations again.
+        rows: number of rows in each window; default: what the fullest one needs. A larger number (`bucket_size`) lets
+            other records, with other counts, reuse what is compiled.
 
     Returns:
         Observations whose arrays have a leading axis of size `count`, for `cycle`; padding is masked out. `replace`
@@ -38,7 +42,7 @@ def split_windows(observations: Any, steps: int, count: int, *, shift: int | Non
 
     Raises:
         ConfigurationError: if `steps` or `count` is not positive, or the shift is not between 1 and the window length.
-        ShapeError: if the observation steps (or fractions) are traced.
+        ShapeError: if the observation steps (or fractions) are traced, or a window has more than `rows`.
 
     Example:
         >>> import diffassim as da
@@ -52,7 +56,9 @@ def split_windows(observations: Any, steps: int, count: int, *, shift: int | Non
         raise ConfigurationError(f"split_windows: steps={steps} and count={count} must be at least 1")
     shift = checked_shift("split_windows", shift, steps)
     if isinstance(observations, tuple):
-        return tuple(split_windows(stream, steps, count, shift=shift, reuse=reuse) for stream in observations)
+        return tuple(
+            split_windows(stream, steps, count, shift=shift, reuse=reuse, rows=rows) for stream in observations
+        )
     if isinstance(observations.last_rows, jax.core.Tracer):
         raise ShapeError("split_windows: observation steps must be known outside of traced code")
     all_steps, last_rows = np.asarray(observations.steps), np.asarray(observations.last_rows)
@@ -61,14 +67,17 @@ def split_windows(observations: Any, steps: int, count: int, *, shift: int | Non
     before = starts.copy() if reuse else ends - shift  # the steps that earlier windows have used
     before[0] = -1  # step 0 belongs to the first window
     members = [np.flatnonzero((last_rows > low) & (last_rows <= high)) for low, high in zip(before, ends, strict=True)]
-    size = max(1, max(len(rows) for rows in members))
+    fullest = max(1, max(len(found) for found in members))
+    size = fullest if rows is None else rows
+    if size < fullest:
+        raise ShapeError(f"split_windows: a window has {fullest} rows of observations, more than rows={rows}")
     # Padding repeats row 0 of the record under a mask that is False, at the window's step 0.
-    rows = np.stack([np.pad(r, (0, size - len(r)), constant_values=0) for r in members])
+    taken = np.stack([np.pad(r, (0, size - len(r)), constant_values=0) for r in members])
     real = np.stack([np.arange(size) < len(r) for r in members])
-    relative = np.where(real, all_steps[rows] - starts[:, None], 0)
+    relative = np.where(real, all_steps[taken] - starts[:, None], 0)
 
     def take(leaf: Any) -> Any:
-        return jnp.asarray(leaf)[rows]
+        return jnp.asarray(leaf)[taken]
 
     def take_mask(leaf: Any) -> Any:
         return take(leaf) & real.reshape(real.shape + (1,) * (leaf.ndim - 1))

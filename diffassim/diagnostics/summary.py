@@ -55,6 +55,8 @@ class Summary(Pytree):
             f"{self.iterations} outer iterations, work of {self.work:.0f} gradients, |dJ/dv| = {self.gradient_norm:.1e}"
             + (", window shortened and grown again" if self.grown else "")
         )
+        if self.counts and not any(self.counts.values()):
+            lines.append("No observation counts (missing, rejected or masked): the analysis is the background.")
         return "\n".join([*lines, Result.describe(self.result)])
 
 

@@ -10,7 +10,6 @@ from diffassim.observations.checks import (
     GrossErrors,
     HFailed,
     Passive,
-    Thinning,
 )
 from diffassim.observations.container import Observations, observed_rows
 from diffassim.observations.flags import QCFlag
@@ -18,6 +17,7 @@ from diffassim.observations.interpolation import Interpolate
 from diffassim.observations.operators import Compose, Field, Function, Identity, Linear, Operator, Subsample, Subset
 from diffassim.observations.quality import Screening, quality_control
 from diffassim.observations.robust import Huber, VariationalQC
+from diffassim.observations.thinning import Thinning
 from diffassim.observations.times import steps_and_fractions
 
 __all__ = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
@@ -23,7 +22,8 @@ __all__ = [
     "HFailed",
     "Passive",
     "Subject",
-    "Thinning",
+    "like",
+    "places_of",
 ]
 
 
@@ -81,7 +81,7 @@ class Bounds(Check):
     def fails(self, subject: Subject) -> Bool[Array, "time ..."]:
         """Return which values are out of bounds."""
         values = subject.stream.values
-        return ~((values >= _like(self.lower, values)) & (values <= _like(self.upper, values)))
+        return ~((values >= like(self.lower, values)) & (values <= like(self.upper, values)))
 
 
 class Domain(Check):
@@ -106,8 +106,8 @@ class Domain(Check):
 
     def fails(self, subject: Subject) -> Bool[Array, "time ..."]:
         """Return which values are measured outside."""
-        where = _places("Domain", subject.stream, self.places)
-        inside = jnp.all((where >= _like(self.lower, where)) & (where <= _like(self.upper, where)), axis=-1)
+        where = places_of("Domain", subject.stream, self.places)
+        inside = jnp.all((where >= like(self.lower, where)) & (where <= like(self.upper, where)), axis=-1)
         return _to_values(~inside, subject.stream.values)
 
 
@@ -152,53 +152,6 @@ class HFailed(Check):
         return ~subject.finite
 
 
-class Thinning(Check):
-    """Flag 16: more than `count` values of one time in the same cell; the first ones in their order stay.
-
-    Args:
-        spacing: edge lengths of the cells, in the unit of the places, shape (D,).
-        count: how many values a cell may keep at each time, a run-time integer.
-        origin: a corner of a cell; default 0.
-        places: as for `Domain` (static); one place for each value.
-
-    Raises:
-        ConfigurationError: if a length is not positive, or the count is.
-    """
-
-    spacing: Any
-    count: Any = 1
-    origin: Any = 0.0
-    places: Any = static(default=None)
-    flag: ClassVar[QCFlag] = QCFlag.THINNED
-
-    def __post_init__(self) -> None:
-        require_positive("Thinning.spacing", self.spacing)
-        require_positive("Thinning.count", self.count)
-
-    def fails(self, subject: Subject) -> Bool[Array, "time ..."]:
-        """Return which values are too many."""
-        where = _places("Thinning", subject.stream, self.places)
-        if where.shape[:-1] != subject.stream.values.shape:
-            raise ShapeError(
-                f"Thinning: places of shape {where.shape} do not give one to each value of shape "
-                f"{subject.stream.values.shape}"
-            )
-        cells = jnp.floor((where - _like(self.origin, where)) / _like(self.spacing, where)).astype(jnp.int32)
-        rows = where.shape[0]
-        alive = subject.alive.reshape(rows, -1)
-        return jax.vmap(self._too_many)(cells.reshape(rows, alive.shape[1], -1), alive).reshape(subject.alive.shape)
-
-    def _too_many(self, cells: Any, alive: Any) -> Any:
-        """Return the values of one time that have `count` others of their cell before them."""
-        size = cells.shape[0]
-        order = jnp.lexsort((*cells.T, ~alive))  # stable: within a cell, the order of the record
-        ordered = cells[order]
-        place = jnp.arange(size, dtype=jnp.int32)
-        new = jnp.concatenate([jnp.ones(min(size, 1), bool), jnp.any(ordered[1:] != ordered[:-1], axis=1)])
-        rank = place - jax.lax.cummax(jnp.where(new, place, 0))
-        return alive & (jnp.zeros(size, jnp.int32).at[order].set(rank) >= jnp.asarray(self.count, jnp.int32))
-
-
 class BackgroundCheck(Check):
     r"""Flag 19: the departure from the background is larger than the errors explain.
 
@@ -229,8 +182,8 @@ class BackgroundCheck(Check):
     def fails(self, subject: Subject) -> Bool[Array, "time ..."]:
         """Return which values are too far from the background."""
         departure = subject.departure
-        variance = _like(self.background_std, departure) ** 2 + subject.stream.error.variance(departure)
-        return jnp.abs(departure) > _like(self.threshold, departure) * safe_sqrt(variance)
+        variance = like(self.background_std, departure) ** 2 + subject.stream.error.variance(departure)
+        return jnp.abs(departure) > like(self.threshold, departure) * safe_sqrt(variance)
 
 
 class GrossErrors(Check):
@@ -263,10 +216,10 @@ class GrossErrors(Check):
         """Return which values have lost their weight."""
         departure = subject.departure
         r = departure / safe_sqrt(subject.stream.error.variance(departure))
-        return self.loss.weight(r) < _like(self.weight, departure)
+        return self.loss.weight(r) < like(self.weight, departure)
 
 
-def _like(value: Any, leaf: Any) -> Any:
+def like(value: Any, leaf: Any) -> Any:
     """Return a number or array in the dtype of a leaf, with axes of length one in front up to its rank."""
     value = jnp.asarray(value).astype(leaf.dtype)
     return value.reshape((1,) * (leaf.ndim - value.ndim) + value.shape)
@@ -289,7 +242,8 @@ def _booleans(name: str, given: Any, values: Any) -> Any:
         ) from error
 
 
-def _places(name: str, stream: Any, places: Any) -> Any:
+def places_of(name: str, stream: Any, places: Any) -> Any:
+    """Return the places of a stream, taken from `where` by a function where that holds more."""
     where = stream.where if places is None else places(stream.where)
     if where is None or not hasattr(where, "ndim"):
         raise ConfigurationError(

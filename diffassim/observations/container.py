@@ -13,6 +13,16 @@ from jaxtyping import Array, Int
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, DataError, ShapeError, concrete
 from diffassim.core.pytree import Pytree
+from diffassim.observations.normalize import (
+    as_float,
+    broadcast_mask,
+    checked_fraction,
+    checked_steps,
+    filled,
+    observed,
+    of_first_window,
+    without_bad_places,
+)
 from diffassim.observations.operators import Identity, as_operator
 from diffassim.observations.times import between, last_rows, steps_and_fractions
 
@@ -74,23 +84,8 @@ class Observations(Pytree):
     parameters: Any = None
 
     def __post_init__(self) -> None:
-        values = jax.tree.map(_as_float, self.values)
-        with jax.ensure_compile_time_eval():
-            steps = jnp.asarray(self.steps)
-        if not jnp.issubdtype(steps.dtype, jnp.integer):
-            known = concrete(steps)
-            if known is None or np.any(known != np.round(known)):
-                raise DataError(f"Observations: steps must be integers (model steps), found dtype {steps.dtype}")
-        known = concrete(steps)
-        if known is None:
-            steps = steps.astype(jnp.int32)
-        else:
-            with jax.ensure_compile_time_eval():  # inside of jit as well, known steps stay known
-                steps = jnp.asarray(known.astype(np.int32))
-        if steps.ndim not in (1, 2):
-            raise ShapeError(f"Observations: steps must have shape (time,) or (window, time), found {steps.shape}")
-        if known is not None and known.size and known.min() < 0:
-            raise DataError(f"Observations: step {known.min()} lies before the window start (step 0)")
+        values = jax.tree.map(as_float, self.values)
+        steps = checked_steps(self.steps)
         for name, given in (("values", values), ("where", self.where)):
             for leaf in jax.tree.leaves(given):
                 if jnp.shape(leaf)[: steps.ndim] != steps.shape:
@@ -99,23 +94,23 @@ class Observations(Pytree):
                         f"Observations: {name} has shape {jnp.shape(leaf)}, but steps has {times}; the first axis of "
                         "both is time"
                     )
-        given = _broadcast_mask(self.mask, values)
-        mask = jax.tree.map(_observed, values, given)
+        given = broadcast_mask(self.mask, values)
+        mask = jax.tree.map(observed, values, given)
         for leaf in jax.tree.leaves(values):
             array = concrete(leaf)
             if array is not None and np.isinf(array).any():
                 raise DataError(
                     f"Observations: values hold {np.isinf(array).sum()} infinite entries; use NaN for missing"
                 )
-        mask, where = _without_bad_places(mask, self.where, steps)
-        values = jax.tree.map(_filled, values, mask)
+        mask, where = without_bad_places(mask, self.where, steps)
+        values = jax.tree.map(filled, values, mask)
         if self.error is None:
             raise DataError("Observations: `error` is missing; give R, e.g. da.covariances.Diagonal(std=...)")
         first = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[steps.ndim :], v.dtype), values)
-        error = self.error if steps.ndim == 1 else _of_first_window(self.error, steps.shape[0])
+        error = self.error if steps.ndim == 1 else of_first_window(self.error, steps.shape[0])
         if hasattr(error, "check"):
             error.check("Observations.error", first)
-        fraction = _checked_fraction(self.fraction, steps, values)
+        fraction = checked_fraction(self.fraction, steps, values)
         self._set(
             values=values, steps=steps, mask=mask, operator=as_operator(self.operator), where=where, fraction=fraction
         )
@@ -262,102 +257,3 @@ def on_steps(name: str, stream: Observations) -> Observations:
             "(4D-Var, 4DEnVar), which interpolate"
         )
     return stream.replace(fraction=None)
-
-
-def _without_bad_places(mask: Any, where: Any, steps: Any) -> tuple[Any, Any]:
-    """Return the mask without values whose place is not finite, and places with zeros there: NaN poisons gradients."""
-    for leaf in jax.tree.leaves(where):
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            continue
-        known = concrete(leaf)
-        xp: Any = jnp if known is None else np
-        finite = xp.isfinite(leaf if known is None else known)
-        if known is not None and finite.all():
-            continue
-
-        def seen(m: Any, finite: Any = finite, xp: Any = xp) -> Any:
-            shared = m.ndim if finite.shape[: m.ndim] == m.shape else steps.ndim
-            found = finite.all(axis=tuple(range(shared, finite.ndim)))
-            return m & jnp.asarray(found.reshape(found.shape + (1,) * (m.ndim - shared)))
-
-        mask = jax.tree.map(seen, mask)
-
-    def filled(leaf: Any) -> Any:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-            return leaf
-        known = concrete(leaf)
-        if known is None:
-            return jnp.where(jnp.isfinite(leaf), leaf, 0)
-        return leaf if np.isfinite(known).all() else jnp.asarray(np.where(np.isfinite(known), known, 0))
-
-    return mask, jax.tree.map(filled, where)
-
-
-def _checked_fraction(fraction: Any, steps: Any, values: Any) -> Any:
-    if fraction is None:
-        return None
-    if concrete(fraction) is None:
-        fraction = _as_float(fraction)
-    else:
-        with jax.ensure_compile_time_eval():
-            fraction = _as_float(fraction)
-    shapes = {jnp.shape(steps)} | {jnp.shape(leaf) for leaf in jax.tree.leaves(values)[:1] if leaf is values}
-    if fraction.shape not in shapes:
-        raise ShapeError(
-            f"Observations: fraction has shape {fraction.shape}; it needs that of steps, {jnp.shape(steps)}, or of the "
-            "values if they are one array"
-        )
-    known = concrete(fraction)
-    if known is not None and not np.all((known >= 0) & (known < 1)):
-        wrong = known[~((known >= 0) & (known < 1))].flat[0]
-        raise DataError(f"Observations: the fraction {wrong} lies outside of [0, 1); whole steps belong to `steps`")
-    return fraction
-
-
-def _as_float(value: Any) -> Any:
-    value = jnp.asarray(value)
-    return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.result_type(float))
-
-
-def _of_first_window(error: Any, windows: int) -> Any:
-    for leaf in jax.tree.leaves(error):
-        if jnp.shape(leaf)[:1] != (windows,):
-            raise ShapeError(
-                f"Observations: error holds an array of shape {jnp.shape(leaf)}, but with {windows} windows all of its "
-                "arrays need them as leading axis; set it before the record is split"
-            )
-    return jax.tree.map(lambda leaf: leaf[0], error)
-
-
-# Known numbers are handled by NumPy: in JAX each of these operations would be a small program to compile.
-def _broadcast(mask: Any, value: Any) -> Any:
-    known = concrete(mask)
-    if known is None:
-        return jnp.broadcast_to(jnp.asarray(mask, bool), value.shape)
-    return np.broadcast_to(known.astype(bool), value.shape)
-
-
-def _observed(value: Any, mask: Any) -> Any:
-    known, given = concrete(value), concrete(mask)
-    return jnp.isfinite(value) & mask if known is None or given is None else jnp.asarray(np.isfinite(known) & given)
-
-
-def _filled(value: Any, mask: Any) -> Any:
-    known, observed = concrete(value), concrete(mask)
-    if known is None or observed is None:
-        return jnp.where(mask, value, 0)
-    return jnp.asarray(np.where(observed, known, np.zeros((), known.dtype)))
-
-
-def _broadcast_mask(mask: Any, values: Any) -> Any:
-    if mask is None:
-        return jax.tree.map(lambda v: np.ones(v.shape, bool), values)
-    if jax.tree.structure(mask) != jax.tree.structure(values):
-        mask = jax.tree.map(lambda v: mask, values)
-    try:
-        return jax.tree.map(_broadcast, mask, values)
-    except ValueError as error:
-        raise ShapeError(
-            f"Observations: mask of shape {tree.describe_shapes(mask)} does not fit values of shape "
-            f"{tree.describe_shapes(values)}"
-        ) from error

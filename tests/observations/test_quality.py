@@ -108,10 +108,11 @@ def test_all_rejected_is_the_background_and_says_so():
         found = quality_control(OBS, [Exclude(True)])
     assert "No observation is left" in found.describe()
     x_b = jnp.sin(jnp.arange(12.0))
-    model = da.models.FunctionModel(lambda x, t: x + 0.1)
-    solution = da.minimize(da.StrongConstraint4DVar(model, x_b, ONE, found.observations))
+    cost = da.ThreeDVar(x_b, ONE, found.observations[0].replace(steps=[0, 0]))
+    solution = da.minimize(cost)
     np.testing.assert_array_equal(solution.state, x_b)
     assert bool(solution.converged)
+    assert "the analysis is the background" in str(da.diagnostics.summary(cost, solution))
 
 
 def test_background_spread_from_B_probes_and_members():

@@ -52,38 +52,44 @@ def augmented():
 
 def test_the_joint_analysis_is_the_closed_form_of_the_augmented_state():
     mean, P_a, beta_b = augmented()
-    stream = biased(COST.observations[0], beta_b)
-    strong = COST.replace(observations=stream)
-    small = da.covariances.Dense.from_matrix(1e-24 * np.eye(6))
-    weak = da.WeakConstraint4DVar(COST.model, COST.background, COST.B, small, stream)
-    for cost in (strong, weak):
-        solution = da.minimize(cost, TIGHT)
-        np.testing.assert_allclose(solution.state, mean[:6], rtol=1e-9)
-        np.testing.assert_allclose(solution.operators[0].coefficients, mean[6:], rtol=1e-9)
-    found = posterior(strong, da.minimize(strong, TIGHT))
+    cost = COST.replace(observations=biased(COST.observations[0], beta_b))
+    solution = da.minimize(cost, TIGHT)
+    np.testing.assert_allclose(solution.state, mean[:6], rtol=1e-9)
+    np.testing.assert_allclose(solution.operators[0].coefficients, mean[6:], rtol=1e-9)
+    assert set(solution.search.terms) == {"state", "operators", "observations 0"}
+    found = posterior(cost, solution)
     np.testing.assert_allclose(found.covariance(jnp.eye(6)[1]), P_a[1, :6], rtol=1e-8, atol=1e-12)
-    terms = da.minimize(strong, TIGHT).search.terms
-    assert set(terms) == {"state", "operators", "observations 0"}
 
 
-def test_fgat_and_3d_var_estimate_it_too():
-    _, _, beta_b = augmented()
-    stream = biased(COST.observations[0], beta_b)
-    still = LinearModel(jnp.eye(6))
-    expected = da.minimize(COST.replace(model=still, observations=stream), TIGHT)
-    flat = da.minimize(da.ThreeDVarFGAT(still, COST.background, COST.B, stream), TIGHT)
-    at_once = da.minimize(da.ThreeDVar(COST.background, COST.B, stream.replace(steps=np.zeros(4, int))), TIGHT)
-    for other in (flat, at_once):
-        np.testing.assert_allclose(other.state, expected.state, rtol=1e-9)
-        np.testing.assert_allclose(other.operators[0].coefficients, expected.operators[0].coefficients, rtol=1e-9)
+def test_the_other_forms_have_the_same_cost():
+    stream = biased(COST.observations[0], jnp.zeros(2))
+    Q = da.covariances.Diagonal(std=0.3)
+    states = da.StateWeakConstraint4DVar(COST.model, COST.background, COST.B, Q, stream)
+    members = jnp.asarray(np.random.default_rng(1).normal(size=(4, 6)))
+    ensemble = da.FourDEnVar.from_model(COST.model, COST.background, members, stream)
+    strong = COST.replace(observations=stream)
+    still = strong.replace(model=LinearModel(jnp.eye(6)))
+    fgat = da.ThreeDVarFGAT(still.model, COST.background, COST.B, stream)
+    at_once = da.ThreeDVar(COST.background, COST.B, stream.replace(steps=np.zeros(4, int)))
+    v, w, u = (jax.tree.map(lambda leaf: leaf + 0.3, cost.control()) for cost in (states, ensemble, strong))
+
+    @jax.jit
+    def values(v, w, u):
+        forcing, same = states.forcing_form(v)
+        errorless = {**u, "model_error": jnp.zeros_like(same["model_error"])}
+        pairs = [(states(v), forcing(same)), (forcing(errorless), strong(u))]
+        pairs += [(ensemble(w), strong.replace(B=ensemble.covariance)(w))]
+        return [*pairs, (fgat(u), still(u)), (at_once(u), still(u))]
+
+    for ours, theirs in values(v, w, u):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
-@pytest.mark.parametrize("form", [None, da.ThreeDVarFGAT])
-def test_cycles_hand_on_the_coefficients(form):
+def test_cycles_hand_on_the_coefficients():
     one = da.covariances.Diagonal(std=1.0)
     y = da.Observations(np.array([[2.0], [4.0]]), [1, 2], Biased(lambda x: x), one, parameters={"coefficients": one})
     still = da.models.FunctionModel(lambda x, t: x)
-    method = da.FourDVar(None, form=form)  # the state is known, so the bias is all there is to find
+    method = da.FourDVar(None, form=da.ThreeDVarFGAT)  # the state is known, so the bias is all there is to find
     x, _, history = da.cycle(method, still, jnp.zeros(1), da.split_windows(y, 1, 2), steps=1)
     # The mean of 0 and 2, and then of that and 4.
     np.testing.assert_allclose(history.operators[0].coefficients, [[1.0], [2.5]], rtol=1e-12)
@@ -149,3 +155,19 @@ def test_bad_input_is_named():
     two = obs.replace(operator=Biased(obs.operator), parameters={"coefficients": da.covariances.Diagonal(np.ones(2))})
     with pytest.raises(da.ShapeError, match=r"parameters\['coefficients'\].* shape \(2,\)"):
         da.minimize(da.ThreeDVar(jnp.zeros(2), da.covariances.Diagonal(std=1.0), two))
+
+
+@pytest.mark.slow
+def test_impact_and_influence_know_the_bias():
+    _, P_a, beta_b = augmented()
+    cost = COST.replace(observations=biased(COST.observations[0], beta_b))
+    solution = da.minimize(cost, TIGHT)
+    A, H, R = DENSE["A"], DENSE["H"], DENSE["R"]
+    G = np.stack([
+        np.hstack([H @ np.linalg.matrix_power(A, k), np.ones((3, 1)), ANGLE[k][:, None]]) for k in range(4)
+    ])  # fmt: skip
+    influence = np.einsum("tij,jk,tlk,li->ti", G, P_a, G, np.linalg.inv(R))
+    found = da.variational.observation_influence(posterior(cost, solution))[0]
+    np.testing.assert_allclose(found, influence, rtol=1e-8, atol=1e-10)
+    impact = da.variational.observation_impact(cost, solution, lambda v: jnp.sum(cost.state(v) ** 2))
+    np.testing.assert_allclose(impact.total, impact.change, rtol=1e-6)

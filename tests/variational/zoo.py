@@ -153,15 +153,14 @@ COSTS = [
     Entry("4D-Var variational quality control", "StrongConstraint4DVar", four_d_var(
         Diagonal(std=0.9), observed(GAPPY).replace(loss=VariationalQC(0.05, 4.0))
     )),
-    Entry("4D-Var between steps, biased", "StrongConstraint4DVar", four_d_var(Diagonal(std=0.9), (
-        observed(GAPPY, operator=jnp.tanh).replace(fraction=[0.3, 0.1, 0.6]),
-        observed(VALUES[:2], [1, 1], Biased(jnp.sin, (_offset, jnp.cos)), Diagonal(std=0.3)).replace(
-            fraction=RNG.uniform(0.1, 0.9, size=(2, N)), parameters={"coefficients": Diagonal(std=np.array([0.5, 0.3]))}
-        ),
-    ), horizon=jnp.asarray(3))),  # at 0 a fraction has no derivative
-    Entry("3D-Var FGAT", "ThreeDVarFGAT", da.ThreeDVarFGAT(
-        SWIRL, X_B, Diffusion(1.1, 1.5, CIRCLE, order=2), observed(GAPPY, operator=jnp.tanh),
-        parameters={"arguments": Diagonal(std=0.1)},
+    Entry("3D-Var FGAT between steps, biased", "ThreeDVarFGAT", da.ThreeDVarFGAT(
+        SWIRL, X_B, Diffusion(1.1, 1.5, CIRCLE, order=2), (
+            observed(GAPPY, operator=jnp.tanh).replace(fraction=[0.3, 0.1, 0.6]),  # at 0 there is no derivative
+            observed(VALUES[:2], [1, 1], Biased(jnp.sin, (_offset, jnp.cos)), Diagonal(std=0.3)).replace(
+                fraction=RNG.uniform(0.1, 0.9, size=(2, N)),
+                parameters={"coefficients": Diagonal(std=np.array([0.5, 0.3]))},
+            ),
+        ), parameters={"arguments": Diagonal(std=0.1)}, horizon=jnp.asarray(3),
     )),
     Entry("4DEnVar", "FourDEnVar", da.FourDEnVar.from_model(
         SWIRL, X_B, X_B + RNG.normal(size=(4, N)), observed(GAPPY, operator=jnp.tanh)

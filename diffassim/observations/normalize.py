@@ -1,0 +1,145 @@
+"""What `Observations` makes of its arguments: steps, masks, places and fractions, checked and completed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffassim.core import tree
+from diffassim.core.errors import DataError, ShapeError, concrete
+
+__all__ = [
+    "as_float",
+    "broadcast_mask",
+    "checked_fraction",
+    "checked_steps",
+    "filled",
+    "observed",
+    "of_first_window",
+    "without_bad_places",
+]
+
+
+def checked_steps(steps: Any) -> Any:
+    """Return observation steps as int32, known ones known inside of jit as well."""
+    with jax.ensure_compile_time_eval():
+        steps = jnp.asarray(steps)
+    known = concrete(steps)
+    if not jnp.issubdtype(steps.dtype, jnp.integer) and (known is None or np.any(known != np.round(known))):
+        raise DataError(f"Observations: steps must be integers (model steps), found dtype {steps.dtype}")
+    if steps.ndim not in (1, 2):
+        raise ShapeError(f"Observations: steps must have shape (time,) or (window, time), found {steps.shape}")
+    if known is None:
+        return steps.astype(jnp.int32)
+    if known.size and known.min() < 0:
+        raise DataError(f"Observations: step {known.min()} lies before the window start (step 0)")
+    with jax.ensure_compile_time_eval():
+        return jnp.asarray(known.astype(np.int32))
+
+
+def without_bad_places(mask: Any, where: Any, steps: Any) -> tuple[Any, Any]:
+    """Return the mask without values whose place is not finite, and places with zeros there: NaN poisons gradients."""
+    for leaf in jax.tree.leaves(where):
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            continue
+        known = concrete(leaf)
+        xp: Any = jnp if known is None else np
+        finite = xp.isfinite(leaf if known is None else known)
+        if known is not None and finite.all():
+            continue
+
+        def seen(m: Any, finite: Any = finite, xp: Any = xp) -> Any:
+            shared = m.ndim if finite.shape[: m.ndim] == m.shape else steps.ndim
+            found = finite.all(axis=tuple(range(shared, finite.ndim)))
+            return m & jnp.asarray(found.reshape(found.shape + (1,) * (m.ndim - shared)))
+
+        mask = jax.tree.map(seen, mask)
+
+    def sound(leaf: Any) -> Any:
+        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            return leaf
+        known = concrete(leaf)
+        if known is None:
+            return jnp.where(jnp.isfinite(leaf), leaf, 0)
+        return jnp.asarray(np.where(np.isfinite(known), known, np.zeros((), known.dtype)))
+
+    return mask, jax.tree.map(sound, where)
+
+
+def checked_fraction(fraction: Any, steps: Any, values: Any) -> Any:
+    """Return fractions as floating-point numbers in [0, 1)."""
+    if fraction is None:
+        return None
+    if concrete(fraction) is None:
+        fraction = as_float(fraction)
+    else:
+        with jax.ensure_compile_time_eval():
+            fraction = as_float(fraction)
+    shapes = {jnp.shape(steps)} | {jnp.shape(leaf) for leaf in jax.tree.leaves(values)[:1] if leaf is values}
+    if fraction.shape not in shapes:
+        raise ShapeError(
+            f"Observations: fraction has shape {fraction.shape}; it needs that of steps, {jnp.shape(steps)}, or of the "
+            "values if they are one array"
+        )
+    known = concrete(fraction)
+    if known is not None and not np.all((known >= 0) & (known < 1)):
+        wrong = known[~((known >= 0) & (known < 1))].flat[0]
+        raise DataError(f"Observations: the fraction {wrong} lies outside of [0, 1); whole steps belong to `steps`")
+    return fraction
+
+
+def as_float(value: Any) -> Any:
+    """Return a value as an array of floating-point numbers."""
+    value = jnp.asarray(value)
+    return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.result_type(float))
+
+
+def of_first_window(error: Any, windows: int) -> Any:
+    """Return the covariance of the first window, all of whose arrays have an axis of windows."""
+    for leaf in jax.tree.leaves(error):
+        if jnp.shape(leaf)[:1] != (windows,):
+            raise ShapeError(
+                f"Observations: error holds an array of shape {jnp.shape(leaf)}, but with {windows} windows all of its "
+                "arrays need them as leading axis; set it before the record is split"
+            )
+    return jax.tree.map(lambda leaf: leaf[0], error)
+
+
+# Known numbers are handled by NumPy: in JAX each of these operations would be a small program to compile.
+def _broadcast(mask: Any, value: Any) -> Any:
+    known = concrete(mask)
+    if known is None:
+        return jnp.broadcast_to(jnp.asarray(mask, bool), value.shape)
+    return np.broadcast_to(known.astype(bool), value.shape)
+
+
+def observed(value: Any, mask: Any) -> Any:
+    """Return where a value is finite and not masked."""
+    known, given = concrete(value), concrete(mask)
+    return jnp.isfinite(value) & mask if known is None or given is None else jnp.asarray(np.isfinite(known) & given)
+
+
+def filled(value: Any, mask: Any) -> Any:
+    """Return the value with zeros where nothing is observed."""
+    known, observed = concrete(value), concrete(mask)
+    if known is None or observed is None:
+        return jnp.where(mask, value, 0)
+    return jnp.asarray(np.where(observed, known, np.zeros((), known.dtype)))
+
+
+def broadcast_mask(mask: Any, values: Any) -> Any:
+    """Return a mask of the structure and shapes of the values."""
+    if mask is None:
+        return jax.tree.map(lambda v: np.ones(v.shape, bool), values)
+    if jax.tree.structure(mask) != jax.tree.structure(values):
+        mask = jax.tree.map(lambda v: mask, values)
+    try:
+        return jax.tree.map(_broadcast, mask, values)
+    except ValueError as error:
+        raise ShapeError(
+            f"Observations: mask of shape {tree.describe_shapes(mask)} does not fit values of shape "
+            f"{tree.describe_shapes(values)}"
+        ) from error
