@@ -1,5 +1,6 @@
 """Ensemble and particle filters, inflation and localization."""
 
+from diffassim.ensemble.adaptive import AdaptiveInflation, InflatedEnsemble
 from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod, GlobalFilter, SequentialMethod
 from diffassim.ensemble.denkf import DEnKF
 from diffassim.ensemble.departures import Departures, whitened_departures
@@ -29,6 +30,7 @@ from diffassim.ensemble.window import AsynchronousFilter, EnsembleWindowMethod, 
 __all__ = [
     "ETKF",
     "LETKF",
+    "AdaptiveInflation",
     "AnalysisInfo",
     "AsynchronousFilter",
     "DEnKF",
@@ -42,6 +44,7 @@ __all__ = [
     "GaspariCohn",
     "GlobalFilter",
     "IEnKS",
+    "InflatedEnsemble",
     "Inflation",
     "Inversion",
     "Lagged",
