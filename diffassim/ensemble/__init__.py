@@ -1,6 +1,7 @@
 """Ensemble and particle filters, inflation and localization."""
 
 from diffassim.core.sphere import Sphere
+from diffassim.ensemble.adaptive import AdaptiveInflation, InflatedEnsemble
 from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod, GlobalFilter, SequentialMethod
 from diffassim.ensemble.denkf import DEnKF
 from diffassim.ensemble.departures import Departures, whitened_departures
@@ -31,6 +32,7 @@ from diffassim.ensemble.window import AsynchronousFilter, EnsembleWindowMethod, 
 __all__ = [
     "ETKF",
     "LETKF",
+    "AdaptiveInflation",
     "AnalysisInfo",
     "AsynchronousFilter",
     "DEnKF",
@@ -44,6 +46,7 @@ __all__ = [
     "GaspariCohn",
     "GlobalFilter",
     "IEnKS",
+    "InflatedEnsemble",
     "Inflation",
     "Inversion",
     "Lagged",
