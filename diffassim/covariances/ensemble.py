@@ -79,8 +79,9 @@ class Ensemble(Covariance):
         require_finite(f"{name}: the ensemble", self.members, "Leave out the members that have failed.")
         known = [concrete(leaf) for leaf in jax.tree.leaves(self.members)]
         if all(leaf is not None and leaf.size and (leaf == leaf[:1]).all() for leaf in known):
+            count = jnp.shape(jax.tree.leaves(self.members)[0])[0]
             raise DataError(
-                f"{name}: all {len(known[0])} members of the ensemble are equal, so that nothing can change along it; "
+                f"{name}: all {count} members of the ensemble are equal, so that nothing can change along it; "
                 "perturb them, or take a static covariance"
             )
         member = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], self.members)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import diffassim as da
-from benchmarks import adjoint, gradients, harness, imports, long_window, reference, window
+from benchmarks import adjoint, gradients, harness, imports, incremental, long_window, reference, window
 from benchmarks.problems import DT, EVERY, load_window, lorenz96_arrays, lorenz96_cost
 
 
@@ -76,3 +76,12 @@ def test_adjoint(capsys, tmp_path):
 
 def test_imports(capsys, tmp_path):
     assert rows(capsys, imports.main, tmp_path, processes=1)["import diffassim after jax"]["seconds"] > 0
+
+
+@pytest.mark.slow  # compiles five searches of a field
+def test_incremental(capsys, tmp_path):
+    found = rows(capsys, incremental.main, tmp_path, n=16, steps=8, stations=20, rounds=3, outer=2)
+    assert found["plain Gauss-Newton"]["ratio"] == 1.0 and len(found) == 6
+    half = found["half the resolution"]["more"]
+    assert half["full gradients"] < found["plain Gauss-Newton"]["more"]["full gradients"]
+    assert float(half["J above the lowest"]) < 1e-4
