@@ -1,6 +1,6 @@
 """Variational assimilation beside other libraries: ADAO on one window, DAPPER's 4D-Var on a long cycle.
 
-The peers are no dependency: `pip install adao dapper`. What is not installed is said and left out.
+The peers are no dependency: `pip install ".[peers]"`. What is not installed is said and left out.
 """
 
 from __future__ import annotations

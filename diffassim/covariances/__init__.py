@@ -9,6 +9,7 @@ from diffassim.covariances.desroziers import Departures, TunedFactors, departure
 from diffassim.covariances.diagonal import Diagonal, Zero
 from diffassim.covariances.diffusion import Diffusion
 from diffassim.covariances.ensemble import Ensemble
+from diffassim.covariances.explicit_diffusion import ExplicitDiffusion
 from diffassim.covariances.fit_parameters import Fitted, fit_parameters
 from diffassim.covariances.forecast_differences import forecast_differences
 from diffassim.covariances.gaussian import Gaussian
@@ -26,6 +27,7 @@ __all__ = [
     "Diagonal",
     "Diffusion",
     "Ensemble",
+    "ExplicitDiffusion",
     "Fitted",
     "Gaussian",
     "Grid",

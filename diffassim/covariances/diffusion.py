@@ -134,21 +134,30 @@ class Diffusion(Covariance):
             )
         return tuple(self.length)
 
+    @property
+    def _exponent(self) -> int:
+        """Power of A in the covariance along an axis."""
+        return -self.order
+
+    def _diffusivity(self, length: Array) -> Array:
+        """Return kappa for a length in cells."""
+        return jnp.square(length) / (2 * self.order - 1)
+
     def _operator(self, axis: int, n: int, dtype: Any) -> tuple[DiffusionMatrix, Float[Array, " n"]]:
         """Return A and the diagonal of A^(-M) for one axis."""
         periodic = self.grid.periodic[axis]
         length = jnp.asarray(self._lengths()[axis], dtype) / jnp.asarray(self.grid.spacing[axis], dtype)
-        kappa = jnp.square(length) / (2 * self.order - 1)
+        kappa = self._diffusivity(length)
         cells = jnp.broadcast_to(kappa, (n,))
         faces = (cells + jnp.roll(cells, -1)) / 2
         if not periodic:
             faces = faces.at[-1].set(0)
         A = DiffusionMatrix(faces, periodic)
         if kappa.ndim:
-            return A, inverse_power_diagonal(A, self.order // 2)
+            return A, inverse_power_diagonal(A, -self._exponent // 2)
         # A constant length is diagonal in the spectral basis: the same number in O(n log n).
         (theta,) = transforms.angles((n,), (periodic,), dtype)
-        spectrum = (1 + kappa * jnp.square(2 * jnp.sin(theta / 2))) ** -self.order
+        spectrum = (1 + kappa * jnp.square(2 * jnp.sin(theta / 2))) ** self._exponent
         return A, jnp.broadcast_to(transforms.variance(spectrum, (n,), (periodic,)), (n,))
 
     def _sweep(self, x: Array, along_axis: Callable[[Any, Any, Any], Array]) -> Array:
@@ -162,10 +171,10 @@ class Diffusion(Covariance):
         return x
 
     def _root(self, A: DiffusionMatrix, N: Array, columns: Array) -> Array:
-        return power(A, columns, -self.order // 2) / jnp.sqrt(N)
+        return power(A, columns, self._exponent // 2) / jnp.sqrt(N)
 
     def _root_transpose(self, A: DiffusionMatrix, N: Array, columns: Array) -> Array:
-        return power(A, columns / jnp.sqrt(N), -self.order // 2)
+        return power(A, columns / jnp.sqrt(N), self._exponent // 2)
 
     def _inverse_root(self, A: DiffusionMatrix, N: Array, columns: Array) -> Array:
         return power(A, columns * jnp.sqrt(N), self.order // 2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import gamma, kv
 
-from diffassim.covariances import Diffusion, Gaussian, Grid, Matern
+from diffassim.covariances import Diffusion, ExplicitDiffusion, Gaussian, Grid, Matern
 
 N, H = 240, 0.5  # points and spacing
 LAGS = np.array([0, 1, 5, 10, 20, 40])
@@ -91,6 +91,18 @@ def test_high_order_diffusion_is_nearly_isotropic_and_gaussian():
     found = column(Diffusion(1.0, 4.0, Grid(0.5, (False, False)), order=30), (128, 128))
     for i, j in ((8, 0), (0, 8), (6, 8), (10, 0)):
         np.testing.assert_allclose(found[64 + i, 64 + j], gaussian(0.5 * np.hypot(i, j), 4.0), atol=0.015)
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+def test_explicit_diffusion_is_gaussian_with_its_standard_deviation_at_every_point(periodic):
+    std, length = 1 + 0.3 * np.sin(np.arange(40.0)), 1.5 * np.ones(40)
+    found = [ExplicitDiffusion(std, ell, Grid(0.5, periodic), order=80) for ell in (1.5, length)]
+    constant, varying = (np.asarray(jax.jit(lambda B: B.apply(jnp.eye(40)))(B)) for B in found)
+    np.testing.assert_allclose(varying, constant, rtol=0, atol=1e-13)  # normalized in the spectral basis, by columns
+    np.testing.assert_allclose(np.diag(constant), std**2, rtol=1e-12)
+    lags = 0.5 * np.arange(8)
+    # three cells a length: the fourth cumulant of the grid's kernel is about (spacing / length)^2
+    np.testing.assert_allclose(constant[20, 20:28] / (std[20] * std[20:28]), gaussian(lags, 1.5), rtol=0, atol=0.012)
 
 
 @pytest.mark.parametrize("family", [Gaussian, Matern, Diffusion])

@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 
 from diffassim.core.errors import ConfigurationError, ShapeError
-from diffassim.covariances import Blocks, Dense, Diagonal, Diffusion, Ensemble, Gaussian, Grid, Kronecker, Matern, Sum
+from diffassim.covariances import (
+    Blocks,
+    Dense,
+    Diagonal,
+    Diffusion,
+    Ensemble,
+    ExplicitDiffusion,
+    Gaussian,
+    Grid,
+    Kronecker,
+    Matern,
+    Sum,
+)
 
 LINE = Grid(1.0, False)
 
@@ -72,6 +84,7 @@ def test_rounding_is_not_asymmetry():
         (lambda: Diffusion(1.0, 1.0, LINE, order=3), ConfigurationError, "order must be an even number .*found 3"),
         (lambda: Diffusion(1.0, np.ones((2, 2)), LINE), ShapeError, "vary along its own axis only"),
         (lambda: Diffusion(1.0, np.ones(3), Grid((1.0, 1.0))), ShapeError, "as a tuple of one entry per axis"),
+        (lambda: ExplicitDiffusion(1.0, 3.0, LINE), ConfigurationError, "axis 0; give an order of at least 20, or use"),
         (lambda: Kronecker(), ConfigurationError, "at least one; found none"),
         (lambda: Kronecker(Diagonal(1.0), 3.0), ConfigurationError, "found Diagonal, float"),
         (lambda: Ensemble(np.ones((1, 3))), ShapeError, r"at least two members, found shapes \(1, 3\)"),

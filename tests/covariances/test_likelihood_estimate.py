@@ -104,7 +104,7 @@ def test_parameters_are_those_of_the_exact_likelihood():
 
     def estimated(p):
         B = Diffusion(p["std"], p["length"], CIRCLE, order=2)
-        return estimate_likelihood(d, B, R, every_second, SMOOTH, key=KEY, probes=256).value
+        return estimate_likelihood(d, B, R, every_second, SMOOTH, key=KEY, probes=256, degree=32).value
 
     start = {"std": 1.0, "length": 1.0}
     expected, found = fit_parameters(exact, start), fit_parameters(estimated, start)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffassim.covariances import Diffusion, Gaussian, Grid, Matern
+from diffassim.covariances import Diffusion, Gaussian, Grid, LowRank, Matern, forecast_differences
 
 GRID = Grid(1.0, (True, False))
 FAMILIES = {
@@ -42,3 +42,17 @@ def test_a_million_points(name):
     point = jnp.zeros((1000, 1000)).at[500, 500].set(1.0)
     column = jax.jit(lambda B, x: B.apply(x))(FAMILIES[name], point)
     np.testing.assert_allclose(column[500, 500], 1.5**2, rtol=1e-9)
+
+
+def test_patterns_of_forecast_differences_of_65536_variables():
+    rng, n, cases = np.random.default_rng(0), 256, 50
+    longer, shorter = (jnp.asarray(rng.normal(size=(cases, n, n)), jnp.float32) for _ in range(2))
+    samples = forecast_differences(longer, shorter)
+    B = LowRank.from_samples(samples, 30)
+    variance = jnp.var(samples, axis=0, ddof=1)
+    x = jnp.zeros((n, n), jnp.float32).at[17, 200].set(1)
+    np.testing.assert_allclose(jax.jit(lambda B: B.apply(x))(B)[17, 200], variance[17, 200], rtol=1e-4)
+    assert float(B.residual.std.min()) > 0
+    compiled = jax.jit(lambda B, x: B.solve(B.apply(x))).lower(B, x).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * n * n * (4 * cases)  # patterns, not matrices
+    np.testing.assert_allclose(compiled(B, x), x, rtol=0, atol=1e-4)

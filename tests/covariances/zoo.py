@@ -19,6 +19,7 @@ from diffassim.covariances import (
     Diagonal,
     Diffusion,
     Ensemble,
+    ExplicitDiffusion,
     Gaussian,
     Kronecker,
     LowRank,
@@ -83,6 +84,13 @@ COVARIANCES = [
     Entry("diffusion varying", Diffusion(FIELD, 0.5 + 0.1 * np.arange(6.0), SEGMENT, order=4), array(6)),
     Entry("diffusion varying periodic", Diffusion(0.9, 0.5 + FIELD / 2, CIRCLE, order=4), array(6)),
     Entry("diffusion 2-D", Diffusion(0.9, (0.8, np.array([0.5, 1.0, 2.0])), Grid(1.0, (True, False)), 2), array(4, 3)),
+    Entry(
+        "explicit diffusion 2-D",
+        ExplicitDiffusion(FIELD[:4, None], (0.8, np.array([0.5, 1.0, 1.2])), Grid(1.0, (True, False)), 4),
+        array(4, 3),
+        whitens=False,
+        solves=False,
+    ),
     Entry("Kronecker", Kronecker(Dense.from_matrix(spd(3)), Matern(0.9, 1.0, CIRCLE)), array(3, 4)),
     Entry(
         "Kronecker of three",
