@@ -20,7 +20,8 @@ def cycle(method: Any, model: Any, background: Any, observations: Any, **options
       at each observation time of a record: see
       `cycle_ensemble(method, model, ensemble, observations, *, key, start, members) -> (ensemble, history)`;
     - any other method (`FourDVar`) analyses windows cut by `split_windows`: see
-      `cycle_windows(method, model, background, windows, *, steps, shift, start, at) -> (background, model, history)`.
+      `cycle_windows(method, model, background, windows, *, steps, shift, start, at, operators) -> (background, model,
+      history)`.
 
     Args:
         method: analysis method.
