@@ -25,7 +25,8 @@ def cycle(method: Any, model: Any, background: Any, observations: Any, **options
       `split_windows`: see `cycle_ensemble_windows(method, model, ensemble, windows, *, steps, shift, key, start, at,
       members) -> (ensemble, history)`;
     - any other method (`FourDVar`) analyses windows cut by `split_windows`: see
-      `cycle_windows(method, model, background, windows, *, steps, shift, start, at) -> (background, model, history)`.
+      `cycle_windows(method, model, background, windows, *, steps, shift, start, at, operators) -> (background, model,
+      history)`.
 
     Args:
         method: analysis method.

@@ -47,6 +47,8 @@ def steps_and_fractions(times: Any, dt: Any, origin: Any = None, rounding: float
     dated = np.issubdtype(times.dtype, np.datetime64)
     if isinstance(dt, datetime.timedelta):
         dt = np.timedelta64(dt)
+    if isinstance(origin, datetime.datetime):
+        origin = np.datetime64(origin)
     if dated != isinstance(dt, np.timedelta64) or dated != isinstance(origin, np.datetime64):
         raise ConfigurationError(
             "steps_and_fractions: times, dt and origin must be numbers of one unit, or datetime64, timedelta64 and "

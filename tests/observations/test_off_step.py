@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -155,7 +157,7 @@ def test_times_become_steps_and_fractions():
     assert traced[0].tolist() == [2] and np.isclose(traced[1][0], 0.5)
     days = np.array(["2024-01-01T06", "2024-01-02T00"], "datetime64[h]")
     obs = da.Observations.from_times(
-        np.zeros((2, 1)), days, np.timedelta64(12, "h"), np.datetime64("2024-01-01"), error=WHITE
+        np.zeros((2, 1)), days, datetime.timedelta(hours=12), datetime.datetime(2024, 1, 1), error=WHITE
     )
     assert obs.steps.tolist() == [0, 2] and obs.fraction.tolist() == [0.5, 0.0]
 
