@@ -30,6 +30,7 @@ def test_the_factor_is_the_mode_of_its_posterior():
         np.testing.assert_allclose(after.members, expected, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_many_innovations_tell_the_factor():
     rng = np.random.default_rng(0)
     spread = np.linspace(0.5, 2.0, 4000)
@@ -40,6 +41,7 @@ def test_many_innovations_tell_the_factor():
     assert abs(float(after.factor) - 2.5) < 0.15
 
 
+@pytest.mark.slow
 def test_a_cycle_goes_on_with_the_same_bits_and_missing_data_leave_the_factor():
     model, E = da.models.FunctionModel(lambda x, t: 1.02 * x), ensemble()
     data, mask = 2 * values(rows=4), np.array([True, False, True, True])[:, None]
