@@ -106,8 +106,8 @@ class EnsembleMethod(SequentialMethod):
 
         Args:
             key: random key; None where the method draws nothing.
-            ensemble: prior ensemble, a pytree with a leading member axis.
-            departures: its whitened departures from the observations.
+            ensemble: prior ensemble with its companions (see `analyze_with`), a pytree with a leading member axis.
+            departures: whitened departures of the ensemble from the observations.
             streams: the observations themselves, a tuple of `Observations`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define update(key, ensemble, departures, streams)")

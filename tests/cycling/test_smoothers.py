@@ -33,7 +33,7 @@ RECORD = da.Observations(
 )  # fmt: skip
 KEY = jax.random.key(1)
 every_method = pytest.mark.parametrize("entry", WINDOW_METHODS, ids=lambda entry: entry.name)
-# Derivatives and single precision of the others take a minute to compile.
+# Derivatives of the others take a minute to compile.
 first_method = pytest.mark.parametrize(
     "entry",
     [
@@ -87,6 +87,7 @@ def test_the_smoothers_of_a_record_are_the_kalman_smoother(filtered):
     np.testing.assert_allclose(history.analysis.spread[:, 0], filtered.analysis.spread, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_few_members_are_smoothed_the_same_way_by_both():
     few = jnp.asarray(RNG.normal(size=(n, n)))  # N - 1 < n
     _, history = da.cycle(da.ETKF(), MODEL, few, RECORD, members=True)
@@ -95,6 +96,7 @@ def test_few_members_are_smoothed_the_same_way_by_both():
     np.testing.assert_allclose(jnp.swapaxes(lagged.members.members[-1], 0, 1)[::-1], smoothed, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_fixed_lag_knows_the_observations_until_now_and_goes_on_with_the_same_bits():
     times, method = da.analysis_times(RECORD), da.EnKS(da.ETKF(rotation=True), lag=2)
     last, history = da.cycle(method, MODEL, ENSEMBLE, times, key=KEY)
@@ -106,6 +108,7 @@ def test_a_fixed_lag_knows_the_observations_until_now_and_goes_on_with_the_same_
     assert np.array_equal(end.members, last.members)
 
 
+@pytest.mark.slow
 def test_a_local_smoother_of_infinite_radius_is_the_global_one_and_the_past_is_not_inflated():
     record = RECORD.replace(operator=da.observations.Subset(jnp.array([0, 2])))
     local = da.LETKF(1.2, localization=da.ensemble.GaspariCohn(1e9))
@@ -166,6 +169,7 @@ class Quadratic(Pytree):
         return x + self.factor * (x[::-1] ** 2 - 2 * x)
 
 
+@pytest.mark.slow
 def test_the_bundle_finds_the_minimum_of_4d_var():
     record = da.Observations(VALUES[:, :1] / 2, np.arange(STEPS + 1), operator=da.observations.Linear(H[:1]), error=R)
     method = da.IEnKS(bundle=1e-7, tolerance=1e-8, max_iterations=30)
@@ -190,10 +194,10 @@ def test_the_gradient_through_windows_equals_central_differences(entry):
 
     theta = {"values": 0.0, "R": 0.7, "model": 0.1, "ensemble": 1.0}
     direction = {"values": 1.0, "R": 0.3, "model": 0.1, "ensemble": 0.1}
-    gradient = jax.jit(jax.grad(loss))(theta)
+    derivative = jax.jit(jax.value_and_grad(loss))
+    gradient = derivative(theta)[1]
     h = 1e-4 if entry.name == "IEnKS, bundle" else 1e-5
-    moved = jax.jit(jax.vmap(lambda s: loss({k: theta[k] + s * direction[k] for k in theta})))
-    ends = moved(h * jnp.array([-2.0, -1.0, 1.0, 2.0]))
+    ends = [derivative({k: theta[k] + s * h * direction[k] for k in theta})[0] for s in (-2, -1, 1, 2)]
     difference = (ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / (12 * h)
     np.testing.assert_allclose(sum(gradient[k] * direction[k] for k in theta), difference, rtol=1e-6, atol=1e-8)
 
@@ -208,7 +212,8 @@ def test_windows_without_observations_hand_on_the_prior_bit_by_bit(entry):
     assert np.array_equal(run_window(entry.method, wrong)[0], run_window(entry.method, RECORD)[0])
 
 
-@first_method
+@pytest.mark.slow
+@every_method
 def test_single_precision_stays_and_agrees(entry):
     method = entry.method if getattr(entry.method, "bundle", None) is None else entry.method.replace(bundle=1e-2)
     if hasattr(method, "rotation"):
@@ -221,6 +226,7 @@ def test_single_precision_stays_and_agrees(entry):
     np.testing.assert_allclose(single, double, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_resumed_cycle_has_the_same_bits():
     method, windows = da.IEnKS(1.05, rotation=True), windows_of(RECORD, 2, 4, shift=1)
     last, whole = da.cycle(method, MODEL, ENSEMBLE, windows, steps=2, shift=1, key=KEY, start=7)
@@ -278,6 +284,7 @@ def test_bad_input_is_named():
         da.cycle(da.EnKS(da.ETKF(), lag=2), MODEL, ENSEMBLE[:1], RECORD)
 
 
+@pytest.mark.slow
 def test_a_step_after_which_nothing_is_finite_is_halved():
     record = da.Observations(
         jnp.log(jnp.array([[0.05]])), [1], operator=jnp.log, error=da.covariances.Diagonal(std=0.1)

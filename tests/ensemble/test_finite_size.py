@@ -61,6 +61,7 @@ def test_where_observations_say_nothing_the_prior_is_not_inflated():
     np.testing.assert_allclose(posterior, E, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_large_ensemble_needs_no_inflation():
     rng = np.random.default_rng(0)
     E, y = jnp.asarray(rng.normal(size=(400, 8))), observed(rng.normal(size=(1, 8)) * 1.3)
@@ -68,6 +69,7 @@ def test_a_large_ensemble_needs_no_inflation():
     np.testing.assert_allclose(finite, plain, atol=0.03)
 
 
+@pytest.mark.slow
 def test_both_forms_have_the_derivative_of_the_minimum():
     S, d = ensemble(members=5, sites=3), 3 * values(sites=3)[0]
     direction = jnp.asarray(values(seed=7, rows=5, sites=3))

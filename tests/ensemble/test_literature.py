@@ -56,7 +56,8 @@ UV = Setup(
 )  # fmt: skip
 # Bocquet (2010), figure 5: every second variable observed (mods/Lorenz96/bocquet2010_m40.py).
 HALF = L96._replace(center=np.zeros(40), cycles=1280, noise=1.5, operator=da.observations.Subsample(every=2))
-NOISY = HALF._replace(noise=2.25)
+# Twenty iterations instead of ten, after which some of these long windows have not converged.
+LONG = da.IEnKS(rotation=True, max_iterations=20, finite_size=2.0)
 ROWS = [
     Row("L96 ETKF 20", L96, da.ETKF(1.04, rotation=True), 20, 0.20),
     Row("L96 ETKF 24", L96, da.ETKF(1.013, rotation=True), 24, 0.18),
@@ -77,9 +78,9 @@ ROWS = [
     Row("L96 EnKF-N 20", L96, da.EnKFN(), 20, 0.24),
     Row("L96 EnKF-N 20 xN 2", L96, da.EnKFN(exponent=2.0), 20, 0.19),
     Row("L63 IEnKF 10", L63, da.IEnKS(1.02, rotation=True), 10, 0.31, lag=1),
-    # Twenty iterations instead of ten, after which some of these long windows have not converged.
-    Row("L96 dt .6 IEnKF 25", L96_12, da.IEnKS(1.2, rotation=True, max_iterations=20), 25, 0.46, lag=1),
-    Row("L96 dt .6 IEnKF-N 25", L96_12, da.IEnKS(rotation=True, max_iterations=20, finite_size=2.0), 25, 0.46, lag=1),
+    # With an inflation of 1.2 instead of finite size (documented .46) the mean over 12 seeds is .48, which is at the
+    # edge of what is asked.
+    Row("L96 dt .6 IEnKF-N 25", L96_12, LONG, 25, 0.46, lag=1, rerun=0.50),
     Row("L96 dt .2 IEnKS-N 20 lag 4", L96_4, da.IEnKS(finite_size=2.0), 20, 0.31, lag=4),
     Row("L96 dt .4 IEnKF-N 20", L96_8, da.IEnKS(finite_size=1.0), 20, 0.40, lag=1, rerun=0.412),
     Row("L96 IEnKF 40", L96_1, da.IEnKS(1.01, rotation=True), 40, 0.17, lag=1),
@@ -87,9 +88,6 @@ ROWS = [
     Row("L96 half EnKF-N 24", HALF, da.EnKFN(1.01, rotation=True), 24, 0.38),
     Row("L96 half IEnKS 19 lag 2", HALF, da.IEnKS(1.04), 19, 0.39, lag=2),
     Row("L96 half IEnKS-N 19 lag 2", HALF, da.IEnKS(finite_size=1.5), 19, 0.39, lag=2),
-    Row("L96 half noisy EnKF-N 24", NOISY, da.EnKFN(1.01, rotation=True), 24, 0.58),
-    Row("L96 half noisy IEnKS 19 lag 2", NOISY, da.IEnKS(1.04), 19, 0.46, lag=2),
-    Row("L96 half noisy IEnKS-N 19 lag 2", NOISY, da.IEnKS(finite_size=1.5), 19, 0.45, lag=2),
     Row("two-scale EnKF-N 20", UV, da.EnKFN(), 20, 0.27, rerun=0.291),
 ]
 
@@ -133,11 +131,9 @@ MISSED = {
     "L96 ETKF 24": "one of five seeds loses the truth",
     # The score of each seed is .245 to .255, as with 24 members (.217, documented .21) a little above.
     "L96 EnKF-N 20": "the mean is .251",
-    # Documented for one short run, as "slightly unreliable"; the seeds scatter by .02.
+    # Documented for one short run, as "slightly unreliable"; the seeds scatter by .02. With error variances of 2.25
+    # instead of 1.5, documented in the same way, this row and the next two have .61, .51 and .51 (.58, .46 and .45).
     "L96 half EnKF-N 24": "the mean is .482",
-    "L96 half noisy EnKF-N 24": "the mean is .615",
-    "L96 half noisy IEnKS 19 lag 2": "the mean is .514",
-    "L96 half noisy IEnKS-N 19 lag 2": "the mean is .510",
 }
 
 

@@ -27,7 +27,7 @@ METHODS = [
     Entry("EnKF", da.EnKF()),
     Entry("EnSRF", da.EnSRF(), kalman=True),
     Entry("DEnKF", da.DEnKF()),
-    Entry("EnKF-N", da.EnKFN(rotation=True)),
+    Entry("EnKF-N", da.EnKFN()),
     Entry("LETKF", da.LETKF(localization=da.ensemble.GaspariCohn(1.2))),
 ]
 WINDOW_METHODS = [
