@@ -16,8 +16,8 @@ from benchmarks.harness import Record, report
 from diffassim.covariances import Diagonal
 
 # The setting: 40 variables, steps of .01, at every step another random quarter of the variables observed with unit
-# error variance. Nothing is known of the truth: the background is the mean of all observed values of the batch of windows,
-# its variance that of the observed values less the error variance. The windows of a batch are independent.
+# error variance. Nothing is known of the truth: the background is the mean of all observed values of the batch of
+# windows, its variance that of the observed values less the error variance. The windows of a batch are independent.
 N, VARIANCE = 40, 1.0
 GUESS, GUESS_STD = 8.0, 4.0  # of the forcing, whatever the truth
 VAGUE = 4.0  # factor of the background's standard deviation where the forcing is sought: its pull biases the forcing
