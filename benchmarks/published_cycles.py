@@ -258,7 +258,7 @@ def speed(n: int = 256) -> list[Record]:
 
 def main(
     *, seeds: int = 30, truths: int = 1, places: tuple[int, ...] = PLACES, errors: tuple[float, ...] = ERRORS,
-    estimated: tuple[int, ...] = PLACES, timing: bool = True, json: Path | None = None,
+    estimated: tuple[int, ...] = (), timing: bool = True, json: Path | None = None,
 ) -> None:  # fmt: skip
     """Print our errors beside the published ones, cell by cell; `ratio` is to the lower of both published columns.
 
