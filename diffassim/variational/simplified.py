@@ -24,7 +24,8 @@ class Simplified(Pytree):
 
     g is the gradient of the full cost, once in each outer iteration; the many products of the inner loop take the
     Jacobian A_s of innovations along the simplified run x_s, where C coarsens and P refines the state and one of its
-    steps covers e steps. The control vector, B, R, H and the observations stay those of the full cost.
+    steps covers e steps. The control vector, B, R, H and the observations stay those of the full cost, so that a
+    product with the square root of B costs what it does there.
 
     Operational systems take the gradient of the inner cost from the simplified adjoint as well. Their outer loops then
     converge, if at all, to a point that is not the minimum of J (Gratton et al., 2007, section 4). Here the gradient
