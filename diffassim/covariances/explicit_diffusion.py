@@ -25,8 +25,8 @@ class ExplicitDiffusion(Diffusion):
     The correlation tends to the Gaussian of length \(\ell_d\) as M grows, with the standard deviation exactly `std` at
     every point, as for `Diffusion`. Each step reads the two neighbors, so that there is nothing to solve; but the steps
     are stable, and L positive definite, only for \(M > 2\,(\ell_d / h_d)^2\), where `Diffusion` takes any length. It
-    pays for lengths of one or two cells, and where sequential solves are slow (see `benchmarks.diffusion`). Each step
-    only damps, so the inverse is ill-conditioned beyond use: there is no `whiten`, `solve` or `logdet`.
+    pays for lengths of some cells (up to about seven beside ten implicit steps on a CPU, `benchmarks.diffusion`). Each
+    step only damps, so the inverse is ill-conditioned beyond use: there is no `whiten`, `solve` or `logdet`.
 
     Args:
         std: standard deviation \(\sigma\), a number or a field that broadcasts to the state; in the unit of the state.
