@@ -45,6 +45,7 @@ SEARCH = da.GaussNewton(
 )  # fmt: skip
 # Of the hybrid: windows of spin-in, then (static weight, inflation) before and after; B has the standard deviation .4.
 HYBRID_SPIN_IN, HYBRID_BEFORE, HYBRID_AFTER, HYBRID_STD, MEMBERS = 20, (0.05, 1.05), (0.005, 1.01), 0.4, 60
+RECOVERY = 2.0  # tuned on key 9500
 
 
 class Twin(NamedTuple):
@@ -123,7 +124,7 @@ def hybrid(key: jax.Array, given: Twin, places: Any, std: Any) -> Scores:
     members = (given.x_b - departures.mean(0))[None] + departures
     static = da.FourDVar(Diagonal(std=HYBRID_STD), SEARCH)
     methods = [
-        da.HybridFourDVar(static, da.ETKF(inflation), weight, 1.0)
+        da.HybridFourDVar(static, da.ETKF(inflation), weight, 1.0, recovery=RECOVERY)
         for weight, inflation in (HYBRID_BEFORE, HYBRID_AFTER)
     ]
     return cycled(methods, (0, HYBRID_SPIN_IN, WINDOWS), members, given, places, std)

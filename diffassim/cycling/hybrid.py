@@ -11,9 +11,10 @@ from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.covariances import Ensemble
 from diffassim.cycling.variational import WindowAnalysis, WindowMethod
 from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod
+from diffassim.ensemble.departures import along_window, departures_of
 from diffassim.ensemble.members import anomalies, check_ensemble, mean, recombine
 from diffassim.models.rollout import rollout
-from diffassim.observations.container import observed_rows
+from diffassim.observations.container import as_streams, observed_rows
 
 __all__ = ["HybridFourDVar"]
 
@@ -29,6 +30,11 @@ class HybridFourDVar(WindowMethod):
     trajectories, which start from the 4D-Var analysis. The analysed members are centered on that analysis, run to the
     start of the next window, and are centered there on the trajectory of the analysis.
 
+    An ensemble that has lost the truth claims a small error, and the small static part that serves best as long as it
+    has not brings it back too slowly. With `recovery` \(\gamma\) the static weight is
+    \(a \max(1, \chi^2)^\gamma\), where \(\chi^2\) sets the innovations of the window against the ensemble's spread
+    (`AnalysisInfo`): it stays a where both agree.
+
     With b = 0 the means are those of `FourDVar(B)`; with a = 0, b = 1, a linear model, and windows of one observation
     time, the ensemble is that of the ETKF. An inflation of the prior acts on the departures alone: b belongs to it.
 
@@ -38,11 +44,13 @@ class HybridFourDVar(WindowMethod):
         static_weight: a >= 0.
         ensemble_weight: b >= 0.
         localization: covariance of unit variance on the trailing axes, see `Ensemble`, for the C above; None for none.
+        recovery: \(\gamma \geq 0\), for instance 2; None: the weights stay what they are. It costs one more run of the
+            ensemble.
         key: random key, where the ensemble method draws numbers; folded with the number of a window's first step.
 
     Raises:
-        ConfigurationError: if a weight is negative, both are zero, B is missing, `ensemble` is no `EnsembleMethod`,
-            or a key is needed.
+        ConfigurationError: if a weight or `recovery` is negative, both weights are zero, B is missing, `ensemble` is no
+            `EnsembleMethod`, or a key is needed.
 
     Example:
         >>> import diffassim as da
@@ -63,6 +71,7 @@ class HybridFourDVar(WindowMethod):
     ensemble_weight: Any = 0.5
     localization: Any = None
     key: Any = None
+    recovery: Any = None
 
     def __post_init__(self) -> None:
         weights = [concrete(w) for w in (self.static_weight, self.ensemble_weight)]
@@ -71,6 +80,9 @@ class HybridFourDVar(WindowMethod):
                 "HybridFourDVar: the weights must not be negative, and not both zero; found static_weight="
                 f"{self.static_weight}, ensemble_weight={self.ensemble_weight}"
             )
+        known = concrete(self.recovery)
+        if known is not None and not known >= 0:
+            raise ConfigurationError(f"HybridFourDVar: recovery={self.recovery} must not be negative")
         if not isinstance(self.ensemble, EnsembleMethod):
             raise ConfigurationError(
                 f"HybridFourDVar: `ensemble` must be an ensemble filter like ETKF(), found {self.ensemble!r}"
@@ -90,7 +102,13 @@ class HybridFourDVar(WindowMethod):
 
     def analyze(self, model: Any, belief: Any, observations: Any, start: Any, steps: int) -> WindowAnalysis:
         """Return what `FourDVar.analyze` does, from the mean of the ensemble and with the hybrid covariance."""
-        P = self.static_weight * self.variational.B + self.ensemble_weight * Ensemble(belief, self.localization)
+        static = self.static_weight
+        if self.recovery is not None:
+            streams = as_streams(observations)
+            _, innovations = jax.vmap(along_window(model, streams, start, steps))(belief)
+            chi_square = departures_of(innovations, streams).chi_square()
+            static = static * jnp.maximum(1, chi_square) ** jnp.asarray(self.recovery, chi_square.dtype)
+        P = static * self.variational.B + self.ensemble_weight * Ensemble(belief, self.localization)
         return self.variational.replace(B=P).analyze(model, self.center(belief), observations, start, steps)
 
     def hand_on(

@@ -38,6 +38,7 @@ class ThreeDVarFGAT(WindowCost, Pytree):
         horizon: run-time number of steps; later observations do not count. Default: the whole window.
         steps: window length in model steps (static); default: the last observed step.
         segment: steps between the checkpoints of the adjoint (static), see `rollout`.
+        memory: bytes that the adjoint may take (static), see `rollout`.
 
     Raises:
         ShapeError: if an observation lies outside the window, or B does not fit the background.
@@ -63,12 +64,13 @@ class ThreeDVarFGAT(WindowCost, Pytree):
     horizon: Any = None
     steps: int | None = static(default=None)
     segment: int | None = static(default=None)
+    memory: int | None = static(default=None)
 
     def _observed(self, v: Mapping[str, Any]) -> Any:
         assert self.steps is not None
         rows = rollout(
             self.controlled_model(v), self.background, self.steps, at=observed_rows(self.observations),
-            start=self.start, limit=self.horizon, segment=self.segment,
+            start=self.start, limit=self.horizon, segment=self.segment, memory=self.memory,
         )  # fmt: skip
         if self.B is None:
             return rows

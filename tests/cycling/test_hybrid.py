@@ -67,6 +67,22 @@ def test_a_window_is_a_hybrid_analysis_with_a_localized_filter_beside_it():
     assert history.ensemble.analysis_spread[0] < history.ensemble.background_spread[0]
 
 
+def test_a_lost_ensemble_is_brought_back_by_the_static_part():
+    # The members agree with each other, ten of their standard deviations away from the observations.
+    far = MEMBERS.mean(0)[None] + 0.01 * (MEMBERS - MEMBERS.mean(0)[None]) + 10.0
+    windows = da.split_windows(RECORD, 4, 2)
+    method = da.HybridFourDVar(da.FourDVar(STD, TIGHT), da.ETKF(), 1e-3, 1.0)
+
+    def distance(recovery, members):
+        found = da.cycle(method.replace(recovery=recovery), LINEAR, members, windows, steps=4)
+        return np.abs(found[2].analysis[-1, -1]).mean()
+
+    assert distance(2.0, far) < 0.2 * distance(None, far)
+    # Where spread and innovations agree, the weight stays what it is.
+    wide = MEMBERS.mean(0)[None] + 5.0 * (MEMBERS - MEMBERS.mean(0)[None])
+    assert distance(2.0, wide) == distance(None, wide)
+
+
 def test_a_loss_passes_through_the_hybrid_cycle():
     windows = da.split_windows(RECORD, 4, 2)
 
@@ -88,6 +104,8 @@ def test_a_loss_passes_through_the_hybrid_cycle():
 
 def test_bad_input_is_named():
     var, etkf = da.FourDVar(STD), da.ETKF()
+    with pytest.raises(ConfigurationError, match="recovery=-1"):
+        da.HybridFourDVar(da.FourDVar(STD), da.ETKF(), recovery=-1.0)
     with pytest.raises(ConfigurationError, match="must not be negative, and not both zero; found static_weight=-1"):
         da.HybridFourDVar(var, etkf, -1.0, 1.0)
     with pytest.raises(ConfigurationError, match="not both zero"):

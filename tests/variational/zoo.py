@@ -16,6 +16,7 @@ from diffassim.covariances import (
     Diagonal,
     Diffusion,
     Ensemble,
+    ExplicitDiffusion,
     Gaussian,
     Grid,
     Kronecker,
@@ -145,7 +146,7 @@ COSTS = [
         FunctionModel(_swing, arguments=1.5), {"angle": 0.7, "speed": 1.0},
     )),
     Entry("4D-Var shorter horizon", "StrongConstraint4DVar", four_d_var(
-        Diagonal(std=0.9), observed(), horizon=jnp.asarray(2), segment=1
+        ExplicitDiffusion(0.9, 0.8, CIRCLE), observed(), horizon=jnp.asarray(2), segment=1
     )),
     Entry("4D-Var Huber", "StrongConstraint4DVar", four_d_var(
         LowRank(spd(N, 3)[:2], Diagonal(std=0.9)), observed(GAPPY).replace(loss=Huber(1.1))
