@@ -14,7 +14,7 @@ WINDOWS, STEPS, STARTS = 2000, 200, 16
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 def test_lorenz63_windows_from_the_climatology():
     """The windows of Fablet et al. (2021): everything every 8 steps of 0.01, error variance 2, ends unobserved.
 
