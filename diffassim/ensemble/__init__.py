@@ -5,6 +5,7 @@ from diffassim.ensemble.adaptive import AdaptiveInflation, InflatedEnsemble
 from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod, GlobalFilter, SequentialMethod
 from diffassim.ensemble.denkf import DEnKF
 from diffassim.ensemble.departures import Departures, whitened_departures
+from diffassim.ensemble.eakf import EAKF
 from diffassim.ensemble.enkf import EnKF
 from diffassim.ensemble.enks import EnKS, Lagged
 from diffassim.ensemble.ensrf import EnSRF
@@ -20,16 +21,21 @@ from diffassim.ensemble.inflation import (
 )
 from diffassim.ensemble.inversion import Inversion, ensemble_inversion
 from diffassim.ensemble.letkf import LETKF
+from diffassim.ensemble.local_enkf import LocalEnKF
+from diffassim.ensemble.localized import LocalizedMethod
 from diffassim.ensemble.neighbors import nearest_observations
 from diffassim.ensemble.optimal_particle_filter import OptimalParticleFilter
 from diffassim.ensemble.particle_filter import ParticleFilter, ParticleInfo
 from diffassim.ensemble.particles import Particles
 from diffassim.ensemble.places import observation_places
 from diffassim.ensemble.resampling import Multinomial, Resampling, Residual, Stratified, Systematic
+from diffassim.ensemble.serial import SerialFilter
+from diffassim.ensemble.serial_enkf import SerialEnKF
 from diffassim.ensemble.tapers import GaspariCohn
 from diffassim.ensemble.window import AsynchronousFilter, EnsembleWindowMethod, WindowInfo
 
 __all__ = [
+    "EAKF",
     "ETKF",
     "LETKF",
     "AdaptiveInflation",
@@ -50,6 +56,8 @@ __all__ = [
     "Inflation",
     "Inversion",
     "Lagged",
+    "LocalEnKF",
+    "LocalizedMethod",
     "Multinomial",
     "OptimalParticleFilter",
     "ParticleFilter",
@@ -62,6 +70,8 @@ __all__ = [
     "Resampling",
     "Residual",
     "SequentialMethod",
+    "SerialEnKF",
+    "SerialFilter",
     "Sphere",
     "Stratified",
     "Systematic",
