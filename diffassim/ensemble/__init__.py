@@ -1,5 +1,6 @@
 """Ensemble and particle filters, inflation and localization."""
 
+from diffassim.core.product_grid import Categories, Levels, ProductGrid
 from diffassim.core.sphere import Sphere
 from diffassim.ensemble.adaptive import AdaptiveInflation, InflatedEnsemble
 from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod, GlobalFilter, SequentialMethod
@@ -31,7 +32,15 @@ from diffassim.ensemble.places import observation_places
 from diffassim.ensemble.resampling import Multinomial, Resampling, Residual, Stratified, Systematic
 from diffassim.ensemble.serial import SerialFilter
 from diffassim.ensemble.serial_enkf import SerialEnKF
-from diffassim.ensemble.tapers import GaspariCohn
+from diffassim.ensemble.tapers import (
+    Boxcar,
+    Exponential,
+    GaspariCohn,
+    ProductTaper,
+    SquaredExponential,
+    Taper,
+    Wendland,
+)
 from diffassim.ensemble.window import AsynchronousFilter, EnsembleWindowMethod, WindowInfo
 
 __all__ = [
@@ -41,6 +50,8 @@ __all__ = [
     "AdaptiveInflation",
     "AnalysisInfo",
     "AsynchronousFilter",
+    "Boxcar",
+    "Categories",
     "DEnKF",
     "Departures",
     "EnKF",
@@ -49,6 +60,7 @@ __all__ = [
     "EnSRF",
     "EnsembleMethod",
     "EnsembleWindowMethod",
+    "Exponential",
     "GaspariCohn",
     "GlobalFilter",
     "IEnKS",
@@ -56,6 +68,7 @@ __all__ = [
     "Inflation",
     "Inversion",
     "Lagged",
+    "Levels",
     "LocalEnKF",
     "LocalizedMethod",
     "Multinomial",
@@ -65,6 +78,8 @@ __all__ = [
     "Particles",
     "PosteriorInflation",
     "PriorInflation",
+    "ProductGrid",
+    "ProductTaper",
     "RelaxToPriorPerturbations",
     "RelaxToPriorSpread",
     "Resampling",
@@ -73,8 +88,11 @@ __all__ = [
     "SerialEnKF",
     "SerialFilter",
     "Sphere",
+    "SquaredExponential",
     "Stratified",
     "Systematic",
+    "Taper",
+    "Wendland",
     "WindowInfo",
     "ensemble_inversion",
     "nearest_observations",

@@ -36,7 +36,7 @@ class LETKF(LocalizedMethod):
         inflation: an `Inflation`, or a number that multiplies the posterior anomalies.
         rotation: whether the posterior anomalies are rotated at random, the same at all points (static).
         localization: taper, for example `GaspariCohn(radius)`: a function of distance.
-        grid: `Grid` or `Sphere` of the state; default: a periodic line of unit spacing.
+        grid: `Grid`, `Sphere` or `ProductGrid` of the state; default: a periodic line of unit spacing.
         places: coordinates of the observations, shape (m, D), or a tuple with one entry (or None) for each stream;
             None where the operator knows them.
         neighbors: observations used at a point, the nearest ones (static); None: all with a coefficient above zero.
