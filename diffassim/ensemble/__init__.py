@@ -29,6 +29,7 @@ from diffassim.ensemble.optimal_particle_filter import OptimalParticleFilter
 from diffassim.ensemble.particle_filter import ParticleFilter, ParticleInfo
 from diffassim.ensemble.particles import Particles
 from diffassim.ensemble.places import observation_places
+from diffassim.ensemble.rank_histogram import RankHistogramFilter
 from diffassim.ensemble.resampling import Multinomial, Resampling, Residual, Stratified, Systematic
 from diffassim.ensemble.serial import SerialFilter
 from diffassim.ensemble.serial_enkf import SerialEnKF
@@ -80,6 +81,7 @@ __all__ = [
     "PriorInflation",
     "ProductGrid",
     "ProductTaper",
+    "RankHistogramFilter",
     "RelaxToPriorPerturbations",
     "RelaxToPriorSpread",
     "Resampling",

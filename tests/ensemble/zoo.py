@@ -31,6 +31,7 @@ METHODS = [
     Entry("LETKF", da.LETKF(localization=da.ensemble.GaspariCohn(1.2))),
     Entry("EAKF", da.ensemble.EAKF(localization=da.ensemble.GaspariCohn(1.2))),
     Entry("serial EnKF", da.ensemble.SerialEnKF(localization=da.ensemble.GaspariCohn(1.2))),
+    Entry("rank histogram", da.ensemble.RankHistogramFilter(localization=da.ensemble.GaspariCohn(1.2))),
     Entry("local EnKF", da.ensemble.LocalEnKF(localization=da.ensemble.GaspariCohn(1.2))),
 ]
 WINDOW_METHODS = [
