@@ -15,6 +15,7 @@ from diffassim.models.stencil import PeriodicStencil
 from diffassim.models.stencil_runge_kutta import stencil_runge_kutta_4
 from diffassim.models.transfer import BlockMean, Truncation
 from diffassim.models.two_scale_lorenz96 import TwoScaleLorenz96, TwoScaleState
+from diffassim.models.with_parameters import WithParameters
 
 __all__ = [
     "GR4J",
@@ -35,6 +36,7 @@ __all__ = [
     "TwoScaleLorenz96",
     "TwoScaleState",
     "Variable",
+    "WithParameters",
     "exponential_runge_kutta_4",
     "rollout",
     "runge_kutta_4",
