@@ -18,6 +18,7 @@ from diffassim.ensemble.inflation import (
     RelaxToPriorPerturbations,
     RelaxToPriorSpread,
 )
+from diffassim.ensemble.initial import draw_ensemble
 from diffassim.ensemble.inversion import Inversion, ensemble_inversion
 from diffassim.ensemble.letkf import LETKF
 from diffassim.ensemble.neighbors import nearest_observations
@@ -66,6 +67,7 @@ __all__ = [
     "Stratified",
     "Systematic",
     "WindowInfo",
+    "draw_ensemble",
     "ensemble_inversion",
     "nearest_observations",
     "observation_places",
