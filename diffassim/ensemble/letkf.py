@@ -9,20 +9,17 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, ShapeError
-from diffassim.core.grid import Grid
 from diffassim.core.pytree import static
-from diffassim.ensemble.base import EnsembleMethod
 from diffassim.ensemble.departures import Departures
 from diffassim.ensemble.etkf import symmetric_transform
+from diffassim.ensemble.localized import LocalizedMethod
 from diffassim.ensemble.members import anomalies, mean, recombine
-from diffassim.ensemble.places import is_uncorrelated, observation_places
 
 __all__ = ["LETKF"]
 
 
-class LETKF(EnsembleMethod):
+class LETKF(LocalizedMethod):
     r"""An ETKF at every grid point, in which the error variance of an observation grows with its distance.
 
     With the taper \(\rho_g = \mathrm{diag}\, \rho(|r_g - r_j|)\) of point g,
@@ -39,7 +36,7 @@ class LETKF(EnsembleMethod):
         inflation: an `Inflation`, or a number that multiplies the posterior anomalies.
         rotation: whether the posterior anomalies are rotated at random, the same at all points (static).
         localization: taper, for example `GaspariCohn(radius)`: a function of distance.
-        grid: `Grid` or `Sphere` of the state; default: a periodic line of unit spacing.
+        grid: `Grid`, `Sphere` or `ProductGrid` of the state; default: a periodic line of unit spacing.
         places: coordinates of the observations, shape (m, D), or a tuple with one entry (or None) for each stream;
             None where the operator knows them.
         neighbors: observations used at a point, the nearest ones (static); None: all with a coefficient above zero.
@@ -62,20 +59,13 @@ class LETKF(EnsembleMethod):
     Source: Hunt, Kostelich and Szunyogh (2007), section 2.3 and 4.
     """
 
-    localization: Any = None
-    grid: Any = Grid()
-    places: Any = None
     neighbors: int | None = static(default=None)
     batch: int = static(default=256)
     nearest: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not callable(self.localization):
-            raise ConfigurationError(
-                f"LETKF: localization must be a taper like GaspariCohn(radius), found {self.localization!r}; without "
-                "one use ETKF"
-            )
+        self.require_localization("ETKF")
         if self.batch < 1 or (self.neighbors is not None and self.neighbors < 1):
             raise ConfigurationError(
                 f"LETKF: batch={self.batch} and neighbors={self.neighbors} must be at least 1 (neighbors may be None)"
@@ -85,8 +75,8 @@ class LETKF(EnsembleMethod):
 
     def update(self, key: Any, ensemble: Any, departures: Departures, streams: tuple[Any, ...]) -> Any:
         """Return the posterior ensemble, before inflation and rotation."""
-        shape = self._grid_shape(ensemble)
-        places = self._places(streams, shape)
+        shape = self.grid_shape(ensemble)
+        places = self.stream_places(streams, shape)
         columns = jax.tree.map(lambda leaf: _to_columns(leaf, self.grid.ndim), anomalies(ensemble))
         S, d = departures.S, departures.d
         observed = departures.observed
@@ -98,7 +88,7 @@ class LETKF(EnsembleMethod):
             else:  # none is the number beyond the last
                 near, innovation, seen = (a.at[found].get(mode="fill", fill_value=0) for a in (rows, d, observed))
                 near, there = near.T, places.at[found].get(mode="clip")
-            taper = self.localization(self.grid.distance(place[None], there, shape)).astype(S.dtype)
+            taper = self.taper(place[None], there, shape, S.dtype)
             taper = jnp.where(seen, taper, 0)
             if self.neighbors is not None and self.neighbors < d.shape[0]:
                 taper, chosen = lax.top_k(taper, self.neighbors)
@@ -124,30 +114,6 @@ class LETKF(EnsembleMethod):
                 f"LETKF: nearest has shape {jnp.shape(self.nearest)}, but the grid has {points} points; search with "
                 "nearest_observations for this grid"
             )
-
-    def _grid_shape(self, ensemble: Any) -> tuple[int, ...]:
-        shapes = {leaf.shape[1:][-self.grid.ndim :] for leaf in jax.tree.leaves(ensemble)}
-        if len(shapes) != 1 or len(next(iter(shapes))) != self.grid.ndim:
-            raise ShapeError(
-                f"LETKF: all leaves of the state need the same {self.grid.ndim} grid axes at their end, found members "
-                f"of shapes {tree.describe_shapes(jax.tree.map(lambda leaf: leaf[0], ensemble))}"
-            )
-        return shapes.pop()
-
-    def _places(self, streams: tuple[Any, ...], shape: tuple[int, ...]) -> Any:
-        given = self.places if isinstance(self.places, tuple) else (self.places,)
-        if len(given) == 1 and given[0] is None:
-            given = (None,) * len(streams)
-        if len(given) != len(streams):
-            raise ShapeError(f"LETKF: there are {len(streams)} streams of observations, but places for {len(given)}")
-        for stream in streams:
-            if not is_uncorrelated(stream.error):
-                raise ConfigurationError(
-                    f"LETKF: a local analysis needs uncorrelated observation errors, found "
-                    f"{type(stream.error).__name__}; use Diagonal, or a global filter such as ETKF"
-                )
-        found = [observation_places(s, self.grid, shape, g) for s, g in zip(streams, given, strict=True)]
-        return jnp.concatenate(found)
 
 
 def _to_columns(leaf: Any, ndim: int) -> Any:

@@ -67,6 +67,8 @@ ROWS = [
     Row("L96 EnKF 40", L96, da.EnKF(1.06), 40, 0.22),
     Row("L96 DEnKF 40", L96, da.DEnKF(1.01), 40, 0.18),
     Row("L96 LETKF 7", L96, da.LETKF(1.04, rotation=True, localization=GaspariCohn(4.0)), 7, 0.22),
+    Row("L96 EAKF 7", L96, da.EAKF(1.07, rotation=True, localization=GaspariCohn(6.0)), 7, 0.23),
+    Row("L96 serial EnKF 28", L96, da.ensemble.SerialEnKF(1.08), 28, 0.24),
     Row("L63 ETKF 3", L63, da.ETKF(1.3), 3, 0.82),
     Row("L63 ETKF 10", L63, da.ETKF(1.02, rotation=True), 10, 0.63),
     Row("L63 EnKF 10", L63, da.EnKF(1.04), 10, 0.65),

@@ -14,7 +14,9 @@ import diffassim as da
 from diffassim.core.errors import ConfigurationError, ShapeError
 from tests.ensemble.zoo import INFLATIONS, KEY, METHODS, SITES, Column, ensemble, observed, values
 
-ABSTRACT = {da.ensemble.EnsembleMethod, da.ensemble.GlobalFilter}
+ABSTRACT = {
+    da.ensemble.EnsembleMethod, da.ensemble.GlobalFilter, da.ensemble.LocalizedMethod, da.ensemble.SerialFilter
+}  # fmt: skip
 every_method = pytest.mark.parametrize("entry", METHODS, ids=lambda entry: entry.name)
 
 

@@ -29,6 +29,9 @@ METHODS = [
     Entry("DEnKF", da.DEnKF()),
     Entry("EnKF-N", da.EnKFN()),
     Entry("LETKF", da.LETKF(localization=da.ensemble.GaspariCohn(1.2))),
+    Entry("EAKF", da.ensemble.EAKF(localization=da.ensemble.GaspariCohn(1.2))),
+    Entry("serial EnKF", da.ensemble.SerialEnKF(localization=da.ensemble.GaspariCohn(1.2))),
+    Entry("local EnKF", da.ensemble.LocalEnKF(localization=da.ensemble.GaspariCohn(1.2))),
 ]
 WINDOW_METHODS = [
     Entry("IEnKS", da.IEnKS(tolerance=1e-9), kalman=True),
