@@ -10,6 +10,7 @@ from diffassim.models.kuramoto_sivashinsky import KuramotoSivashinsky
 from diffassim.models.lorenz63 import Lorenz63
 from diffassim.models.lorenz96 import Lorenz96
 from diffassim.models.navier_stokes import NavierStokes
+from diffassim.models.reduced_gravity_qg import ReducedGravityQG
 from diffassim.models.rollout import rollout
 from diffassim.models.stencil import PeriodicStencil
 from diffassim.models.stencil_runge_kutta import stencil_runge_kutta_4
@@ -31,6 +32,7 @@ __all__ = [
     "NavierStokes",
     "Parameter",
     "PeriodicStencil",
+    "ReducedGravityQG",
     "Truncation",
     "TwoScaleLorenz96",
     "TwoScaleState",

@@ -21,6 +21,7 @@ from diffassim.models import (
     Lorenz96,
     Model,
     NavierStokes,
+    ReducedGravityQG,
     TwoScaleLorenz96,
     TwoScaleState,
     Variable,
@@ -75,6 +76,13 @@ def _vortices(dtype: Any, key: jax.Array) -> jax.Array:
     return 2.0 * jax.random.normal(key, (8, 8), dtype)
 
 
+def _eddies(dtype: Any, key: jax.Array) -> jax.Array:
+    return jax.random.normal(key, (14, 14), dtype)
+
+
+# Parameters of similar size, in which derivatives are taken along one direction.
+GYRE = ReducedGravityQG(froude=1.0, rossby=1.0, drag=0.5, viscosity=0.1, hyperviscosity=1e-5, dt=1e-4)
+
 # Winds that turn around, an open axis and a periodic one, emissions of two sectors in two records.
 REGION = AdvectionDiffusion(
     wind=(
@@ -114,6 +122,7 @@ MODELS = [
     Entry("AdvectionDiffusion", REGION, _plume),
     Entry("KuramotoSivashinsky", KuramotoSivashinsky(length=22.0), _line(12, 0.0, 1.3)),
     Entry("NavierStokes", NavierStokes(drag=0.1, force=1.0, wavenumber=2, dt=0.1), _vortices),
+    Entry("ReducedGravityQG", GYRE, _eddies),
     Entry("GR4J", GR4J(x2=0.8, x4=2.6, days=4, forcing=WEATHER), _catchment),
     Entry("FunctionModel", FunctionModel(lambda x, t: x + 0.1 * jnp.sin(x)), _line(5, 0.0, 1.0)),
     Entry("FunctionModel with arguments", Pendulum(_pendulum, arguments=1.5), _swinging),
