@@ -6,6 +6,7 @@ from diffassim.ensemble.adaptive import AdaptiveInflation, InflatedEnsemble
 from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod, GlobalFilter, SequentialMethod
 from diffassim.ensemble.denkf import DEnKF
 from diffassim.ensemble.departures import Departures, whitened_departures
+from diffassim.ensemble.domain import DomainFilter
 from diffassim.ensemble.eakf import EAKF
 from diffassim.ensemble.enkf import EnKF
 from diffassim.ensemble.enks import EnKS, Lagged
@@ -23,13 +24,17 @@ from diffassim.ensemble.inflation import (
 from diffassim.ensemble.initial import draw_ensemble
 from diffassim.ensemble.inversion import Inversion, ensemble_inversion
 from diffassim.ensemble.letkf import LETKF
+from diffassim.ensemble.letpf import LETPF
+from diffassim.ensemble.lnetf import LNETF
 from diffassim.ensemble.local_enkf import LocalEnKF
 from diffassim.ensemble.localized import LocalizedMethod
 from diffassim.ensemble.neighbors import nearest_observations
+from diffassim.ensemble.netf import NETF
 from diffassim.ensemble.optimal_particle_filter import OptimalParticleFilter
 from diffassim.ensemble.particle_filter import ParticleFilter, ParticleInfo
 from diffassim.ensemble.particles import Particles
 from diffassim.ensemble.places import observation_places
+from diffassim.ensemble.rank_histogram import RankHistogramFilter
 from diffassim.ensemble.resampling import Multinomial, Resampling, Residual, Stratified, Systematic
 from diffassim.ensemble.serial import SerialFilter
 from diffassim.ensemble.serial_enkf import SerialEnKF
@@ -48,6 +53,9 @@ __all__ = [
     "EAKF",
     "ETKF",
     "LETKF",
+    "LETPF",
+    "LNETF",
+    "NETF",
     "AdaptiveInflation",
     "AnalysisInfo",
     "AsynchronousFilter",
@@ -55,6 +63,7 @@ __all__ = [
     "Categories",
     "DEnKF",
     "Departures",
+    "DomainFilter",
     "EnKF",
     "EnKFN",
     "EnKS",
@@ -81,6 +90,7 @@ __all__ = [
     "PriorInflation",
     "ProductGrid",
     "ProductTaper",
+    "RankHistogramFilter",
     "RelaxToPriorPerturbations",
     "RelaxToPriorSpread",
     "Resampling",

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import ClassVar
 
-import jax
-import jax.numpy as jnp
-from jax import lax
+from jaxtyping import Array, Float
 
-from diffassim.core.errors import ConfigurationError, ShapeError
-from diffassim.core.pytree import static
-from diffassim.ensemble.departures import Departures
+from diffassim.ensemble.domain import DomainFilter
 from diffassim.ensemble.etkf import symmetric_transform
-from diffassim.ensemble.localized import LocalizedMethod
-from diffassim.ensemble.members import anomalies, mean, recombine
 
 __all__ = ["LETKF"]
 
 
-class LETKF(LocalizedMethod):
+class LETKF(DomainFilter):
     r"""An ETKF at every grid point, in which the error variance of an observation grows with its distance.
 
     With the taper \(\rho_g = \mathrm{diag}\, \rho(|r_g - r_j|)\) of point g,
@@ -59,69 +52,10 @@ class LETKF(LocalizedMethod):
     Source: Hunt, Kostelich and Szunyogh (2007), section 2.3 and 4.
     """
 
-    neighbors: int | None = static(default=None)
-    batch: int = static(default=256)
-    nearest: Any = None
+    unlocalized: ClassVar[str] = "ETKF"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.require_localization("ETKF")
-        if self.batch < 1 or (self.neighbors is not None and self.neighbors < 1):
-            raise ConfigurationError(
-                f"LETKF: batch={self.batch} and neighbors={self.neighbors} must be at least 1 (neighbors may be None)"
-            )
-        if self.neighbors is not None and self.nearest is not None:
-            raise ConfigurationError("LETKF: give `neighbors` (a number) or `nearest` (what was found), not both")
-
-    def update(self, key: Any, ensemble: Any, departures: Departures, streams: tuple[Any, ...]) -> Any:
-        """Return the posterior ensemble, before inflation and rotation."""
-        shape = self.grid_shape(ensemble)
-        places = self.stream_places(streams, shape)
-        columns = jax.tree.map(lambda leaf: _to_columns(leaf, self.grid.ndim), anomalies(ensemble))
-        S, d = departures.S, departures.d
-        observed = departures.observed
-
-        def analyze_point(point: Any) -> Any:
-            place, X, found = point
-            if found is None:
-                near, innovation, there, seen = S, d, places, observed
-            else:  # none is the number beyond the last
-                near, innovation, seen = (a.at[found].get(mode="fill", fill_value=0) for a in (rows, d, observed))
-                near, there = near.T, places.at[found].get(mode="clip")
-            taper = self.taper(place[None], there, shape, S.dtype)
-            taper = jnp.where(seen, taper, 0)
-            if self.neighbors is not None and self.neighbors < d.shape[0]:
-                taper, chosen = lax.top_k(taper, self.neighbors)
-                near, innovation = S[:, chosen], d[chosen]
-            W = symmetric_transform(near, innovation, taper)
-            return jax.tree.map(lambda leaf: W.astype(leaf.dtype) @ leaf, X)
-
-        points, rows = self.grid.points(shape), S.T
-        self._check_nearest(points.shape[0])
-        # Reverse mode recomputes each batch, so that the weights of all points never exist together.
-        local = jax.checkpoint(analyze_point)
-        everything = (points, columns, self.nearest)
-        if points.shape[0] <= self.batch:
-            moved = jax.vmap(local)(everything)
-        else:
-            moved = lax.map(local, everything, batch_size=self.batch)
-        X_a = jax.tree.map(_from_columns, moved, ensemble)
-        return recombine(mean(ensemble), X_a)
-
-    def _check_nearest(self, points: int) -> None:
-        if self.nearest is not None and (jnp.ndim(self.nearest) != 2 or jnp.shape(self.nearest)[0] != points):
-            raise ShapeError(
-                f"LETKF: nearest has shape {jnp.shape(self.nearest)}, but the grid has {points} points; search with "
-                "nearest_observations for this grid"
-            )
-
-
-def _to_columns(leaf: Any, ndim: int) -> Any:
-    """Reshape (N, ..., grid) to (points, N, channels)."""
-    N, split = leaf.shape[0], leaf.ndim - ndim
-    flat = leaf.reshape(N, math.prod(leaf.shape[1:split]), math.prod(leaf.shape[split:]))
-    return jnp.transpose(flat, (2, 0, 1))
-
-
-def _from_columns(column: Any, leaf: Any) -> Any:
-    return jnp.transpose(column, (1, 2, 0)).reshape(leaf.shape)
+    def local_weights(
+        self, S: Float[Array, "N m"], d: Float[Array, " m"], taper: Float[Array, " m"]
+    ) -> Float[Array, "N N"]:
+        """Return w + A^(-1/2) at one point."""
+        return symmetric_transform(S, d, taper)

@@ -16,6 +16,8 @@ from diffassim.ensemble.members import anomalies, mean, recombine
 
 __all__ = ["SerialFilter"]
 
+FEW = 64  # values whose intermediate ensembles are kept for reverse mode: no checkpoints, half the compile time
+
 
 class SerialFilter(LocalizedMethod):
     r"""Base of the filters that take one whitened value after the other, in two steps.
@@ -72,7 +74,7 @@ class SerialFilter(LocalizedMethod):
             return (x, jax.tree.map(moved, X, gain), S + change[:, None] * own[None], d - shift * own), None
 
         carry = (mean(ensemble), anomalies(ensemble), S, d)
-        (x, X, _, _), _ = checkpointed_scan(take, carry, count)
+        (x, X, _, _), _ = checkpointed_scan(take, carry, count, segment=count if count <= FEW else None)
         return recombine(x, X)
 
     def _coefficients(self, ensemble: Any, streams: tuple[Any, ...], observed: Any, dtype: Any) -> Any:

@@ -19,6 +19,7 @@ class Entry(NamedTuple):
     name: str
     method: Any
     kalman: bool = False  # posterior mean and covariance are the Kalman filter's for a linear H
+    single: float = 2e-5  # how far a result in single precision may be from that in double
 
 
 METHODS = [
@@ -31,6 +32,11 @@ METHODS = [
     Entry("LETKF", da.LETKF(localization=da.ensemble.GaspariCohn(1.2))),
     Entry("EAKF", da.ensemble.EAKF(localization=da.ensemble.GaspariCohn(1.2))),
     Entry("serial EnKF", da.ensemble.SerialEnKF(localization=da.ensemble.GaspariCohn(1.2))),
+    Entry("rank histogram", da.ensemble.RankHistogramFilter(localization=da.ensemble.GaspariCohn(1.2))),
+    # A root of variances that are nearly zero, where few members have weight: half of the digits.
+    Entry("NETF", da.ensemble.NETF(), single=1e-3),
+    Entry("LNETF", da.ensemble.LNETF(localization=da.ensemble.GaspariCohn(1.2)), single=1e-3),
+    Entry("LETPF", da.ensemble.LETPF(localization=da.ensemble.GaspariCohn(1.2))),
     Entry("local EnKF", da.ensemble.LocalEnKF(localization=da.ensemble.GaspariCohn(1.2))),
 ]
 WINDOW_METHODS = [
