@@ -40,6 +40,11 @@ class RankHistogram(Pytree):
         return self.counts / self._expected
 
     @property
+    def outliers(self) -> float:
+        """Share of the values outside of all members over that of a reliable ensemble: above one, too little spread."""
+        return float(self.frequencies[0] + self.frequencies[-1]) / 2
+
+    @property
     def chi_square(self) -> float:
         """The sum above."""
         return float(jnp.sum(jnp.square(self.counts - self._expected)) / self._expected)

@@ -93,7 +93,7 @@ _L63 = Setup(
 )  # fmt: skip
 _L96 = Setup(
     "lorenz96/sakov2008", "Sakov and Oke (2008); DAPPER mods/Lorenz96/sakov2008.py",
-    Lorenz96(dt=0.05), _unit(40), 0.001, 1.0, 1, 4000, 400,
+    Lorenz96(dt=0.05), _unit(40), 0.001, 1.0, 1, 2400, 400,
 )  # fmt: skip
 _HALF = Setup(
     "lorenz96/bocquet2010", "Bocquet (2010), figure 5; DAPPER mods/Lorenz96/bocquet2010_m40.py, release 1.7.1",
