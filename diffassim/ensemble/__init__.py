@@ -15,7 +15,9 @@ from diffassim.ensemble.etkf import ETKF
 from diffassim.ensemble.finite_size import EnKFN
 from diffassim.ensemble.ienks import IEnKS
 from diffassim.ensemble.inflation import (
+    AdditiveInflation,
     Inflation,
+    Inflations,
     PosteriorInflation,
     PriorInflation,
     RelaxToPriorPerturbations,
@@ -28,6 +30,7 @@ from diffassim.ensemble.letpf import LETPF
 from diffassim.ensemble.lnetf import LNETF
 from diffassim.ensemble.local_enkf import LocalEnKF
 from diffassim.ensemble.localized import LocalizedMethod
+from diffassim.ensemble.model_error import SquareRootNoise
 from diffassim.ensemble.neighbors import nearest_observations
 from diffassim.ensemble.netf import NETF
 from diffassim.ensemble.optimal_particle_filter import OptimalParticleFilter
@@ -57,6 +60,7 @@ __all__ = [
     "LNETF",
     "NETF",
     "AdaptiveInflation",
+    "AdditiveInflation",
     "AnalysisInfo",
     "AsynchronousFilter",
     "Boxcar",
@@ -76,6 +80,7 @@ __all__ = [
     "IEnKS",
     "InflatedEnsemble",
     "Inflation",
+    "Inflations",
     "Inversion",
     "Lagged",
     "Levels",
@@ -99,6 +104,7 @@ __all__ = [
     "SerialEnKF",
     "SerialFilter",
     "Sphere",
+    "SquareRootNoise",
     "SquaredExponential",
     "Stratified",
     "Systematic",

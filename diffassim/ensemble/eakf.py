@@ -44,8 +44,8 @@ class EAKF(SerialFilter):
         >>> bool(info.analysis_spread < info.background_spread)
         True
 
-    Source: Anderson (2001), equations A4 to A10, in the two steps of Anderson (2003), section 2; localization of
-    covariances: Houtekamer and Mitchell (2001); Whitaker and Hamill (2002), section 4b.
+    Source: Anderson (2001), in the two steps of Anderson (2003); localization of covariances: Houtekamer and Mitchell
+    (2001); Whitaker and Hamill (2002).
     """
 
     def response(self, key: Any, s: Float[Array, " N"], d: Float[Array, ""]) -> Float[Array, " N"]:

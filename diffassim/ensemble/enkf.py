@@ -18,7 +18,7 @@ class EnKF(GlobalFilter):
     r"""Every member is updated with observations of its own, perturbed by draws from N(0, R).
 
     With whitened observed anomalies S (N, m), innovation d and perturbations \(\varepsilon_i \sim N(0, I)\), centered
-    over the members and scaled by \(\sqrt{N / (N - 1)}\) so that their expected sample covariance is I,
+    over the members and scaled by \(\sqrt{N / (N - 1)}\), which gives each of them the covariance I again,
 
     .. math::
         x_{a,i} = x_{f,i} + \sum_j \Big[ (d - S_i + \varepsilon_i)\, S^\top (I + S S^\top / (N - 1))^{-1} \Big]_j
@@ -59,7 +59,7 @@ class EnKF(GlobalFilter):
 
 
 def perturbations(key: Any, S: Float[Array, "N ..."]) -> Float[Array, "N ..."]:
-    """Return standard normal draws like S, centered over the members and scaled to unit expected sample variance."""
+    """Return standard normal draws like S, centered over the members and scaled back to unit variance."""
     N = S.shape[0]
     noise = jax.random.normal(key, S.shape, S.dtype)
     return (noise - jnp.mean(noise, axis=0, keepdims=True)) * (N / (N - 1)) ** 0.5

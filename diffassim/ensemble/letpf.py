@@ -53,8 +53,8 @@ class LETPF(DomainFilter):
         >>> [round(x, 3) for x in ensemble.ravel().tolist()]
         [1.0, -0.233, 0.722]
 
-    Source: Reich (2013); local: Cheng and Reich (2015); by anamorphosis at each point: Farchi and Bocquet (2018),
-    section 4.
+    Source: Reich (2013); local: Cheng and Reich (2015); one number at a time, by anamorphosis: Farchi and Bocquet
+    (2018).
     """
 
     unlocalized: ClassVar[str] = "ParticleFilter"

@@ -44,7 +44,7 @@ class LNETF(DomainFilter):
         >>> bool(info.analysis_spread < info.background_spread)
         True
 
-    Source: Toedter and Ahrens (2015), section 2e.
+    Source: Toedter and Ahrens (2015), section on localization.
     """
 
     unlocalized: ClassVar[str] = "NETF"

@@ -48,7 +48,7 @@ class LocalEnKF(LocalizedMethod):
         >>> bool(info.analysis_spread < info.background_spread)
         True
 
-    Source: Houtekamer and Mitchell (2001), equations 1 to 6; Hamill, Whitaker and Snyder (2001), section 2.
+    Source: Houtekamer and Mitchell (2001), for one batch of all observations; Hamill, Whitaker and Snyder (2001).
     """
 
     def __post_init__(self) -> None:

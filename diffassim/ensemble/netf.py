@@ -38,7 +38,7 @@ class NETF(GlobalFilter):
         >>> [round(x, 3) for x in ensemble.ravel().tolist()]  # weights .08, .35, .57
         [-0.086, 0.193, 1.382]
 
-    Source: Toedter and Ahrens (2015), equations 9, 10, 14 and 17 to 19.
+    Source: Toedter and Ahrens (2015), section 2.
     """
 
     def weights(self, key: Any, S: Float[Array, "N m"], d: Float[Array, " m"]) -> Float[Array, "N N"]:

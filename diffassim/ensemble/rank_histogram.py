@@ -26,8 +26,9 @@ class RankHistogramFilter(SerialFilter):
     k / (N + 1) are the new values, in the order of the old ones. Their increments are regressed on the state, with
     covariances that a taper localizes.
 
-    Where prior and likelihood are Gaussian and the ensemble is large, it is the `EAKF`. Ties are intervals without
-    width. Derivatives hold for the order that the members have; where two of them change places the update jumps.
+    Where prior and likelihood are Gaussian and the ensemble is large, it is the `EAKF`. With few members it loses more
+    spread (on Lorenz-96, 20 keep to the truth and 7 do not). Ties are intervals without width. Derivatives hold for the
+    order that the members have; where two of them change places the update jumps.
 
     Args:
         inflation: an `Inflation`, or a number that multiplies the posterior anomalies.
@@ -49,7 +50,7 @@ class RankHistogramFilter(SerialFilter):
         >>> [round(h, 1) for h in ensemble.ravel().tolist()]  # all but one are left in that group
         [3.8, 4.9, 4.9, 5.0, 5.1, 5.2]
 
-    Source: Anderson (2010), section 2, with quadratic quantiles inside and the Gaussian likelihood in the tails.
+    Source: Anderson (2010), with quadratic quantiles inside and the Gaussian likelihood in the tails.
     """
 
     def response(self, key: Any, s: Float[Array, " N"], d: Float[Array, ""]) -> Float[Array, " N"]:

@@ -17,7 +17,7 @@ class SerialEnKF(SerialFilter):
     r"""Stochastic serial filter: every member takes each value with a perturbation of its own.
 
     For a whitened value with prior variance \(\sigma^2\), anomalies s and innovation \(\delta\), and draws
-    \(\varepsilon_i \sim N(0, 1)\), centered over the members and scaled to unit expected sample variance,
+    \(\varepsilon_i \sim N(0, 1)\), centered over the members and scaled back to unit variance,
 
     .. math:: \Delta h_i = \frac{\sigma^2}{1 + \sigma^2}\, (\delta - s_i + \varepsilon_i)
 

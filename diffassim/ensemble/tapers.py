@@ -131,7 +131,7 @@ class SquaredExponential(Taper):
         >>> SquaredExponential(4.0)(jnp.array([0.0, 4.0, 15.0])).round(3).tolist()
         [1.0, 0.607, 0.001]
 
-    Source: Hunt, Kostelich and Szunyogh (2007), section 4, on tapers of the inverse error variance.
+    Source: Hunt, Kostelich and Szunyogh (2007), on factors of the inverse error variance.
     """
 
     reach: ClassVar[float] = 40.0
@@ -154,7 +154,7 @@ class Exponential(Taper):
         >>> Exponential(4.0)(jnp.array([0.0, 4.0, 15.0])).round(3).tolist()
         [1.0, 0.368, 0.024]
 
-    Source: Gaspari and Cohn (1999), section 4, as the correlation of a first-order autoregressive process.
+    Source: Gaspari and Cohn (1999), among the correlations of isotropic fields.
     """
 
     reach: ClassVar[float] = 750.0
@@ -180,7 +180,7 @@ class Boxcar(Taper):
         >>> Boxcar(4.0)(jnp.array([0.0, 3.0, 4.0])).tolist()
         [1.0, 1.0, 0.0]
 
-    Source: Ott et al. (2004), section 2, as the local region of an analysis.
+    Source: Ott et al. (2004), as the local region of an analysis.
     """
 
     reach: ClassVar[float] = 1.0
@@ -208,7 +208,7 @@ class ProductTaper(Pytree):
         >>> taper((jnp.array([1.0, 1.0]), jnp.array([0.0, 4.0]))).round(3).tolist()
         [0.368, 0.234]
 
-    Source: Houtekamer and Mitchell (2001), section 4, as the product of horizontal and vertical tapers.
+    Source: Houtekamer, Mitchell and Deng (2009), for the product of horizontal and vertical tapers.
     """
 
     tapers: Any

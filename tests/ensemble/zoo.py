@@ -10,7 +10,14 @@ import numpy as np
 
 import diffassim as da
 from diffassim.core.pytree import Pytree
-from diffassim.ensemble import PosteriorInflation, PriorInflation, RelaxToPriorPerturbations, RelaxToPriorSpread
+from diffassim.ensemble import (
+    AdditiveInflation,
+    Inflations,
+    PosteriorInflation,
+    PriorInflation,
+    RelaxToPriorPerturbations,
+    RelaxToPriorSpread,
+)
 
 
 class Entry(NamedTuple):
@@ -48,7 +55,14 @@ WINDOW_METHODS = [
     Entry("4D-ETKF", da.AsynchronousFilter(da.ETKF()), kalman=True),
 ]
 # Every inflation, with the cheapest method.
-INFLATIONS = [PriorInflation(1.1), PosteriorInflation(1.1), RelaxToPriorSpread(0.4), RelaxToPriorPerturbations(0.4)]
+INFLATIONS = [
+    PriorInflation(1.1),
+    PosteriorInflation(1.1),
+    RelaxToPriorSpread(0.4),
+    RelaxToPriorPerturbations(0.4),
+    AdditiveInflation(da.covariances.Diagonal(std=0.4)),
+    Inflations((RelaxToPriorSpread(0.4), 1.1, AdditiveInflation(da.covariances.Diagonal(std=0.4)))),
+]
 KEY = jax.random.key(5)
 N, SITES = 6, 8
 
