@@ -1,5 +1,6 @@
 """Forward models, one per file, behind one protocol."""
 
+from diffassim.models.adams_bashforth import AdamsBashforth3, AdamsBashforthState
 from diffassim.models.advection import LinearAdvection
 from diffassim.models.advection_diffusion import AdvectionDiffusion
 from diffassim.models.base import FunctionModel, Model, Parameter, Variable
@@ -15,11 +16,14 @@ from diffassim.models.rollout import rollout
 from diffassim.models.stencil import PeriodicStencil
 from diffassim.models.stencil_runge_kutta import stencil_runge_kutta_4
 from diffassim.models.transfer import BlockMean, Truncation
+from diffassim.models.two_layer_qg import TwoLayerQG
 from diffassim.models.two_scale_lorenz96 import TwoScaleLorenz96, TwoScaleState
 from diffassim.models.with_parameters import WithParameters
 
 __all__ = [
     "GR4J",
+    "AdamsBashforth3",
+    "AdamsBashforthState",
     "AdvectionDiffusion",
     "BlockMean",
     "CatchmentForcing",
@@ -35,6 +39,7 @@ __all__ = [
     "PeriodicStencil",
     "ReducedGravityQG",
     "Truncation",
+    "TwoLayerQG",
     "TwoScaleLorenz96",
     "TwoScaleState",
     "Variable",
