@@ -23,6 +23,7 @@ from diffassim.ensemble.inflation import (
     RelaxToPriorPerturbations,
     RelaxToPriorSpread,
 )
+from diffassim.ensemble.initial import draw_ensemble
 from diffassim.ensemble.inversion import Inversion, ensemble_inversion
 from diffassim.ensemble.letkf import LETKF
 from diffassim.ensemble.letpf import LETPF
@@ -110,6 +111,7 @@ __all__ = [
     "Taper",
     "Wendland",
     "WindowInfo",
+    "draw_ensemble",
     "ensemble_inversion",
     "nearest_observations",
     "observation_places",
