@@ -16,7 +16,7 @@ from diffassim.core.sphere import Sphere
 from diffassim.models.base import Variable
 from diffassim.models.library import LibraryModel, library_rules
 
-__all__ = ["ShallowWaterState", "gaussian_grid", "perturbed_jet", "spherical_shallow_water"]
+__all__ = ["ShallowWaterState", "gaussian_grid", "perturbed_jet", "spectral_grid", "spherical_shallow_water"]
 
 TRUNCATIONS = (21, 31, 42, 85)
 
@@ -90,6 +90,11 @@ def gaussian_grid(truncation: int = 21) -> Sphere:
     """
     longitude, sine = _core(truncation).grid.nodal_axes
     return Sphere(np.degrees(np.arcsin(sine))[:, None], np.degrees(longitude))
+
+
+def spectral_grid(truncation: int = 21) -> Any:
+    """Return the library's `Grid` of a truncation, which transforms between fields (longitude, latitude) and modes."""
+    return _core(truncation).grid
 
 
 def perturbed_jet(key: Any, truncation: int = 21) -> ShallowWaterState:
