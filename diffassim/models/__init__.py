@@ -19,6 +19,7 @@ from diffassim.models.stencil_runge_kutta import stencil_runge_kutta_4
 from diffassim.models.transfer import BlockMean, Truncation
 from diffassim.models.two_layer_qg import TwoLayerQG
 from diffassim.models.two_scale_lorenz96 import TwoScaleLorenz96, TwoScaleState
+from diffassim.models.with_parameters import WithParameters
 
 __all__ = [
     "GR4J",
@@ -44,6 +45,7 @@ __all__ = [
     "TwoScaleLorenz96",
     "TwoScaleState",
     "Variable",
+    "WithParameters",
     "exponential_runge_kutta_4",
     "rollout",
     "runge_kutta_4",

@@ -55,6 +55,11 @@ def _two_scale(dtype: Any, key: jax.Array) -> TwoScaleState:
     )
 
 
+def _with_forcing(dtype: Any, key: jax.Array) -> dict[str, Any]:
+    state = 2.3 + 3.6 * jax.random.normal(key, 9, dtype)
+    return {"state": state, "parameters": {"forcing": jnp.asarray(7.5, dtype)}}
+
+
 def _catchment(dtype: Any, key: jax.Array) -> CatchmentState:
     """Well inside of all thresholds, so that derivatives exist in every direction."""
     draws = iter(jax.random.uniform(key, 5, dtype, 0.8, 1.2))
@@ -145,6 +150,7 @@ MODELS = [
     Entry("Lorenz96 with a forcing field", Lorenz96(forcing=jnp.linspace(7.0, 9.0, 9)), _line(9, 2.3, 3.6)),
     Entry("Lorenz96 smaller than its stencil", Lorenz96(), _line(4, 2.3, 3.6)),
     Entry("Lorenz96 large", Lorenz96(), _line(300, 2.3, 3.6)),  # compiled in separate kernels
+    Entry("WithParameters", WithParameters(Lorenz96(), ("forcing",)), _with_forcing),
     Entry("TwoScaleLorenz96", TwoScaleLorenz96(), _two_scale),
     Entry("LinearAdvection", LinearAdvection(velocity=0.3), _line(10, 0.0, 1.0)),
     Entry("AdvectionDiffusion", REGION, _plume),
