@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.stats import chi2
+from jax.scipy.special import gammaincc
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import DataError, ShapeError
@@ -57,7 +57,7 @@ class RankHistogram(Pytree):
     @property
     def p_value(self) -> float:
         """Chance of so large a chi-square of independent values and a reliable ensemble."""
-        return float(chi2.sf(jnp.asarray(self.chi_square), float(self.counts.size - 1)))
+        return float(gammaincc((self.counts.size - 1) / 2, jnp.asarray(self.chi_square) / 2))
 
     @property
     def slope(self) -> float:

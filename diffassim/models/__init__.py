@@ -1,5 +1,6 @@
 """Forward models, one per file, behind one protocol."""
 
+from diffassim.models.adams_bashforth import AdamsBashforth3, AdamsBashforthState
 from diffassim.models.advection import LinearAdvection
 from diffassim.models.advection_diffusion import AdvectionDiffusion
 from diffassim.models.base import FunctionModel, Model, Parameter, Variable
@@ -10,14 +11,19 @@ from diffassim.models.kuramoto_sivashinsky import KuramotoSivashinsky
 from diffassim.models.lorenz63 import Lorenz63
 from diffassim.models.lorenz96 import Lorenz96
 from diffassim.models.navier_stokes import NavierStokes
+from diffassim.models.reduced_gravity_qg import ReducedGravityQG
 from diffassim.models.rollout import rollout
 from diffassim.models.stencil import PeriodicStencil
 from diffassim.models.stencil_runge_kutta import stencil_runge_kutta_4
 from diffassim.models.transfer import BlockMean, Truncation
+from diffassim.models.two_layer_qg import TwoLayerQG
 from diffassim.models.two_scale_lorenz96 import TwoScaleLorenz96, TwoScaleState
+from diffassim.models.with_parameters import WithParameters
 
 __all__ = [
     "GR4J",
+    "AdamsBashforth3",
+    "AdamsBashforthState",
     "AdvectionDiffusion",
     "BlockMean",
     "CatchmentForcing",
@@ -31,10 +37,13 @@ __all__ = [
     "NavierStokes",
     "Parameter",
     "PeriodicStencil",
+    "ReducedGravityQG",
     "Truncation",
+    "TwoLayerQG",
     "TwoScaleLorenz96",
     "TwoScaleState",
     "Variable",
+    "WithParameters",
     "exponential_runge_kutta_4",
     "rollout",
     "runge_kutta_4",

@@ -9,7 +9,19 @@ from typing import Any
 
 from diffassim.covariances import Diagonal
 from diffassim.cycling import FourDVar
-from diffassim.ensemble import ETKF, LETKF, DEnKF, EnKF, EnKFN, EnSRF, GaspariCohn, IEnKS, ParticleFilter
+from diffassim.ensemble import (
+    EAKF,
+    ETKF,
+    LETKF,
+    DEnKF,
+    EnKF,
+    EnKFN,
+    EnSRF,
+    GaspariCohn,
+    IEnKS,
+    ParticleFilter,
+    SerialEnKF,
+)
 from diffassim.experiments.literature.setups import SETUPS, Setup
 from diffassim.kalman import EKF, Climatology, CycledThreeDVar, OptimalInterpolation
 from diffassim.variational import GaussNewton
@@ -194,6 +206,8 @@ ROWS: list[Row] = [
         _row("EnKF-N, prior 2, rotated", EnKFN(rotation=True, exponent=2.0), 24, 0.18, 55, 0.1756, 0.0015),
         _row("EnKF-N, prior 2, rotated, again", EnKFN(rotation=True, exponent=2.0), 24, 0.18, _BASIC, 0.1756, 0.0015),
         _row("LETKF 1.04, radius 4, rotated", LETKF(1.04, True, GaspariCohn(4.0)), 7, 0.22, 67, 0.2153, 0.0016),
+        _row("EAKF 1.07, radius 6, rotated", EAKF(1.07, True, GaspariCohn(6.0)), 7, 0.23, 68, 0.2284, 0.0018),
+        _row("serial EnKF 1.08", SerialEnKF(1.08), 28, 0.24, 51, 0.2635, 0.0101),
         _row("ETKF 1.04, rotated", ETKF(1.04, True), 20, 0.20, 78),
         _row("EnKF-N", EnKFN(), 20, 0.24, 81),
         _row("EnKF-N, prior 2", EnKFN(exponent=2.0), 20, 0.19, 82),
