@@ -28,6 +28,7 @@ from diffassim.models import (
     TwoScaleLorenz96,
     TwoScaleState,
     Variable,
+    WithParameters,
 )
 
 
