@@ -43,7 +43,7 @@ class SquareRootNoise(Pytree):
     Example:
         >>> import diffassim as da
         >>> noise = SquareRootNoise(da.covariances.Diagonal(std=3.0), residual=False)
-        >>> noise(None, jnp.array([[-4.0], [0.0], [4.0]])).ravel().tolist()  # variance 16 + 9
+        >>> noise(None, jnp.array([[-4.0], [0.0], [4.0]])).ravel().round(3).tolist()  # variance 16 + 9
         [-5.0, 0.0, 5.0]
 
     Source: Raanes, Carrassi and Bertino (2015): square root core, with independent draws of the residual noise.

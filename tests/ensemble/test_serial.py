@@ -11,7 +11,7 @@ import pytest
 import diffassim as da
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.grid import Grid
-from diffassim.ensemble import EAKF, GaspariCohn, LocalEnKF, SerialEnKF, Sphere
+from diffassim.ensemble import EAKF, LETPF, GaspariCohn, LocalEnKF, SerialEnKF, Sphere
 from tests.cycling.test_ensemble import MODEL, check_gradient, twin
 from tests.ensemble.zoo import KEY, ensemble, observed, values
 
@@ -168,3 +168,12 @@ def test_the_gradient_of_a_score_to_the_radius_passes_through_cycles(method):
         return jnp.mean(jnp.sqrt(jnp.mean((history.analysis.mean - truth[obs.steps]) ** 2, axis=1)))
 
     check_gradient(error, 1.7)
+
+
+@pytest.mark.parametrize("method", [EAKF, LocalEnKF, LETPF])
+def test_companions_on_the_same_grid_are_moved_with_the_members(method):
+    E = ensemble()
+    local = method(localization=TAPER)
+    posterior, companions, _ = local.analyze_with(KEY, E, jnp.stack([2 * E, E + 1], axis=1), observed(values()))
+    expected = jnp.stack([2 * posterior, posterior + 1], axis=1)
+    np.testing.assert_allclose(companions, expected, rtol=1e-12, atol=1e-12)
