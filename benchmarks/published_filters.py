@@ -13,7 +13,7 @@ import numpy as np
 
 import diffassim as da
 from benchmarks.harness import Record, report
-from diffassim.ensemble import GaspariCohn
+from diffassim.ensemble import GaspariCohn, RelaxToPriorSpread
 
 # Sparse: 40 variables, every fourth observed every five Runge-Kutta steps of .03, unit errors; 64 trajectories of 1,500
 # analyses. Truth and members start from N(e_0, .1 I); the first 20 units of time do not count. The score is the mean
@@ -30,19 +30,20 @@ TEST_KEY, TUNING_KEY = 96, 9700
 
 
 class Settings(NamedTuple):
-    """Inflation of the posterior and radius of the taper."""
+    """How far the spread is relaxed to that of the prior, and the radius of the taper."""
 
-    inflation: float
+    relaxation: float
     radius: float
 
 
-# Tuned on the tuning key alone, see `tune`.
-SPARSE_SETTINGS = {10: Settings(1.04, 3.0), 20: Settings(1.02, 4.0), 100: Settings(1.01, 8.0)}
-ATAN_SETTINGS = Settings(1.04, 4.0)
+# Tuned on the tuning key alone, see `tune`. Where points are far from all observations, relaxation is bounded, while a
+# factor of the anomalies (published: best of a grid) lets some of these runs grow beyond all bounds.
+SPARSE_SETTINGS = {10: Settings(0.25, 1.8), 20: Settings(0.22, 3.0), 100: Settings(0.15, 7.0)}
+ATAN_SETTINGS = Settings(0.2, 4.0)
 
 
 def method(settings: Settings) -> Any:
-    return da.LETKF(settings.inflation, localization=GaspariCohn(settings.radius))
+    return da.LETKF(RelaxToPriorSpread(settings.relaxation), localization=GaspariCohn(settings.radius))
 
 
 def sparse(members: int, settings: Settings, key: jax.Array) -> Any:
@@ -92,12 +93,12 @@ def sparse_table(members: tuple[int, ...], trajectories: int, batch: int) -> lis
         keys = jax.random.split(jax.random.fold_in(jax.random.key(TEST_KEY), N), trajectories)
         before = time.perf_counter()
         error = sparse_scores(N, SPARSE_SETTINGS[N], keys, min(batch, trajectories))
+        found = summary(error, SPARSE_PUBLISHED[N])
         records.append(
             Record(
                 f"every fourth variable, {N} members", f"{trajectories} x {SPARSE_ANALYSES} analyses",
-                seconds=time.perf_counter() - before, ratio=float(error.mean() / SPARSE_PUBLISHED[N]), target=1.03,
-                reference="published LETKF",
-                more={"error": float(error.mean()), "published": SPARSE_PUBLISHED[N], **scatter(error)},
+                seconds=time.perf_counter() - before, ratio=found["error"] / SPARSE_PUBLISHED[N], target=1.03,
+                reference="published LETKF", more=found,
             )
         )  # fmt: skip
     return records
@@ -110,34 +111,40 @@ def arctangent_table(repetitions: int) -> list[Record]:
         error = np.asarray(on_repetitions(ATAN_SETTINGS, on_attractor, keys))
         for what, values in (("mean", error.mean(1)), ("final", error[:, -1])):
             start = "on the attractor" if on_attractor else "like the members"
+            found = summary(values, ATAN_PUBLISHED[what])
             records.append(
                 Record(
                     f"arctangents, {what}, truth starts {start}", f"n = {ATAN_N}, {repetitions} repetitions",
-                    ratio=float(values.mean() / ATAN_AIM[what]), target=1.0, reference="aim",
-                    more={"error": float(values.mean()), "published": ATAN_PUBLISHED[what], **scatter(values)},
+                    ratio=found["error"] / ATAN_AIM[what], target=1.0, reference="aim", more=found,
                 )
             )  # fmt: skip
     return records
 
 
-def scatter(values: np.ndarray) -> dict[str, float]:
+def summary(values: np.ndarray, published: float) -> dict[str, float]:
+    """Return mean and scatter of the runs that are finite, and how many are not: members may leave all bounds."""
+    lost = int(np.sum(~np.isfinite(values)))
+    values = values[np.isfinite(values)]
     error = float(np.std(values, ddof=1) / values.size**0.5) if values.size > 1 else float("nan")
-    return {"standard_error": error, "largest": float(values.max())}
+    return {
+        "error": float(values.mean()), "standard_error": error, "largest": float(values.max()), "lost": lost,
+        "published": published,
+    }  # fmt: skip
 
 
-def tune(members: int | None, inflations: tuple[float, ...], radii: tuple[float, ...], runs: int) -> None:
+def tune(members: int | None, relaxations: tuple[float, ...], radii: tuple[float, ...], runs: int) -> None:
     """Print the scores of other trajectories for all pairs of settings, all in one compiled program."""
     keys = jax.random.split(jax.random.key(TUNING_KEY), runs)
     for radius in radii:
-        for inflation in inflations:
-            settings = Settings(inflation, radius)
+        for relaxation in relaxations:
+            settings = Settings(relaxation, radius)
             if members is None:
                 error = np.asarray(on_repetitions(settings, False, keys))
                 told = f"{error.mean():.4f} final {error[:, -1].mean():.4f} largest {error.mean(1).max():.3f}"
             else:
                 error = sparse_scores(members, settings, keys, runs)
-                told = f"{error.mean():.4f} largest {error.max():.3f}"
-            print(f"radius {radius:5.2f} inflation {inflation:.3f}: {told}", flush=True)
+                told = str(summary(error, SPARSE_PUBLISHED[members]))
+            print(f"radius {radius:5.2f} relaxation {relaxation:.3f}: {told}", flush=True)
 
 
 def main(

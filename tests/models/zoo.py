@@ -29,6 +29,7 @@ from diffassim.models import (
     TwoScaleLorenz96,
     TwoScaleState,
     Variable,
+    WithParameters,
 )
 
 
