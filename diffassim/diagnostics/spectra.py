@@ -52,7 +52,7 @@ def power_spectrum(x: Float[Array, ...], ndim: int, length: Any = 2 * math.pi) -
         ConfigurationError: if `ndim` is not 1, 2 or 3, or a length is not positive.
 
     Example:
-        >>> wave = 2.0 * jnp.cos(2 * math.pi * 3 / 16 * jnp.arange(16))
+        >>> wave = 2.0 * jnp.cos(2 * math.pi * 3 / 16 * jnp.arange(16.0))
         >>> power_spectrum(wave, 1).power.round(5).tolist()
         [0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0]
 
