@@ -75,7 +75,7 @@ def compared(
         reference="NumPy",
         ratio=times["ours"].seconds / times["NumPy"].seconds,
         target=target,
-        more={"differs by": difference},
+        more={"differs by": difference, "cpu ratio": times["ours"].cpu_seconds / times["NumPy"].cpu_seconds},
         **fields,
     )
 

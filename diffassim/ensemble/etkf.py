@@ -7,10 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from diffassim.core.gram_roots import inverse_root_products
 from diffassim.core.linalg import symmetric_inverse_sqrt
 from diffassim.ensemble.base import GlobalFilter
 
-__all__ = ["ETKF", "symmetric_transform"]
+__all__ = ["ETKF", "symmetric_transform", "transformed_columns"]
 
 
 class ETKF(GlobalFilter):
@@ -57,9 +58,34 @@ def symmetric_transform(
     Returns:
         W, shape (N, N): \(W_{ij} = w_j + (A^{-1/2})_{ij}\).
     """
+    A, b = _normal_equations(S, d, taper)
+    T = symmetric_inverse_sqrt(A)
+    return (T @ (T @ b))[None] + T
+
+
+def transformed_columns(
+    S: Float[Array, "N m"], d: Float[Array, " m"], X: Float[Array, "N C"], taper: Float[Array, " m"] | None = None
+) -> Float[Array, "N C"]:
+    """Return W X for the weights of `symmetric_transform`, without W where there are fewer columns than members.
+
+    Args:
+        S: whitened observed anomalies, shape (N, m).
+        d: whitened mean innovation, shape (m,).
+        X: anomalies of what is analysed, shape (N, C).
+        taper: factor of every observation's inverse error variance, shape (m,); None for one.
+
+    Returns:
+        Departures of the posterior members from the prior mean, shape (N, C).
+    """
+    A, b = _normal_equations(S, d, taper)
+    N, columns = X.shape
+    few = columns <= N
+    root, inverse = inverse_root_products(A, X if few else jnp.eye(N, dtype=S.dtype))
+    moved = root + (b @ inverse)[None]
+    return moved if few else moved @ X
+
+
+def _normal_equations(S: Any, d: Any, taper: Any) -> tuple[Any, Any]:
     N = S.shape[0]
     weighted = S if taper is None else S * taper[None]
-    A = jnp.eye(N, dtype=S.dtype) + weighted @ S.T / (N - 1)
-    T = symmetric_inverse_sqrt(A)
-    w = T @ (T @ (weighted @ d)) / (N - 1)
-    return w[None] + T
+    return jnp.eye(N, dtype=S.dtype) + weighted @ S.T / (N - 1), weighted @ d / (N - 1)

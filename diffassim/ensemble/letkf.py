@@ -15,8 +15,7 @@ from diffassim.core.grid import Grid
 from diffassim.core.pytree import static
 from diffassim.ensemble.base import EnsembleMethod
 from diffassim.ensemble.departures import Departures
-from diffassim.ensemble.etkf import symmetric_transform
-from diffassim.ensemble.members import anomalies, mean, recombine
+from diffassim.ensemble.etkf import transformed_columns
 from diffassim.ensemble.places import is_uncorrelated, observation_places
 
 __all__ = ["LETKF"]
@@ -66,7 +65,7 @@ class LETKF(EnsembleMethod):
     grid: Any = Grid()
     places: Any = None
     neighbors: int | None = static(default=None)
-    batch: int = static(default=256)
+    batch: int = static(default=128)
     nearest: Any = None
 
     def __post_init__(self) -> None:
@@ -87,26 +86,27 @@ class LETKF(EnsembleMethod):
         """Return the posterior ensemble, before inflation and rotation."""
         shape = self._grid_shape(ensemble)
         places = self._places(streams, shape)
-        columns = jax.tree.map(lambda leaf: _to_columns(leaf, self.grid.ndim), anomalies(ensemble))
         S, d = departures.S, departures.d
+        columns = _to_columns(ensemble, self.grid.ndim)
         observed = departures.observed
 
         def analyze_point(point: Any) -> Any:
-            place, X, found = point
+            place, members, found = point
             if found is None:
                 near, innovation, there, seen = S, d, places, observed
             else:  # none is the number beyond the last
-                near, innovation, seen = (a.at[found].get(mode="fill", fill_value=0) for a in (rows, d, observed))
-                near, there = near.T, places.at[found].get(mode="clip")
+                near, innovation, seen = (a.at[..., found].get(mode="fill", fill_value=0) for a in (S, d, observed))
+                there = places.at[found].get(mode="clip")
             taper = self.localization(self.grid.distance(place[None], there, shape)).astype(S.dtype)
             taper = jnp.where(seen, taper, 0)
             if self.neighbors is not None and self.neighbors < d.shape[0]:
                 taper, chosen = lax.top_k(taper, self.neighbors)
                 near, innovation = S[:, chosen], d[chosen]
-            W = symmetric_transform(near, innovation, taper)
-            return jax.tree.map(lambda leaf: W.astype(leaf.dtype) @ leaf, X)
+            center = jnp.mean(members, axis=0, keepdims=True)
+            moved = transformed_columns(near, innovation, (members - center).astype(S.dtype), taper)
+            return center + moved.astype(members.dtype)
 
-        points, rows = self.grid.points(shape), S.T
+        points = self.grid.points(shape)
         self._check_nearest(points.shape[0])
         # Reverse mode recomputes each batch, so that the weights of all points never exist together.
         local = jax.checkpoint(analyze_point)
@@ -115,8 +115,7 @@ class LETKF(EnsembleMethod):
             moved = jax.vmap(local)(everything)
         else:
             moved = lax.map(local, everything, batch_size=self.batch)
-        X_a = jax.tree.map(_from_columns, moved, ensemble)
-        return recombine(mean(ensemble), X_a)
+        return _from_columns(moved, ensemble)
 
     def _check_nearest(self, points: int) -> None:
         if self.nearest is not None and (jnp.ndim(self.nearest) != 2 or jnp.shape(self.nearest)[0] != points):
@@ -150,12 +149,25 @@ class LETKF(EnsembleMethod):
         return jnp.concatenate(found)
 
 
-def _to_columns(leaf: Any, ndim: int) -> Any:
-    """Reshape (N, ..., grid) to (points, N, channels)."""
-    N, split = leaf.shape[0], leaf.ndim - ndim
-    flat = leaf.reshape(N, math.prod(leaf.shape[1:split]), math.prod(leaf.shape[split:]))
-    return jnp.transpose(flat, (2, 0, 1))
+def _to_columns(ensemble: Any, ndim: int) -> Any:
+    """Return all leaves (N, ..., grid) as one array (points, N, channels)."""
+
+    def columns(leaf: Any) -> Any:
+        N, split = leaf.shape[0], leaf.ndim - ndim
+        flat = leaf.reshape(N, math.prod(leaf.shape[1:split]), math.prod(leaf.shape[split:]))
+        return jnp.transpose(flat, (2, 0, 1))
+
+    leaves = [columns(leaf) for leaf in jax.tree.leaves(ensemble)]
+    dtype = max((leaf.dtype for leaf in leaves), key=lambda kind: kind.itemsize)
+    return jnp.concatenate([leaf.astype(dtype) for leaf in leaves], axis=2)
 
 
-def _from_columns(column: Any, leaf: Any) -> Any:
-    return jnp.transpose(column, (1, 2, 0)).reshape(leaf.shape)
+def _from_columns(columns: Any, ensemble: Any) -> Any:
+    leaves, structure = jax.tree.flatten(ensemble)
+    channels = [leaf.size // (columns.shape[0] * columns.shape[1]) for leaf in leaves]
+    edges = [sum(channels[:k]) for k in range(1, len(leaves))]
+    parts = jnp.split(columns, edges, axis=2)
+    return structure.unflatten(
+        jnp.transpose(part, (1, 2, 0)).reshape(leaf.shape).astype(leaf.dtype)
+        for part, leaf in zip(parts, leaves, strict=True)
+    )
