@@ -12,7 +12,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from diffassim.core.batching import vectorized
 from diffassim.core.linalg import symmetric_inverse_sqrt
+from diffassim.core.newton_schulz import gram_inverse_sqrt
 
 __all__ = ["inverse_root_products", "poles"]
 
@@ -24,7 +26,8 @@ __all__ = ["inverse_root_products", "poles"]
 
 GROUP = 8  # poles that are worked on together
 CONDITIONS = (1e2, 1e4, 1e7, 1e11, 1e15)
-CACHE = 1 << 18  # bytes of matrices that are worked on together on a CPU
+CACHE = 1 << 18  # bytes of matrices at a time, a fraction of a processor's second cache
+FEW = 4  # with more columns than these the whole root costs less
 
 
 @cache
@@ -75,7 +78,8 @@ def inverse_root_products(A: Float[Array, "N N"], R: Float[Array, "N C"]) -> tup
 
     Under `jax.vmap` all problems are solved together (see the comment above). A single problem, a batch with one that
     working precision cannot tell from singular, and all derivatives take the eigendecomposition of
-    `symmetric_inverse_sqrt`. The two agree to rounding: N eps times the condition number.
+    `symmetric_inverse_sqrt`, more than a few columns the whole root of `gram_inverse_sqrt`. They agree to rounding: N
+    eps times the condition number.
 
     Args:
         A: symmetric with no eigenvalue below one, shape (N, N).
@@ -91,7 +95,11 @@ def inverse_root_products(A: Float[Array, "N N"], R: Float[Array, "N C"]) -> tup
 
     Source: Hale, Higham and Trefethen (2008), section 4; Higham (2008), section 6.1 for the derivative.
     """
-    return _one(A, R)
+    if R.shape[1] > FEW:
+        T = gram_inverse_sqrt(A)
+        root = T @ R
+        return root, T @ root
+    return _solve(A, R)
 
 
 @inverse_root_products.defjvp
@@ -105,61 +113,18 @@ def _by_eigenvectors(A: Any, R: Any) -> tuple[Any, Any]:
     return root, T @ root
 
 
-# A rule of its own for vmap, because the batch must become the last axis, and the branch must be taken for a whole
-# batch: vmap would turn it into computing both.
-@jax.custom_batching.custom_vmap
-def _one(A: Any, R: Any) -> tuple[Any, Any]:
-    return _by_eigenvectors(A, R)
-
-
-@_one.def_vmap
-def _one_rule(size: int, batched: Any, A: Any, R: Any) -> Any:
-    return _many(*_leading(size, batched, A, R)), (True, True)
-
-
-@jax.custom_batching.custom_vmap
-def _many(A: Any, R: Any) -> tuple[Any, Any]:
-    """Solve problems of the shapes (B, N, N) and (B, N, C)."""
+def _chunk_products(A: Any, R: Any) -> tuple[Any, Any]:
     if A.shape[1] < 3:
         return jax.vmap(_by_eigenvectors)(A, R)
-    count, chunk = A.shape[0], _chunk(A.shape[1], A.dtype.itemsize)
-    if count <= chunk:
-        return _chunk_products(A, R)
-    # Equal chunks, as few as possible; the last is filled up with identities.
-    parts = -(-count // chunk)
-    chunk = -(-count // parts)
-    padding = parts * chunk - count
-    identities = jnp.broadcast_to(jnp.eye(A.shape[1], dtype=A.dtype), (padding, *A.shape[1:]))
-    A = jnp.concatenate([A, identities]).reshape(parts, chunk, *A.shape[1:])
-    R = jnp.pad(R, ((0, padding), (0, 0), (0, 0))).reshape(parts, chunk, *R.shape[1:])
-    found = lax.map(lambda pair: _chunk_products(*pair), (A, R))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)  # type: ignore[no-any-return]
-
-
-@_many.def_vmap
-def _many_rule(size: int, batched: Any, A: Any, R: Any) -> Any:
-    A, R = _leading(size, batched, A, R)
-    inner = A.shape[1]
-    found = _many(A.reshape(-1, *A.shape[2:]), R.reshape(-1, *R.shape[2:]))
-    return jax.tree.map(lambda x: x.reshape(size, inner, *x.shape[1:]), found), (True, True)
-
-
-def _leading(size: int, batched: Any, *arrays: Any) -> tuple[Any, ...]:
-    return tuple(a if b else jnp.broadcast_to(a[None], (size, *a.shape)) for a, b in zip(arrays, batched, strict=True))
-
-
-def _chunk(N: int, itemsize: int) -> int:
-    """Return how many problems are solved together: on a CPU, as many as its second cache holds."""
-    return max(16, CACHE // (N * N * itemsize)) if jax.default_backend() == "cpu" else 1 << 30
-
-
-def _chunk_products(A: Any, R: Any) -> tuple[Any, Any]:
     root, inverse, sound = _rational_products(jnp.transpose(A, (1, 2, 0)), jnp.transpose(R, (1, 2, 0)))
     return lax.cond(  # type: ignore[no-any-return]
         sound,
         lambda: (jnp.transpose(root, (2, 0, 1)), jnp.transpose(inverse, (2, 0, 1))),
         lambda: jax.vmap(_by_eigenvectors)(A, R),
     )
+
+
+_solve = vectorized(_by_eigenvectors, _chunk_products, CACHE)
 
 
 def _rational_products(A: Any, R: Any) -> tuple[Any, Any, Any]:
@@ -169,15 +134,13 @@ def _rational_products(A: Any, R: Any) -> tuple[Any, Any, Any]:
     bound = jnp.max(diagonal + padded[1:] + padded[:-1])  # of all eigenvalues: Gershgorin's
     sound = bound * (A.shape[0] * float(jnp.finfo(A.dtype).eps)) < 1  # false for NaN as well
     level = jnp.minimum(jnp.sum(bound > jnp.asarray(CONDITIONS, A.dtype)), len(CONDITIONS) - 1)
-    shifts, weights, counts = (jnp.asarray(rows)[level] for rows in _table(jnp.dtype(A.dtype).name))
-
-    together = GROUP if R.shape[1] <= 4 else 1  # many columns fill the cache by themselves
+    shifts, weights, groups = (jnp.asarray(rows)[level] for rows in _table(jnp.dtype(A.dtype).name))
 
     def add(group: Any, total: Any) -> Any:
-        shift, weight = (lax.dynamic_slice_in_dim(rows, group * together, together) for rows in (shifts, weights))
+        shift, weight = (lax.dynamic_slice_in_dim(rows, group * GROUP, GROUP) for rows in (shifts, weights))
         return total + _shifted_solves(diagonal, beside, shift, weight, R)
 
-    root = lax.fori_loop(0, -(-counts // together), add, jnp.zeros_like(R))
+    root = lax.fori_loop(0, groups, add, jnp.zeros_like(R))
     inverse = _shifted_solves(diagonal, beside, jnp.zeros(1, A.dtype), jnp.ones(1, A.dtype), R)
     both = _reflected(reflectors, jnp.concatenate([root, inverse], axis=1))
     return both[:, : R.shape[1]], both[:, R.shape[1] :], sound
@@ -185,13 +148,13 @@ def _rational_products(A: Any, R: Any) -> tuple[Any, Any, Any]:
 
 @cache
 def _table(dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return shifts, weights and their number, one row for each of `CONDITIONS`; padding has weight zero."""
+    """Return shifts, weights and number of groups, one row for each of `CONDITIONS`; padding has weight zero."""
     rows = [poles(condition, float(np.finfo(dtype).eps) / 4) for condition in CONDITIONS]
-    counts = np.array([len(shifts) for shifts, _ in rows], np.int32)
-    longest = -(-max(counts) // GROUP) * GROUP
+    groups = np.array([-(-len(shifts) // GROUP) for shifts, _ in rows], np.int32)
+    longest = GROUP * max(groups)
     shifts = np.stack([np.pad(shifts, (0, longest - len(shifts)), constant_values=1.0) for shifts, _ in rows])
     weights = np.stack([np.pad(weights, (0, longest - len(weights))) for _, weights in rows])
-    return shifts.astype(dtype), weights.astype(dtype), counts
+    return shifts.astype(dtype), weights.astype(dtype), groups
 
 
 def _tridiagonal(A: Any, R: Any) -> tuple[Any, Any, Any, Any]:
@@ -237,10 +200,7 @@ def _product(A: Any, u: Any) -> tuple[Any, Any]:
 
 
 def _reflect(u: Any, R: Any) -> Any:
-    if R.shape[1] <= 4:
-        along = jnp.sum(u[:, None] * R, axis=0)
-    else:
-        along = lax.fori_loop(0, R.shape[0], lambda j, total: total + u[j][None] * R[j], jnp.zeros_like(R[0]))
+    along = jnp.sum(u[:, None] * R, axis=0)
     return R - u[:, None] * along[None]
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.core.gram_roots import inverse_root_products
-from diffassim.core.linalg import symmetric_inverse_sqrt
+from diffassim.core.newton_schulz import gram_inverse_sqrt
 from diffassim.ensemble.base import GlobalFilter
 
 __all__ = ["ETKF", "symmetric_transform", "transformed_columns"]
@@ -59,7 +59,7 @@ def symmetric_transform(
         W, shape (N, N): \(W_{ij} = w_j + (A^{-1/2})_{ij}\).
     """
     A, b = _normal_equations(S, d, taper)
-    T = symmetric_inverse_sqrt(A)
+    T = gram_inverse_sqrt(A)
     return (T @ (T @ b))[None] + T
 
 
@@ -77,12 +77,11 @@ def transformed_columns(
     Returns:
         Departures of the posterior members from the prior mean, shape (N, C).
     """
+    if X.shape[1] > S.shape[0]:
+        return symmetric_transform(S, d, taper) @ X
     A, b = _normal_equations(S, d, taper)
-    N, columns = X.shape
-    few = columns <= N
-    root, inverse = inverse_root_products(A, X if few else jnp.eye(N, dtype=S.dtype))
-    moved = root + (b @ inverse)[None]
-    return moved if few else moved @ X
+    root, inverse = inverse_root_products(A, X)
+    return root + (b @ inverse)[None]
 
 
 def _normal_equations(S: Any, d: Any, taper: Any) -> tuple[Any, Any]:

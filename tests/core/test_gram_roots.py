@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffassim.core import gram_roots
+from diffassim.core import batching, gram_roots
 from diffassim.core.gram_roots import CONDITIONS, inverse_root_products, poles
 from diffassim.core.linalg import symmetric_inverse_sqrt
 
@@ -80,12 +80,14 @@ def test_not_finite_is_not_hidden_and_stays_alone():
 def test_batches_of_batches_and_chunks(monkeypatch):
     A, R = problems(1e3, ranks=tuple(range(N)))
     expected = products(A, R)
-    monkeypatch.setattr(gram_roots, "_chunk", lambda *_: 3)  # seven problems in chunks of three
+    monkeypatch.setattr(batching, "_chunk", lambda *_: 3)  # seven problems in chunks of three
     for found in (jax.vmap(inverse_root_products)(A, R), jax.vmap(jax.vmap(inverse_root_products))(A[None], R[None])):
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_allclose(a.reshape(b.shape), b, rtol=0, atol=1e-12)
     one = jax.vmap(inverse_root_products, in_axes=(None, 0))(A[2], R)[1]
     np.testing.assert_allclose(one, jnp.linalg.solve(A[2][None], R), rtol=0, atol=1e-12)
+    many = jnp.tile(R, (1, 1, 3))  # so many columns take the whole root
+    np.testing.assert_allclose(products(A, many)[0], jnp.tile(expected[0], (1, 1, 3)), rtol=0, atol=1e-12)
     tiny = jax.vmap(inverse_root_products)(A[:, :2, :2], R[:, :2])[0]
     np.testing.assert_allclose(tiny[0], R[0, :2], atol=1e-12)
 
