@@ -60,6 +60,7 @@ def _root(A: Any) -> Any:
 _solve = vectorized(_root, _root, CACHE)
 
 
+@jax.default_matmul_precision("highest")
 def newton_schulz(A: Float[Array, "*batch N N"]) -> tuple[Float[Array, "*batch N N"], Array]:
     """Return the inverse roots of matrices none of whose eigenvalues is below one, and whether all are accurate.
 

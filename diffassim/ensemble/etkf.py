@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -87,4 +88,7 @@ def transformed_columns(
 def _normal_equations(S: Any, d: Any, taper: Any) -> tuple[Any, Any]:
     N = S.shape[0]
     weighted = S if taper is None else S * taper[None]
-    return jnp.eye(N, dtype=S.dtype) + weighted @ S.T / (N - 1), weighted @ d / (N - 1)
+    with jax.default_matmul_precision(
+        "highest"
+    ):  # fewer digits, a GPU's default, would be an error of the observations
+        return jnp.eye(N, dtype=S.dtype) + weighted @ S.T / (N - 1), weighted @ d / (N - 1)

@@ -45,7 +45,7 @@ class LETKF(EnsembleMethod):
             Bounds memory and time where observations are many.
         nearest: numbers of the observations used at each point, from `nearest_observations`, in place of `neighbors`:
             without them every analysis takes the distances of all points and observations.
-        batch: grid points that are worked on together (static).
+        batch: grid points that are worked on together (static); a GPU wants tens of thousands.
 
     Raises:
         ConfigurationError: if there is no localization, or `neighbors` or `batch` is not positive.
