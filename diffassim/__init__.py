@@ -43,6 +43,7 @@ from diffassim.cycling import (  # noqa: E402
     split_windows,
 )
 from diffassim.ensemble import (  # noqa: E402
+    EAKF,
     ETKF,
     LETKF,
     AsynchronousFilter,
@@ -75,6 +76,7 @@ from diffassim.variational import (  # noqa: E402
 __version__ = "0.1.0"
 
 __all__ = [
+    "EAKF",
     "EKF",
     "ETKF",
     "LBFGS",

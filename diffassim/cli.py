@@ -34,6 +34,10 @@ app = cyclopts.App(
 )
 
 
+bench = cyclopts.App(name="bench", help="Measure the package against published scores.")
+app.command(bench)
+
+
 @app.command(name="list")
 def list_experiments() -> None:
     """List the experiments."""
@@ -107,6 +111,58 @@ def score(directory: Path, /) -> None:
     print(runs.score(directory).table.rstrip())
 
 
+@bench.command
+def literature(
+    *,
+    case: str = "",
+    method: str = "",
+    seeds: int = 5,
+    cycles: int | None = None,
+    out: Path | None = None,
+    listing: Annotated[bool, Parameter(name="--list", negative=())] = False,
+) -> None:
+    """Rerun documented scores of filters and smoothers, and print ours beside them.
+
+    Parameters
+    ----------
+    case
+        Part of the name of a set-up, for example lorenz96; default: all.
+    method
+        Part of the name of a method, for example LETKF; default: all.
+    seeds
+        Runs of each row, each with its own truth, observations and members.
+    cycles
+        Observation times of one run; default: those of the row.
+    out
+        File for all numbers, .json or .csv, written after every row.
+    listing
+        Only list the rows.
+    """
+    _need_data_extra()
+    from diffassim.experiments.literature import LEFT_OUT, find_rows, rerun, write_outcomes
+
+    rows = find_rows(case, method)
+    if not rows:
+        raise ConfigurationError(f"no row of the literature has {case!r} and {method!r} in its names; see --list")
+    if listing:
+        for row in rows:
+            print(f"{row.name} ({row.members} members): {row.documented:g}")
+        for name, reason in LEFT_OUT.items():
+            print(f"not here: {name}: {reason}")
+        return
+    if out is not None and out.suffix not in (".json", ".csv"):
+        raise ConfigurationError(f"--out {out}: the name must end in .json or .csv")
+    _configure_jax("float64")
+    outcomes = []
+    with _progress() as progress:
+        for finished, row in enumerate(rows):
+            progress(finished, len(rows))
+            outcomes.append(rerun(row, seeds, cycles=cycles))
+            if out is not None:
+                write_outcomes(outcomes, out)
+    _print_outcomes(outcomes)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command `diffassim`: user errors are one line and exit code 2.
 
@@ -123,6 +179,28 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
     print(f"diffassim: {category.__name__}: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _print_outcomes(outcomes: list[Any]) -> None:
+    """Print reruns of the literature as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Mean analysis error +- two standard errors", title_justify="left")
+    for column in ("case", "method", "N", "ours", "lost", "published", "rerun of it", "reached"):
+        table.add_column(column, justify="left" if column in ("case", "method") else "right")
+    for outcome in outcomes:
+        row = outcome.row
+        score, error = row.rerun or (None, 0.0)
+        table.add_row(
+            row.case, row.label, str(row.members), f"{outcome.mean:.3f} +- {2 * outcome.standard_error:.3f}",
+            f"{outcome.lost}/{outcome.errors.size}", f"{row.documented:g}",
+            "" if score is None else f"{score:.3f} +- {2 * error:.3f}", outcome.reached,
+        )  # fmt: skip
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table, highlight=False)
+    for note in dict.fromkeys(f"{o.row.label}: {o.row.note}" for o in outcomes if o.row.note and o.reached != "yes"):
+        console.print(note, highlight=False)
 
 
 def _need_data_extra() -> None:

@@ -53,9 +53,20 @@ def cycle_in_chunks(
         >>> import diffassim as da
         >>> y = da.Observations(np.zeros((4, 40)), [1, 2, 3, 4], error=da.covariances.Diagonal(std=1.0))
         >>> ensemble = 8 + jax.random.normal(jax.random.key(0), (10, 40))
-        >>> parts = da.cycling.cycle_in_chunks(da.ETKF(), da.models.Lorenz96(), ensemble, y, chunk=2)
-        >>> [history.step.tolist() for _, history in parts]
-        [[1, 2], [3, 4]]
+        >>> times = da.analysis_times(y)
+        >>> parts = da.cycling.cycle_in_chunks(da.ETKF(), da.models.Lorenz96(), ensemble, times, chunk=2)
+        >>> for last, history in parts:
+        ...     print(history.step.tolist())
+        ...     np.savez(f"after_{history.step[-1]}.npz", ensemble=last, step=history.step[-1])
+        [1, 2]
+        [3, 4]
+
+        Another process goes on from such a file, with the same result:
+
+        >>> kept = np.load("after_2.npz")
+        >>> resumed, _ = da.cycle(da.ETKF(), da.models.Lorenz96(), kept["ensemble"], times[2:], start=kept["step"])
+        >>> bool((resumed == last).all())
+        True
     """
     if chunk < 1:
         raise ConfigurationError(f"cycle_in_chunks: chunk={chunk} must be at least 1")

@@ -13,6 +13,7 @@ from diffassim.cycling.variational import WindowAnalysis, WindowMethod
 from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod
 from diffassim.ensemble.departures import along_window, departures_of
 from diffassim.ensemble.members import anomalies, check_ensemble, mean, recombine
+from diffassim.ensemble.window import require_perfect_model
 from diffassim.models.rollout import rollout
 from diffassim.observations.container import as_streams, observed_rows
 
@@ -87,6 +88,7 @@ class HybridFourDVar(WindowMethod):
             raise ConfigurationError(
                 f"HybridFourDVar: `ensemble` must be an ensemble filter like ETKF(), found {self.ensemble!r}"
             )
+        require_perfect_model("HybridFourDVar", self.ensemble)
         if getattr(self.variational, "B", None) is None:
             raise ConfigurationError("HybridFourDVar: `variational` must be a FourDVar with a covariance B")
         if self.ensemble.random and self.key is None:

@@ -19,6 +19,7 @@ from diffassim.cycling.ensemble import EnsembleHistory, propagator
 from diffassim.cycling.times import AnalysisTimes
 from diffassim.ensemble.base import EnsembleMethod
 from diffassim.ensemble.members import anomalies
+from diffassim.ensemble.window import require_perfect_model
 from diffassim.kalman.base import KalmanMethod, as_many, joined
 from diffassim.kalman.gaussian import Gaussian, covariance_columns
 
@@ -78,6 +79,8 @@ def smooth(method: Any, model: Any, history: EnsembleHistory) -> Any:
         raise ConfigurationError(
             f"smooth: the method must be an EKF, a UKF or an ensemble filter, found {type(method).__name__}"
         )
+    if isinstance(method, EnsembleMethod):
+        require_perfect_model("smooth", method)
     if history.members is None:
         raise ConfigurationError("smooth: the history holds no analyses; cycle with members=True")
     if isinstance(history.step, jax.core.Tracer):

@@ -4,15 +4,39 @@ from diffassim.diagnostics.covariance import check_covariance
 from diffassim.diagnostics.crps import crps
 from diffassim.diagnostics.cycle_summary import cycle_summary
 from diffassim.diagnostics.gradient import check_adjoint, check_gradient
+from diffassim.diagnostics.innovations import InnovationStatistics, innovation_statistics
 from diffassim.diagnostics.observability import observability
+from diffassim.diagnostics.ranks import RankHistogram, rank_histogram
+from diffassim.diagnostics.reliability import (
+    Coverage,
+    Exceedance,
+    SpreadError,
+    exceedance_reliability,
+    interval_coverage,
+    spread_error,
+)
+from diffassim.diagnostics.spectra import Spectrum, power_spectrum, spherical_power_spectrum
 from diffassim.diagnostics.summary import summary
 
 __all__ = [
+    "Coverage",
+    "Exceedance",
+    "InnovationStatistics",
+    "RankHistogram",
+    "Spectrum",
+    "SpreadError",
     "check_adjoint",
     "check_covariance",
     "check_gradient",
     "crps",
     "cycle_summary",
+    "exceedance_reliability",
+    "innovation_statistics",
+    "interval_coverage",
     "observability",
+    "power_spectrum",
+    "rank_histogram",
+    "spherical_power_spectrum",
+    "spread_error",
     "summary",
 ]

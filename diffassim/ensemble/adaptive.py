@@ -17,7 +17,7 @@ from diffassim.core.pytree import Pytree
 from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod, SequentialMethod, require_key
 from diffassim.ensemble.departures import Departures, whitened_departures
 from diffassim.ensemble.inflation import PriorInflation
-from diffassim.ensemble.members import check_ensemble, mean, spread
+from diffassim.ensemble.members import check_ensemble, finite_members, mean, spread
 from diffassim.observations.container import as_streams
 
 __all__ = ["AdaptiveInflation", "InflatedEnsemble"]
@@ -114,16 +114,18 @@ class AdaptiveInflation(SequentialMethod):
     def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: InflatedEnsemble) -> InflatedEnsemble:
         """Return members and damped factor at the next analysis time."""
         damping = jnp.asarray(self.damping, belief.factor.dtype)
-        return InflatedEnsemble(jax.vmap(propagate)(belief.members), 1 + damping * (belief.factor - 1))
+        return InflatedEnsemble(self.filter.forecast(key, propagate, belief.members), 1 + damping * (belief.factor - 1))
 
     def analyze(self, key: Any, belief: InflatedEnsemble, observations: Any) -> tuple[InflatedEnsemble, AnalysisInfo]:
         """Return the analysed members with the factor for the next forecast, and the filter's account."""
         require_key("AdaptiveInflation", self.random, key)
         streams = as_streams(observations)
-        departures = whitened_departures(belief.members, streams)
-        inflated = PriorInflation(jnp.sqrt(belief.factor)).before(belief.members)
-        prior = tree.select(departures.count > 0, inflated, belief.members)
+        members = self.filter.repaired(key, belief.members)
+        departures = whitened_departures(members, streams)
+        inflated = PriorInflation(jnp.sqrt(belief.factor)).before(members)
+        prior = tree.select(departures.count > 0, inflated, members)
         posterior, info = self.filter.analyze(key, prior, streams)
+        info = info.replace(non_finite=jnp.sum(~finite_members(belief.members)))
         factor = jnp.where(departures.count > 0, _mode(departures, belief.factor, self.shape), belief.factor)
         return InflatedEnsemble(posterior, factor), info
 

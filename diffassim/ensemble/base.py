@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +14,25 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
+from diffassim.covariances import Covariance
 from diffassim.ensemble.departures import Departures, departures_of, innovation_along, whitened_departures
 from diffassim.ensemble.inflation import as_inflation
-from diffassim.ensemble.members import check_ensemble, finite_members, mean, spread, total_spread, transformed
+from diffassim.ensemble.members import (
+    check_ensemble,
+    finite_members,
+    mean,
+    spread,
+    total_spread,
+    transformed,
+    without_failed,
+)
+from diffassim.ensemble.model_error import SquareRootNoise, draws_model_error, with_model_error
 from diffassim.ensemble.rotation import rotated
 from diffassim.observations.container import as_streams
 
 __all__ = ["AnalysisInfo", "EnsembleMethod", "GlobalFilter", "SequentialMethod"]
+
+REPAIR, INFLATION = 1_000_033, 1_000_037  # keys far from the numbers that a split would use
 
 
 class AnalysisInfo(Pytree):
@@ -85,21 +98,48 @@ class EnsembleMethod(SequentialMethod):
     A subclass defines `update`. What is the same for all is done here: inflation, the rotation, statistics, and the
     rule that without any observed value the posterior is the prior, bit by bit, also with inflation.
 
+    Every ensemble method takes these arguments, the last two by name only.
+
     Args:
-        inflation: an `Inflation`, or a number that multiplies the posterior anomalies.
+        inflation: an `Inflation`, a number that multiplies the posterior anomalies, or a tuple of several in turn.
         rotation: whether the posterior anomalies are rotated at random, mean and covariance unchanged (static).
+        Q: covariance of the model error that is gathered from one analysis to the next, drawn at the end of each
+            forecast of a cycle, or `SquareRootNoise` of it; None: a perfect model.
+        replace_failed: whether members that are not finite are replaced before an analysis, by draws from the
+            distribution of the others (static); two have to be left. They are counted all the same. Derivatives through
+            the forecast of a failed member are not finite.
     """
 
     inflation: Any = 1.0
     rotation: bool = static(default=False)
+    Q: Any = dataclasses.field(default=None, kw_only=True)
+    replace_failed: bool = static(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         as_inflation(self.inflation)  # for its checks
+        name = type(self).__name__
+        if not (self.Q is None or isinstance(self.Q, Covariance | SquareRootNoise)):
+            raise ConfigurationError(
+                f"{name}: Q must be a covariance or SquareRootNoise, found {type(self.Q).__name__}"
+            )
+        if self.replace_failed and isinstance(self.Q, SquareRootNoise):
+            raise ConfigurationError(
+                f"{name}: SquareRootNoise mixes the members before failed ones are replaced; give Q as a covariance"
+            )
 
     @property
     def random(self) -> bool:
-        """Whether the analysis draws random numbers."""
-        return self.rotation
+        """Whether the forecast or the analysis draw random numbers."""
+        drawn = as_inflation(self.inflation).random or draws_model_error(self.Q)
+        return self.rotation or self.replace_failed or drawn
+
+    def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: Any) -> Any:
+        """Return the ensemble at the next analysis time, model error included."""
+        return with_model_error(self.Q, key, jax.vmap(propagate)(belief))
+
+    def repaired(self, key: Any, ensemble: Any) -> Any:
+        """Return the ensemble without failed members, if they are to be replaced; `key` is that of the analysis."""
+        return without_failed(jax.random.fold_in(key, REPAIR), ensemble) if self.replace_failed else ensemble
 
     def update(self, key: Any, ensemble: Any, departures: Departures, streams: tuple[Any, ...]) -> Any:
         """Return the posterior ensemble, before inflation and rotation.
@@ -115,8 +155,9 @@ class EnsembleMethod(SequentialMethod):
     def analyze(self, key: Any, ensemble: Any, observations: Any) -> tuple[Any, AnalysisInfo]:
         """Analyse one time.
 
-        A member that is not finite makes the whole posterior not finite; the info counts such members and carries the
-        code `DIVERGED`. An ensemble without spread (identical members) stays as it is: it claims to have no error.
+        A member that is not finite makes the whole posterior not finite, unless such members are replaced; the info
+        counts them, and carries the code `DIVERGED` where something is not finite at the end. An ensemble without
+        spread (identical members) stays as it is: it claims to have no error.
 
         Args:
             key: random key; may be None where nothing is drawn.
@@ -138,7 +179,8 @@ class EnsembleMethod(SequentialMethod):
     ) -> tuple[Any, Any, AnalysisInfo]:
         """Analyse one time, and what belongs to the same members but was not observed, for instance earlier states.
 
-        The companions get the same weights and the same rotation as the ensemble. Inflation leaves them as they are.
+        The companions get the same weights and the same rotation as the ensemble. Inflation leaves them as they are,
+        and a failed member's are kept.
 
         Args:
             key: random key; may be None where nothing is drawn.
@@ -186,7 +228,9 @@ class EnsembleMethod(SequentialMethod):
         """Return posterior ensemble and companions, inflated and rotated, for given departures."""
         update_key, rotation_key = jax.random.split(key) if self.random else (None, None)
         posterior, companions = self.update(update_key, (prior, companions), departures, streams)
-        posterior = as_inflation(self.inflation).after(prior, posterior)
+        inflation = as_inflation(self.inflation)
+        own = jax.random.fold_in(key, INFLATION) if inflation.random else None
+        posterior = inflation.after(prior, posterior, own)
         return rotated(rotation_key, (posterior, companions)) if self.rotation else (posterior, companions)
 
 
@@ -221,22 +265,24 @@ def require_key(name: str, random: bool, key: Any) -> None:
 def _analyze(
     method: EnsembleMethod, key: Any, ensemble: Any, companions: Any, streams: tuple[Any, ...]
 ) -> tuple[Any, Any, AnalysisInfo]:
+    given, ensemble = ensemble, method.repaired(key, ensemble)
     prior = as_inflation(method.inflation).before(ensemble)
     departures = whitened_departures(prior, streams)
     found = method.posterior(key, prior, companions, departures, streams)
     posterior, companions = tree.select(departures.count > 0, found, (ensemble, companions))
-    return posterior, companions, account(ensemble, prior, posterior, departures)
+    return posterior, companions, account(given, prior, posterior, departures)
 
 
 @jax.jit
 def _analyze_along(
     method: EnsembleMethod, key: Any, ensemble: Any, states: Any, streams: tuple[Any, ...]
 ) -> tuple[Any, AnalysisInfo]:
+    given, (ensemble, states) = ensemble, method.repaired(key, (ensemble, states))
     prior, states = as_inflation(method.inflation).before((ensemble, states))
     departures = departures_of(jax.vmap(innovation_along(streams))(states), streams)
     posterior, _ = method.posterior(key, prior, None, departures, streams)
     posterior = tree.select(departures.count > 0, posterior, ensemble)
-    return posterior, account(ensemble, prior, posterior, departures)
+    return posterior, account(given, prior, posterior, departures)
 
 
 def account(ensemble: Any, prior: Any, posterior: Any, departures: Departures) -> AnalysisInfo:
@@ -244,17 +290,16 @@ def account(ensemble: Any, prior: Any, posterior: Any, departures: Departures) -
 
     Args:
         ensemble: members as they were given.
-        prior: the same after prior inflation.
+        prior: the same, failed ones replaced, after prior inflation.
         posterior: members that are handed on.
         departures: of the prior.
     """
-    finite = finite_members(ensemble)
-    sound = jnp.all(finite) & jnp.all(finite_members(posterior))
+    sound = jnp.all(finite_members(prior)) & jnp.all(finite_members(posterior))
     return AnalysisInfo(
         count=departures.count,
         chi_square=departures.chi_square(),
         background_spread=total_spread(prior),
         analysis_spread=total_spread(posterior),
-        non_finite=jnp.sum(~finite),
+        non_finite=jnp.sum(~finite_members(ensemble)),
         result=jnp.where(sound, Result.CONVERGED, Result.DIVERGED),
     )

@@ -11,14 +11,14 @@ from jaxtyping import Array, Float
 
 from diffassim.ensemble.base import GlobalFilter
 
-__all__ = ["EnKF"]
+__all__ = ["EnKF", "perturbations"]
 
 
 class EnKF(GlobalFilter):
     r"""Every member is updated with observations of its own, perturbed by draws from N(0, R).
 
     With whitened observed anomalies S (N, m), innovation d and perturbations \(\varepsilon_i \sim N(0, I)\), centered
-    over the members and scaled by \(\sqrt{N / (N - 1)}\) so that their expected sample covariance is I,
+    over the members and scaled by \(\sqrt{N / (N - 1)}\), which gives each of them the covariance I again,
 
     .. math::
         x_{a,i} = x_{f,i} + \sum_j \Big[ (d - S_i + \varepsilon_i)\, S^\top (I + S S^\top / (N - 1))^{-1} \Big]_j
@@ -48,9 +48,7 @@ class EnKF(GlobalFilter):
     def weights(self, key: Any, S: Float[Array, "N m"], d: Float[Array, " m"]) -> Float[Array, "N N"]:
         """Return I + (d - S_i + noise_i) S^T A^(-1) / (N - 1)."""
         N = S.shape[0]
-        noise = jax.random.normal(key, S.shape, S.dtype)
-        noise = (noise - jnp.mean(noise, axis=0, keepdims=True)) * (N / (N - 1)) ** 0.5
-        departures, scale = d[None] - S + noise, 1 / (N - 1)
+        departures, scale = d[None] - S + perturbations(key, S), 1 / (N - 1)
         if S.shape[1] < N:  # the smaller of the two equivalent systems
             factor = cho_factor(jnp.eye(S.shape[1], dtype=S.dtype) + S.T @ S * scale)
             gain = departures @ cho_solve(factor, S.T)
@@ -58,3 +56,10 @@ class EnKF(GlobalFilter):
             factor = cho_factor(jnp.eye(N, dtype=S.dtype) + S @ S.T * scale)
             gain = cho_solve(factor, S @ departures.T).T
         return jnp.eye(N, dtype=S.dtype) + gain * scale
+
+
+def perturbations(key: Any, S: Float[Array, "N ..."]) -> Float[Array, "N ..."]:
+    """Return standard normal draws like S, centered over the members and scaled back to unit variance."""
+    N = S.shape[0]
+    noise = jax.random.normal(key, S.shape, S.dtype)
+    return (noise - jnp.mean(noise, axis=0, keepdims=True)) * (N / (N - 1)) ** 0.5

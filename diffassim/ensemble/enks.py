@@ -94,7 +94,7 @@ class EnKS(SequentialMethod):
 
     def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: Lagged) -> Lagged:
         """Return the members at the next analysis time in front of the earlier ones, without the oldest."""
-        now = jax.vmap(propagate)(jax.tree.map(lambda leaf: leaf[:, 0], belief.members))
+        now = self.filter.forecast(key, propagate, jax.tree.map(lambda leaf: leaf[:, 0], belief.members))
         return Lagged(_in_front(now, jax.tree.map(lambda leaf: leaf[:, :-1], belief.members)))
 
     def analyze(self, key: Any, belief: Lagged, observations: Any) -> tuple[Lagged, AnalysisInfo]:

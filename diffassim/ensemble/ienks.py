@@ -83,7 +83,8 @@ class IEnKS(EnsembleWindowMethod):
     finite_size: Any = None
 
     def __post_init__(self) -> None:
-        as_inflation(self.inflation)  # for its checks
+        if as_inflation(self.inflation).random:
+            raise ConfigurationError("IEnKS: inflation must be deterministic, found one that draws random numbers")
         require_positive("IEnKS: tolerance", self.tolerance)
         require_positive("IEnKS: bundle", self.bundle, "None is the transform version.")
         require_positive("IEnKS: finite_size", self.finite_size, "None is no finite-size prior.")

@@ -10,10 +10,13 @@ import jax.numpy as jnp
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, concrete, require_positive
 from diffassim.core.pytree import Pytree
+from diffassim.covariances import Covariance
 from diffassim.ensemble.members import anomalies, mean, recombine, spread
 
 __all__ = [
+    "AdditiveInflation",
     "Inflation",
+    "Inflations",
     "PosteriorInflation",
     "PriorInflation",
     "RelaxToPriorPerturbations",
@@ -25,12 +28,17 @@ __all__ = [
 class Inflation(Pytree):
     """Base of all inflations: `before` changes the prior, `after` the posterior; the mean stays."""
 
+    @property
+    def random(self) -> bool:
+        """Whether `after` draws random numbers."""
+        return False
+
     def before(self, prior: Any) -> Any:
         """Return the prior ensemble that is analysed."""
         return prior
 
-    def after(self, prior: Any, posterior: Any) -> Any:
-        """Return the posterior ensemble that is handed on; `prior` is the one that was analysed."""
+    def after(self, prior: Any, posterior: Any, key: Any = None) -> Any:
+        """Return the posterior ensemble that is handed on; `prior` is the one that was analysed, `key` for draws."""
         return posterior
 
 
@@ -81,7 +89,7 @@ class PosteriorInflation(Inflation):
     def __post_init__(self) -> None:
         require_positive("PosteriorInflation: factor", self.factor, "1 is no inflation.")
 
-    def after(self, prior: Any, posterior: Any) -> Any:
+    def after(self, prior: Any, posterior: Any, key: Any = None) -> Any:
         """Return the posterior with anomalies multiplied by the factor."""
         return recombine(mean(posterior), tree.scale(self.factor, anomalies(posterior)))
 
@@ -107,7 +115,7 @@ class RelaxToPriorPerturbations(Inflation):
     def __post_init__(self) -> None:
         _require_share("RelaxToPriorPerturbations: alpha", self.alpha)
 
-    def after(self, prior: Any, posterior: Any) -> Any:
+    def after(self, prior: Any, posterior: Any, key: Any = None) -> Any:
         """Return the posterior with anomalies drawn to those of the prior."""
         X_a, X_f = anomalies(posterior), anomalies(prior)
         return recombine(mean(posterior), tree.axpy(self.alpha, tree.subtract(X_f, X_a), X_a))
@@ -136,7 +144,7 @@ class RelaxToPriorSpread(Inflation):
     def __post_init__(self) -> None:
         _require_share("RelaxToPriorSpread: alpha", self.alpha)
 
-    def after(self, prior: Any, posterior: Any) -> Any:
+    def after(self, prior: Any, posterior: Any, key: Any = None) -> Any:
         """Return the posterior with its spread drawn to that of the prior."""
 
         def widened(X: Any, before: Any, after: Any) -> Any:
@@ -148,9 +156,85 @@ class RelaxToPriorSpread(Inflation):
         return recombine(mean(posterior), X)
 
 
+class AdditiveInflation(Inflation):
+    r"""\(x_{a,i} \leftarrow x_{a,i} + q_i\), \(q_i \sim N(0, Q)\), after every analysis.
+
+    The draws are centered, so that the mean stays; the sample covariance grows by Q on average. They go through the
+    model to the next analysis, unlike the model error `Q` of a filter, which is added there. Derivatives hold for
+    fixed draws.
+
+    Args:
+        Q: covariance of what is added.
+
+    Raises:
+        ConfigurationError: if Q is no covariance.
+
+    Example:
+        >>> import diffassim as da
+        >>> inflation = AdditiveInflation(da.covariances.Diagonal(std=0.1))
+        >>> members = inflation.after(None, jnp.array([[1.0], [3.0]]), jax.random.key(0))
+        >>> round(float(members.mean()), 5)
+        2.0
+
+    Source: Mitchell and Houtekamer (2000); after the analysis: Whitaker and Hamill (2012).
+    """
+
+    Q: Any
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.Q, Covariance):
+            raise ConfigurationError(f"AdditiveInflation: Q must be a covariance, found {type(self.Q).__name__}")
+
+    @property
+    def random(self) -> bool:
+        """Whether `after` draws random numbers: always."""
+        return True
+
+    def after(self, prior: Any, posterior: Any, key: Any = None) -> Any:
+        """Return the posterior with centered draws added."""
+        return tree.add(posterior, anomalies(self.Q.sample(key, posterior)))
+
+
+class Inflations(Inflation):
+    """Several inflations in turn; what a tuple means.
+
+    Args:
+        parts: tuple of `Inflation`s or numbers.
+
+    Example:
+        >>> Inflations((2.0, PriorInflation(3.0))).after(None, jnp.array([1.0, 3.0])).tolist()
+        [0.0, 4.0]
+    """
+
+    parts: Any
+
+    def __post_init__(self) -> None:
+        self._set(parts=tuple(as_inflation(part) for part in self.parts))
+
+    @property
+    def random(self) -> bool:
+        """Whether one of them draws random numbers."""
+        return any(part.random for part in self.parts)
+
+    def before(self, prior: Any) -> Any:
+        """Return the prior after all of them."""
+        for part in self.parts:
+            prior = part.before(prior)
+        return prior
+
+    def after(self, prior: Any, posterior: Any, key: Any = None) -> Any:
+        """Return the posterior after all of them."""
+        for number, part in enumerate(self.parts):
+            own = jax.random.fold_in(key, number) if part.random else None
+            posterior = part.after(prior, posterior, own)
+        return posterior
+
+
 def as_inflation(inflation: Any) -> Inflation:
-    """Return the inflation itself, or `PosteriorInflation` of a number."""
-    return inflation if isinstance(inflation, Inflation) else PosteriorInflation(inflation)
+    """Return the inflation itself, `PosteriorInflation` of a number, or `Inflations` of a tuple."""
+    if isinstance(inflation, Inflation):
+        return inflation
+    return Inflations(inflation) if isinstance(inflation, tuple) else PosteriorInflation(inflation)
 
 
 def _require_share(name: str, value: Any) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "spread",
     "total_spread",
     "transformed",
+    "without_failed",
 ]
 
 
@@ -73,6 +74,38 @@ def finite_members(ensemble: Any) -> Bool[Array, " N"]:
     """Return for each member whether all of its components are finite."""
     flags = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(ensemble)]
     return jnp.all(jnp.stack(flags), axis=0)
+
+
+def without_failed(key: Any, ensemble: Any) -> Any:
+    r"""Return the ensemble in which members that are not finite are replaced by draws from the others' distribution.
+
+    With n_s survivors of mean \(\bar x_s\) and anomalies \(x_j'\), a failed member becomes
+    \(\bar x_s + \sum_j \xi_j x_j' / \sqrt{n_s - 1}\), \(\xi_j \sim N(0, 1)\): in their span, with their spread. Where
+    fewer than two survive, the ensemble is left as it is.
+
+    Args:
+        key: random key.
+        ensemble: pytree with a leading member axis.
+
+    Example:
+        >>> members = without_failed(jax.random.key(0), jnp.array([1.0, jnp.nan, 1.0]))
+        >>> members.tolist()
+        [1.0, 1.0, 1.0]
+    """
+    finite = finite_members(ensemble)
+    survivors = jnp.sum(finite)
+    enough = survivors >= 2
+    draws = jax.random.normal(key, (finite.shape[0],) * 2)
+
+    def repaired(leaf: Any) -> Any:
+        kept = finite.reshape((-1,) + (1,) * (leaf.ndim - 1))
+        count = jnp.maximum(survivors, 2).astype(leaf.dtype)
+        center = jnp.sum(jnp.where(kept, leaf, 0), axis=0, keepdims=True) / count
+        X = jnp.where(kept, jnp.where(kept, leaf, 0) - center, 0)
+        new = center + jnp.tensordot(draws.astype(leaf.dtype), X, 1) / jnp.sqrt(count - 1)
+        return jnp.where(kept | ~enough, leaf, new)
+
+    return jax.tree.map(repaired, ensemble)
 
 
 def check_ensemble(name: str, ensemble: Any) -> Any:

@@ -102,6 +102,9 @@ class AsynchronousFilter(EnsembleWindowMethod):
             raise ConfigurationError(
                 f"AsynchronousFilter: filter must be an ensemble filter like ETKF(), found {type(self.filter).__name__}"
             )
+        require_perfect_model("AsynchronousFilter", self.filter)
+        if self.filter.replace_failed:
+            raise ConfigurationError("AsynchronousFilter: failed members cannot be replaced along a window")
 
     @property
     def random(self) -> bool:
@@ -126,6 +129,14 @@ class AsynchronousFilter(EnsembleWindowMethod):
         posterior, _ = self.filter.posterior(key, background, None, departures, streams)
         posterior = tree.select(departures.count > 0, posterior, background)
         return background, posterior, account(ensemble, background, posterior, departures)
+
+
+def require_perfect_model(name: str, method: EnsembleMethod) -> None:
+    """Raise `ConfigurationError` if a filter has a Q, which a method that runs the model itself would leave out."""
+    if method.Q is not None:
+        raise ConfigurationError(
+            f"{name}: the filter's Q would be left out here; use AdditiveInflation(Q) in its place"
+        )
 
 
 def prior_of(name: str, inflation: Any, ensemble: Any, observations: Any) -> tuple[Any, tuple[Any, ...]]:

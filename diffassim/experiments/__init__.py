@@ -14,6 +14,7 @@ __all__ = ["EXPERIMENTS", "find_experiment"]
 EXPERIMENTS = {
     "fulda": "diffassim.experiments.fulda:Fulda",
     "lorenz96": "diffassim.experiments.lorenz96:Lorenz96Twin",
+    "lorenz96-ensemble": "diffassim.experiments.lorenz96_ensemble:Lorenz96Ensemble",
     "correction": "diffassim.experiments.correction:Correction",
 }
 

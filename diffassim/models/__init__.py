@@ -1,5 +1,6 @@
 """Forward models, one per file, behind one protocol."""
 
+from diffassim.models.adams_bashforth import AdamsBashforth3, AdamsBashforthState
 from diffassim.models.advection import LinearAdvection
 from diffassim.models.advection_diffusion import AdvectionDiffusion
 from diffassim.models.base import FunctionModel, Model, Parameter, Variable
@@ -7,23 +8,30 @@ from diffassim.models.exponential import exponential_runge_kutta_4
 from diffassim.models.gr4j import GR4J, CatchmentForcing, CatchmentState
 from diffassim.models.integrators import runge_kutta_4
 from diffassim.models.kuramoto_sivashinsky import KuramotoSivashinsky
+from diffassim.models.library import LibraryModel
 from diffassim.models.lorenz63 import Lorenz63
 from diffassim.models.lorenz96 import Lorenz96
 from diffassim.models.navier_stokes import NavierStokes
+from diffassim.models.reduced_gravity_qg import ReducedGravityQG
 from diffassim.models.rollout import rollout
 from diffassim.models.stencil import PeriodicStencil
 from diffassim.models.stencil_runge_kutta import stencil_runge_kutta_4
 from diffassim.models.transfer import BlockMean, Truncation
+from diffassim.models.two_layer_qg import TwoLayerQG
 from diffassim.models.two_scale_lorenz96 import TwoScaleLorenz96, TwoScaleState
+from diffassim.models.with_parameters import WithParameters
 
 __all__ = [
     "GR4J",
+    "AdamsBashforth3",
+    "AdamsBashforthState",
     "AdvectionDiffusion",
     "BlockMean",
     "CatchmentForcing",
     "CatchmentState",
     "FunctionModel",
     "KuramotoSivashinsky",
+    "LibraryModel",
     "LinearAdvection",
     "Lorenz63",
     "Lorenz96",
@@ -31,10 +39,13 @@ __all__ = [
     "NavierStokes",
     "Parameter",
     "PeriodicStencil",
+    "ReducedGravityQG",
     "Truncation",
+    "TwoLayerQG",
     "TwoScaleLorenz96",
     "TwoScaleState",
     "Variable",
+    "WithParameters",
     "exponential_runge_kutta_4",
     "rollout",
     "runge_kutta_4",

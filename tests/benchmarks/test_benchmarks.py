@@ -20,6 +20,8 @@ from benchmarks import (
     incremental,
     long_window,
     peers_variational,
+    published_qg,
+    qg,
     reference,
     spectral,
     window,
@@ -147,3 +149,25 @@ def test_one_window_without_peers(monkeypatch):
 def test_diffusion(capsys, tmp_path):
     found = rows(capsys, diffusion.main, tmp_path, n=16, lengths=(1.0,), budget=0.1)
     assert found["explicit diffusion, order 4"]["reference"] == "implicit diffusion, order 10"
+
+
+@pytest.mark.slow
+def test_quasi_geostrophic_models(capsys, tmp_path):
+    found = rows(capsys, qg.main, tmp_path, n=16, steps=3, basin=9, members=2, budget=0.1)
+    assert found["two layers, step, Adams-Bashforth"]["target"] == qg.STEP
+    assert found["closed basin, run of one member"]["ratio"] == 1.0
+
+
+def test_tracks_move_along_the_rows_of_the_grid():
+    where = published_qg.tracks(published_qg.Setup())
+    numbers = where[..., 0] * published_qg.POINTS + where[..., 1]
+    assert where.shape == (300, 300, 2) and numbers.min() >= 0 and numbers.max() < published_qg.POINTS**2
+    gaps = np.diff(numbers, axis=1)
+    assert set(np.unique(gaps)) == {55, 56} and np.unique(numbers[:, 0]).size > 40
+
+
+@pytest.mark.slow
+def test_published_quasi_geostrophic_scores(capsys, tmp_path):
+    sizes = {"points": 17, "values": 20, "cycles": 3, "burn_in": 1, "states": 4, "spin_up": 2}
+    found = rows(capsys, published_qg.main, tmp_path, members=(5,), seeds=1, **sizes)
+    assert np.isfinite(found["LETKF, 5 members"]["more"]["error"])

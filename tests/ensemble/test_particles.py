@@ -1,9 +1,8 @@
-"""Particle filters: resampling, weights in closed form, the Monte-Carlo rate, collapse, bad input, published scores."""
+"""Particle filters: resampling, weights in closed form, the Monte-Carlo rate, collapse, bad input."""
 
 from __future__ import annotations
 
 import inspect
-from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -14,9 +13,7 @@ import pytest
 import diffassim as da
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.ensemble import Multinomial, Particles, Residual, Stratified, Systematic
-from tests.ensemble.test_literature import L63, L96, SEEDS
 from tests.ensemble.zoo import KEY, SITES, ensemble, observed, values
-from tests.published import assert_reached
 
 RESAMPLINGS = [Systematic(), Stratified(), Residual(), Multinomial()]
 NOISE = da.covariances.Diagonal(std=0.5)
@@ -195,69 +192,3 @@ def test_bad_input_is_named():
         da.ParticleFilter().analyze(KEY, Particles(ensemble(), jnp.full(6, -jnp.inf)), y)
     with pytest.raises(ShapeError, match="one log weight for each of 6 members"):
         da.ParticleFilter().analyze(KEY, Particles(ensemble(), jnp.zeros(5)), y)
-
-
-class Row(NamedTuple):
-    """A configuration with its documented time-mean error of the analysis."""
-
-    name: str
-    setup: Any
-    members: int
-    threshold: float
-    jitter: float
-    documented: float
-    every: int = 1  # which of the variables are observed
-
-
-# Documented in the example files of DAPPER (mods/Lorenz63/sakov2012.py, mods/Lorenz96/sakov2008.py and
-# bocquet2010_m40.py, the latter with one error variance in a release and another one after it, MIT license).
-SHORT = L96._replace(cycles=1400)
-HALF = L96._replace(cycles=1280, noise=1.5)
-ROWS = [
-    Row("L63 100", L63, 100, 0.3, 2.4, 0.38),
-    Row("L63 800", L63, 800, 0.2, 0.9, 0.28),
-    Row("L63 4000", L63, 4000, 0.05, 0.7, 0.27),
-    Row("L96 3000, .5, .7", SHORT, 3000, 0.5, 0.7, 0.26),
-    Row("L96 3000, .5, .9", SHORT, 3000, 0.5, 0.9, 0.30),
-    Row("L96 3000, .5, 1.2", SHORT, 3000, 0.5, 1.2, 0.36),
-    Row("L96 3000, .05, 1.2", SHORT, 3000, 0.05, 1.2, 0.35),
-    Row("L96 3000, .05, 1.6", SHORT, 3000, 0.05, 1.6, 0.41),
-    Row("half observed, 3000", HALF, 3000, 0.2, 1.2, 0.77, 2),
-    Row("half observed, 5000", HALF, 5000, 0.1, 1.1, 0.72, 2),
-    Row("half observed, 10000", HALF, 10_000, 0.05, 0.8, 0.45, 2),
-    Row("half observed with more noise, 3000", HALF._replace(noise=2.25), 3000, 0.2, 1.2, 1.01, 2),
-    Row("half observed with more noise, 5000", HALF._replace(noise=2.25), 5000, 0.1, 1.1, 0.88, 2),
-    Row("half observed with more noise, 10000", HALF._replace(noise=2.25), 10_000, 0.05, 0.8, 0.57, 2),
-]
-
-
-def scores(row):
-    """Return the time-mean error of each seed, and the share of its analyses that collapsed."""
-    setup, n = row.setup, row.setup.center.size
-    at = setup.interval * np.arange(1, setup.cycles + 1)
-    method = da.ParticleFilter(threshold=row.threshold, jitter=row.jitter)
-
-    def run(key):
-        keys = jax.random.split(key, 4)
-        draws = jax.random.normal(keys[0], (1 + row.members, n)) * setup.variance**0.5 + setup.center[None]
-        truth = da.rollout(setup.model, draws[0], int(at[-1]), at=at)
-        noisy = truth + setup.noise**0.5 * jax.random.normal(keys[1], truth.shape)
-        some = da.observations.Subsample(every=row.every)
-        obs = da.Observations(noisy[:, :: row.every], at, some, da.covariances.Diagonal(std=setup.noise**0.5))
-        _, history = da.cycle(method, setup.model, draws[1:], obs, key=keys[2])
-        error = jnp.sqrt(jnp.mean((history.analysis.mean - truth) ** 2, axis=1))
-        return jnp.mean(error[setup.burn_in :]), jnp.mean(history.info.result == da.Result.COLLAPSED)
-
-    # One seed after the other, so that particles are resampled only where that is due.
-    return [
-        np.asarray(x)
-        for x in jax.jit(lambda keys: jax.lax.map(run, keys))(jax.random.split(jax.random.key(2024), SEEDS))
-    ]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_the_documented_score_is_reached(row):
-    error, _ = scores(row)
-    assert_reached(error, row.documented)

@@ -10,7 +10,14 @@ import numpy as np
 
 import diffassim as da
 from diffassim.core.pytree import Pytree
-from diffassim.ensemble import PosteriorInflation, PriorInflation, RelaxToPriorPerturbations, RelaxToPriorSpread
+from diffassim.ensemble import (
+    AdditiveInflation,
+    Inflations,
+    PosteriorInflation,
+    PriorInflation,
+    RelaxToPriorPerturbations,
+    RelaxToPriorSpread,
+)
 
 
 class Entry(NamedTuple):
@@ -19,6 +26,7 @@ class Entry(NamedTuple):
     name: str
     method: Any
     kalman: bool = False  # posterior mean and covariance are the Kalman filter's for a linear H
+    single: float = 2e-5  # how far a result in single precision may be from that in double
 
 
 METHODS = [
@@ -29,6 +37,14 @@ METHODS = [
     Entry("DEnKF", da.DEnKF()),
     Entry("EnKF-N", da.EnKFN()),
     Entry("LETKF", da.LETKF(localization=da.ensemble.GaspariCohn(1.2))),
+    Entry("EAKF", da.ensemble.EAKF(localization=da.ensemble.GaspariCohn(1.2))),
+    Entry("serial EnKF", da.ensemble.SerialEnKF(localization=da.ensemble.GaspariCohn(1.2))),
+    Entry("rank histogram", da.ensemble.RankHistogramFilter(localization=da.ensemble.GaspariCohn(1.2))),
+    # A root of variances that are nearly zero, where few members have weight: half of the digits.
+    Entry("NETF", da.ensemble.NETF(), single=1e-3),
+    Entry("LNETF", da.ensemble.LNETF(localization=da.ensemble.GaspariCohn(1.2)), single=1e-3),
+    Entry("LETPF", da.ensemble.LETPF(localization=da.ensemble.GaspariCohn(1.2))),
+    Entry("local EnKF", da.ensemble.LocalEnKF(localization=da.ensemble.GaspariCohn(1.2))),
 ]
 WINDOW_METHODS = [
     Entry("IEnKS", da.IEnKS(tolerance=1e-9), kalman=True),
@@ -39,7 +55,14 @@ WINDOW_METHODS = [
     Entry("4D-ETKF", da.AsynchronousFilter(da.ETKF()), kalman=True),
 ]
 # Every inflation, with the cheapest method.
-INFLATIONS = [PriorInflation(1.1), PosteriorInflation(1.1), RelaxToPriorSpread(0.4), RelaxToPriorPerturbations(0.4)]
+INFLATIONS = [
+    PriorInflation(1.1),
+    PosteriorInflation(1.1),
+    RelaxToPriorSpread(0.4),
+    RelaxToPriorPerturbations(0.4),
+    AdditiveInflation(da.covariances.Diagonal(std=0.4)),
+    Inflations((RelaxToPriorSpread(0.4), 1.1, AdditiveInflation(da.covariances.Diagonal(std=0.4)))),
+]
 KEY = jax.random.key(5)
 N, SITES = 6, 8
 

@@ -11,19 +11,25 @@ import jax.numpy as jnp
 from diffassim.core.grid import Grid
 from diffassim.models import (
     GR4J,
+    AdamsBashforth3,
+    AdamsBashforthState,
     AdvectionDiffusion,
     CatchmentForcing,
     CatchmentState,
     FunctionModel,
     KuramotoSivashinsky,
+    LibraryModel,
     LinearAdvection,
     Lorenz63,
     Lorenz96,
     Model,
     NavierStokes,
+    ReducedGravityQG,
+    TwoLayerQG,
     TwoScaleLorenz96,
     TwoScaleState,
     Variable,
+    WithParameters,
 )
 
 
@@ -48,6 +54,11 @@ def _two_scale(dtype: Any, key: jax.Array) -> TwoScaleState:
     return TwoScaleState(
         2.5 + 4.0 * jax.random.normal(slow, 8, dtype), 0.1 + 0.3 * jax.random.normal(fast, (8, 5), dtype)
     )
+
+
+def _with_forcing(dtype: Any, key: jax.Array) -> dict[str, Any]:
+    state = 2.3 + 3.6 * jax.random.normal(key, 9, dtype)
+    return {"state": state, "parameters": {"forcing": jnp.asarray(7.5, dtype)}}
 
 
 def _catchment(dtype: Any, key: jax.Array) -> CatchmentState:
@@ -75,6 +86,30 @@ def _vortices(dtype: Any, key: jax.Array) -> jax.Array:
     return 2.0 * jax.random.normal(key, (8, 8), dtype)
 
 
+def _eddies(dtype: Any, key: jax.Array) -> jax.Array:
+    return jax.random.normal(key, (14, 14), dtype)
+
+
+# Parameters of similar size, in which derivatives are taken along one direction.
+GYRE = ReducedGravityQG(froude=1.0, rossby=1.0, drag=0.5, viscosity=0.1, hyperviscosity=1e-5, dt=1e-4)
+
+
+def _layers(dtype: Any, key: jax.Array) -> jax.Array:
+    return jax.random.normal(key, (2, 8, 8), dtype)
+
+
+# In units of the deformation radius and the flow.
+LAYERS = TwoLayerQG(
+    length=6.0, beta=0.5, deformation_radius=1.0, thickness_ratio=0.5, upper_flow=1.0, drag=0.3, filter_strength=2.0,
+    dt=0.05,
+)  # fmt: skip
+
+
+def _with_tendencies(dtype: Any, key: jax.Array) -> AdamsBashforthState:
+    model, x = Lorenz63(), _lorenz63(dtype, key)
+    return AdamsBashforthState(x, model.tendency(x), 0.9 * model.tendency(x), jnp.asarray(2.0, dtype))
+
+
 # Winds that turn around, an open axis and a periodic one, emissions of two sectors in two records.
 REGION = AdvectionDiffusion(
     wind=(
@@ -89,6 +124,13 @@ REGION = AdvectionDiffusion(
 
 def _pendulum(x: Any, t: Any, length: Any) -> Any:
     return {"angle": x["angle"] + 0.1 * x["speed"], "speed": x["speed"] - 0.1 * jnp.sin(x["angle"]) / length}
+
+
+# A library that works on another scale, two steps at a time.
+COUPLED = LibraryModel(
+    lambda s, a: s + 0.1 * a * jnp.sin(jnp.roll(s, 1)), metadata=Variable("x", ("space",), "m", "state"), arguments=1.3,
+    encode=lambda x, _: 2.0 * x, decode=lambda s, _: 0.5 * s, substeps=2, units="s",
+)  # fmt: skip
 
 
 class Pendulum(FunctionModel):
@@ -109,12 +151,17 @@ MODELS = [
     Entry("Lorenz96 with a forcing field", Lorenz96(forcing=jnp.linspace(7.0, 9.0, 9)), _line(9, 2.3, 3.6)),
     Entry("Lorenz96 smaller than its stencil", Lorenz96(), _line(4, 2.3, 3.6)),
     Entry("Lorenz96 large", Lorenz96(), _line(300, 2.3, 3.6)),  # compiled in separate kernels
+    Entry("WithParameters", WithParameters(Lorenz96(), ("forcing",)), _with_forcing),
     Entry("TwoScaleLorenz96", TwoScaleLorenz96(), _two_scale),
     Entry("LinearAdvection", LinearAdvection(velocity=0.3), _line(10, 0.0, 1.0)),
     Entry("AdvectionDiffusion", REGION, _plume),
     Entry("KuramotoSivashinsky", KuramotoSivashinsky(length=22.0), _line(12, 0.0, 1.3)),
     Entry("NavierStokes", NavierStokes(drag=0.1, force=1.0, wavenumber=2, dt=0.1), _vortices),
+    Entry("ReducedGravityQG", GYRE, _eddies),
+    Entry("TwoLayerQG", LAYERS, _layers),
+    Entry("AdamsBashforth3", AdamsBashforth3(Lorenz63()), _with_tendencies),
     Entry("GR4J", GR4J(x2=0.8, x4=2.6, days=4, forcing=WEATHER), _catchment),
+    Entry("LibraryModel", COUPLED, _line(6, 0.0, 1.0)),
     Entry("FunctionModel", FunctionModel(lambda x, t: x + 0.1 * jnp.sin(x)), _line(5, 0.0, 1.0)),
     Entry("FunctionModel with arguments", Pendulum(_pendulum, arguments=1.5), _swinging),
     Entry("LinearAdvection on an odd grid", LinearAdvection(velocity=-1.7), _line(9, 0.0, 1.0)),

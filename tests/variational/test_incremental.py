@@ -139,8 +139,10 @@ def test_weak_constraint_and_parameters(kind):
     cost = problem(kind, every=3, parameters={"nu": da.covariances.Diagonal(std=0.05)})
     found = da.minimize(cost, TIGHT.replace(simplified=COARSE))
     assert bool(found.converged) and type(found.model) is Burgers and float(found.model.nu) != MODEL.nu
-    gradient = jax.jit(jax.grad(lambda v: cost(v)))(found.control)
-    assert float(tree.norm(gradient)) < 1e-7
+    gradient = jax.jit(jax.grad(lambda v: cost(v)))
+    # The state form ends where rounding hides any further decrease of J: at 1e-8 to 1e-7 of the first gradient.
+    assert float(tree.norm(gradient(found.control))) < 1e-6 * float(tree.norm(gradient(cost.control())))
+    np.testing.assert_allclose(found.state, da.minimize(cost, TIGHT).state, rtol=0, atol=1e-6)
     assert float(found.search.simplified_work[0]) > 0
 
 

@@ -1,0 +1,20 @@
+"""Set-ups of the literature with their documented scores, as data, and what reruns them."""
+
+from diffassim.experiments.literature.files import write_outcomes
+from diffassim.experiments.literature.rerun import Outcome, rerun
+from diffassim.experiments.literature.rows import LEFT_OUT, ROWS, OfClimatology, Persistence, Row, find_rows
+from diffassim.experiments.literature.setups import SETUPS, Setup
+
+__all__ = [
+    "LEFT_OUT",
+    "ROWS",
+    "SETUPS",
+    "OfClimatology",
+    "Outcome",
+    "Persistence",
+    "Row",
+    "Setup",
+    "find_rows",
+    "rerun",
+    "write_outcomes",
+]

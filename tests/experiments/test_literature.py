@@ -1,0 +1,122 @@
+"""Set-ups of the literature: data, reruns, verdicts, the command; and the documented scores themselves."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+pytest.importorskip("pandas")
+
+import diffassim as da
+from diffassim.core.errors import ConfigurationError
+from diffassim.experiments.literature import ROWS, SETUPS, Outcome, find_rows, rerun
+from tests.published import assert_row_holds
+
+SEEDS, SEEDS_WHERE_RUNS_ARE_LOST = 5, 20
+ITERATIVE = (da.IEnKS, da.FourDVar)  # which may stop at the limit of their iterations
+ROW = find_rows("lorenz63", "ETKF 1.02")[0]
+
+
+def outcome(errors, row=ROW):
+    errors = np.asarray(errors, float)
+    return Outcome(row, errors, np.ones_like(errors), np.zeros(errors.shape, int))
+
+
+def test_every_row_has_a_setup_a_unique_name_and_a_source():
+    names = [row.name for row in ROWS]
+    assert len(set(names)) == len(names) and {row.case for row in ROWS} == set(SETUPS)
+    for row in ROWS:
+        assert row.length > row.setup.burn_in + row.lag and row.members >= 1 and row.documented > 0
+        assert (row.ours is None) == (not row.note) or row.loses, f"{row.name}: a note belongs to a score of ours"
+        assert row.setup.source and (row.line or "figure" in row.setup.source)
+
+
+@pytest.mark.parametrize("setup", SETUPS.values(), ids=SETUPS)
+def test_every_setup_draws_states_and_observes_them(setup):
+    @jax.jit
+    def look(keys):
+        draws = setup.draw(keys[0], 2000)
+        return draws, jax.vmap(setup.operator)(draws), setup.observe(keys[1], draws, 2000).values
+
+    draws, exact, values = look(jax.random.split(jax.random.key(0)))
+    spread = np.std(np.asarray(jax.tree.leaves(draws)[0]), axis=0)
+    np.testing.assert_allclose(spread, setup.variance**0.5, rtol=0.1)
+    np.testing.assert_allclose(np.std(np.asarray(values - exact)), setup.noise**0.5, rtol=0.1)
+    assert np.array_equal(setup.steps(3), setup.interval * np.arange(1, 4))
+
+
+def test_the_verdict_counts_lost_runs_apart():
+    found = outcome([0.58, 0.60, 0.59, 3.0, np.nan])
+    assert found.lost == 2 and abs(found.mean - 0.59) < 1e-12 and found.reached == "yes"
+    assert abs(found.standard_error - 0.01 / 3**0.5) < 1e-12
+    assert outcome([0.63, 0.631, 0.632]).reached == "no"  # above .60 + 3 %
+    scattered = outcome([0.56, 0.60, 0.72])  # above by less than two standard errors
+    assert scattered.mean > 0.60 * 1.03 and scattered.reached == "yes"
+    row = dataclasses.replace(ROW, rerun=(0.64, 0.01))
+    assert outcome([0.65, 0.651], row).reached == "rerun" and outcome([0.7, 0.701], row).reached == "no"
+    assert outcome([3.0, 3.0]).reached == "no"
+
+
+def test_the_criterion_of_the_tests_fails_where_it_should():
+    assert_row_holds(outcome([0.58, 0.60, 0.59, 0.61, 3.0]))
+    for worse in ([0.65, 0.651, 0.652], [0.6, 0.6, 0.6, 3.0, np.nan], [3.0] * 5):
+        with pytest.raises(AssertionError):
+            assert_row_holds(outcome(worse))
+    lossy = dataclasses.replace(ROW, loses=0.15)
+    assert_row_holds(outcome([0.6] * 12 + [3.0] * 8, lossy))
+    with pytest.raises(AssertionError):
+        assert_row_holds(outcome([0.6] * 10 + [3.0] * 10, lossy))
+    held = dataclasses.replace(ROW, ours=0.7, note="why")
+    assert_row_holds(outcome([0.7, 0.71], held))
+
+
+def test_a_rerun_is_the_same_for_the_same_key_and_needs_enough_cycles():
+    row, short = find_rows("lorenz63", "persistence")[0], {"seeds": 2, "cycles": 70}
+    first, second = rerun(row, **short), rerun(row, **short)
+    assert np.array_equal(first.errors, second.errors) and first.errors.shape == (2,)
+    assert not np.array_equal(first.errors, rerun(row, **short, key=jax.random.key(1)).errors)
+    with pytest.raises(ConfigurationError, match="burn-in of 64"):
+        rerun(ROW, cycles=64)
+    with pytest.raises(ConfigurationError, match="at least one seed"):
+        rerun(ROW, seeds=0)
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_the_command_prints_and_writes_a_table(capsys, tmp_path, monkeypatch, suffix):
+    from diffassim.cli import main
+
+    monkeypatch.setattr("warnings.showwarning", None)
+    monkeypatch.setattr("diffassim.cli._configure_jax", lambda dtype: None)
+    path = tmp_path / f"scores.{suffix}"
+    words = ["bench", "literature", "--case", "lorenz63", "--method", "persistence", "--seeds", "2", "--cycles", "80"]
+    main([*words, "--out", str(path)])
+    shown = capsys.readouterr()
+    assert "persistence" in shown.out and "10.7" in shown.out and shown.err == ""
+    rows = json.loads(path.read_text()) if suffix == "json" else list(csv.DictReader(path.read_text().splitlines()))
+    assert len(rows) == 1 and float(rows[0]["published"]) == 10.7 and int(rows[0]["seeds"]) == 2
+    main([*words, "--list"])
+    assert "persistence" in capsys.readouterr().out
+    for wrong in (["--case", "nowhere"], ["--out", "scores.txt"]):
+        with pytest.raises(SystemExit):
+            main(["bench", "literature", *wrong])
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+# A score that two files document is run once.
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("row", [row for row in ROWS if "again" not in row.label], ids=lambda row: row.name)
+def test_the_documented_score_is_reached(row):
+    found = rerun(row, SEEDS_WHERE_RUNS_ARE_LOST if row.loses else SEEDS)
+    sound = [da.Result.CONVERGED]
+    if isinstance(row.method, ITERATIVE):
+        sound.append(da.Result.MAX_ITERATIONS)
+    if isinstance(row.method, da.ParticleFilter):
+        sound.append(da.Result.COLLAPSED)
+    assert np.all(np.isin(found.results[found.kept], sound)), found.results
+    assert_row_holds(found)
