@@ -19,10 +19,13 @@ import numpy as np
 
 import diffassim as da
 from benchmarks.harness import Record, compiled_bytes, first_call, fresh_process, interleave, report
+from benchmarks.peers_ensemble import cuthbert_runs, dapper_seconds
+from benchmarks.peers_variational import installed
 from diffassim.core.grid import Grid
 from diffassim.ensemble import GaspariCohn, nearest_observations
 
 ETKF_TARGETS = {20: 1 / 3, 28: 1 / 2.5, 40: 1 / 2}  # ratios of wall time to NumPy's
+DAPPER_TARGETS = {20: 1 / 35, 28: 1 / 25, 40: 1 / 18}
 LETKF_TARGETS = {"float64": 1 / 4, "float32": 1 / 5}
 SIDE = 7  # points of the square around each point whose observations it uses
 
@@ -75,7 +78,7 @@ def compared(
         reference="NumPy",
         ratio=times["ours"].seconds / times["NumPy"].seconds,
         target=target,
-        more={"differs by": difference},
+        more={"differs by": difference, "cpu ratio": times["ours"].cpu_seconds / times["NumPy"].cpu_seconds},
         **fields,
     )
 
@@ -99,18 +102,47 @@ def numpy_cycle(E: np.ndarray, rows: np.ndarray, dt: float, steps: int) -> np.nd
     return means
 
 
-def cycle(N: int, n: int, times: int, budget: float) -> Record:
+def cycle(N: int, n: int, times: int, budget: float) -> list[Record]:
+    """Return our record beside NumPy, and those of the peers that are installed."""
     model, rng = da.models.Lorenz96(dt=0.05), np.random.default_rng(N)
     start = da.rollout(model, jnp.asarray(8 + rng.normal(size=n)), 500, at=jnp.array([500]))[0]
     truth = np.asarray(da.rollout(model, start, times))
     E, rows = truth[0] + rng.normal(size=(N, n)), truth[1:] + rng.normal(size=(times, n))
     record = da.analysis_times(da.Observations(rows, np.arange(1, times + 1), error=da.covariances.Diagonal(std=1.0)))
     method, members = da.ETKF(inflation=1.05), jnp.asarray(E)
-    return compared(
-        f"cycled ETKF, N = {N}", f"n = {n}, {times} cycles", "float64",
-        lambda: da.cycle(method, model, members, record)[1].analysis.mean, lambda: numpy_cycle(E, rows, 0.05, 1),
-        ETKF_TARGETS.get(N), budget, 1e-6,
-    )  # fmt: skip
+    ours = lambda: da.cycle(method, model, members, record)[1].analysis.mean  # noqa: E731
+    what, size = f"cycled ETKF, N = {N}", f"n = {n}, {times} cycles"
+    found = compared(
+        what, size, "float64", ours, lambda: numpy_cycle(E, rows, 0.05, 1), ETKF_TARGETS.get(N), budget, 1e-6
+    )
+    return [found, *peers(what, size, N, model, E, rows, ours, budget)]
+
+
+def peers(
+    what: str, size: str, N: int, model: Any, E: np.ndarray, rows: np.ndarray, ours: Callable[[], Any], budget: float
+) -> list[Record]:
+    """Return our time as a ratio to DAPPER's, which returns the same means, and to cuthbert's, which does not."""
+    records = []
+    if installed("dapper") and E.shape[1] == 40:
+        slow = dapper_seconds(E, rows, np.asarray(ours()))
+        mine = interleave({"ours": ours}, rounds=10, budget=budget)["ours"].seconds
+        for name, seconds in slow.items():
+            target = DAPPER_TARGETS.get(N) if name == "DAPPER" else None
+            more = {f"{name} s": seconds}
+            records.append(
+                Record(what, size, seconds=mine, reference=name, ratio=mine / seconds, target=target, more=more)
+            )
+    if installed("cuthbert"):
+        times = interleave({"ours": ours} | cuthbert_runs(model, E, rows), rounds=10, budget=budget)
+        mine, fastest = times.pop("ours"), min(times, key=lambda name: times[name].seconds)
+        records.append(
+            Record(
+                what, size, seconds=mine.seconds, cpu_seconds=mine.cpu_seconds, reference=fastest,
+                ratio=mine.seconds / times[fastest].seconds, target=1.0 if min(ETKF_TARGETS) == N else None,
+                more={"cpu ratio": mine.cpu_seconds / min(t.cpu_seconds for t in times.values())},
+            )
+        )  # fmt: skip
+    return records
 
 
 def many(count: int, N: int, n: int, budget: float) -> Record:
@@ -132,7 +164,7 @@ def letkf(points: int, N: int, dtype: str, budget: float) -> Record:
     nearest = nearest_observations(grid, shape, places, SIDE * SIDE)
     apart = grid.distance(places[:, None], places[nearest], shape)
     rho = np.asarray(taper(apart)).astype(dtype)
-    method = da.LETKF(localization=taper, grid=grid, nearest=nearest)
+    method = da.LETKF(localization=taper, grid=grid, nearest=nearest, **_batch())
     analyze = jax.jit(lambda method, E, y: method.analyze(None, E, _observed(y))[0])
     arrays = method, jnp.asarray(E), jnp.asarray(y)
     flat, table = E.reshape(N, -1), np.asarray(nearest)
@@ -147,6 +179,11 @@ def letkf(points: int, N: int, dtype: str, budget: float) -> Record:
 def _observed(y: Any) -> da.Observations:
     std = jnp.ones((), y.dtype)
     return da.Observations(y[None], [0], error=da.covariances.Diagonal(std=std))
+
+
+def _batch() -> dict[str, int]:
+    """Return what an accelerator needs to be busy; a CPU's caches are served by the default."""
+    return {} if jax.default_backend() == "cpu" else {"batch": 1 << 16}
 
 
 def measure_long_line(n: int, N: int) -> None:
@@ -168,7 +205,7 @@ def measure_long_line(n: int, N: int) -> None:
     searched = first_call(partial(nearest_observations, grid, (n,), places, 15))
     nearest = nearest_observations(grid, (n,), places, 15)
     taper = GaspariCohn(np.float32(2.0))
-    method = da.LETKF(localization=taper, grid=grid, nearest=nearest, places=places)
+    method = da.LETKF(localization=taper, grid=grid, nearest=nearest, places=places, **_batch())
     analyze = jax.jit(
         lambda method, E, y: method.analyze(None, E, da.Observations(y[None], [0], H, error))[0].mean(axis=0)
     )
@@ -211,7 +248,7 @@ def main(
         json: file for the records.
     """
     jax.config.update("jax_enable_x64", True)
-    records = [cycle(N, n, times, budget / 3) for N in members]
+    records = [record for N in members for record in cycle(N, n, times, budget / 3)]
     records.append(many(experiments, min(members), n, budget))
     records += [letkf(points, min(members), dtype, budget) for dtype in ("float64", "float32")]
     report("ensemble", [*records, long_line(line, min(members))], json)

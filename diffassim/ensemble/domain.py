@@ -44,7 +44,7 @@ class DomainFilter(LocalizedMethod):
     unlocalized: ClassVar[str]  # name of the filter without localization
 
     neighbors: int | None = static(default=None)
-    batch: int = static(default=256)
+    batch: int = static(default=128)
     nearest: Any = None
 
     def __post_init__(self) -> None:
@@ -79,35 +79,34 @@ class DomainFilter(LocalizedMethod):
         """Return the posterior ensemble, before inflation and rotation."""
         shape = self.grid_shape(ensemble)
         places = self.stream_places(streams, shape)
-        columns = jax.tree.map(lambda leaf: _to_columns(leaf, self.grid.ndim), anomalies(ensemble))
+        columns = jax.tree.map(lambda leaf: _to_columns(leaf, self.grid.ndim), ensemble)
         S, d = departures.S, departures.d
         observed = departures.observed
 
         def analyze_point(point: Any) -> Any:
-            place, X, found = point
+            place, members, found = point
             if found is None:
                 near, innovation, there, seen = S, d, places, observed
             else:  # none is the number beyond the last
-                near, innovation, seen = (a.at[found].get(mode="fill", fill_value=0) for a in (rows, d, observed))
-                near, there = near.T, places.at[found].get(mode="clip")
+                near, innovation, seen = (a.at[..., found].get(mode="fill", fill_value=0) for a in (S, d, observed))
+                there = places.at[found].get(mode="clip")
             taper = self.taper(place[None], there, shape, S.dtype)
             taper = jnp.where(seen, taper, 0)
             if self.neighbors is not None and self.neighbors < d.shape[0]:
                 taper, chosen = lax.top_k(taper, self.neighbors)
                 near, innovation = S[:, chosen], d[chosen]
-            return self.moved(near, innovation, taper, X)
+            return recombine(mean(members), self.moved(near, innovation, taper, anomalies(members)))
 
-        points, rows = self.grid.points(shape), S.T
+        points = self.grid.points(shape)
         self._check_nearest(points.shape[0])
         # Reverse mode recomputes each batch, so that the weights of all points never exist together.
         local = jax.checkpoint(analyze_point)
         everything = (points, columns, self.nearest)
         if points.shape[0] <= self.batch:
-            moved = jax.vmap(local)(everything)
+            posterior = jax.vmap(local)(everything)
         else:
-            moved = lax.map(local, everything, batch_size=self.batch)
-        X_a = jax.tree.map(_from_columns, moved, ensemble)
-        return recombine(mean(ensemble), X_a)
+            posterior = lax.map(local, everything, batch_size=self.batch)
+        return jax.tree.map(_from_columns, posterior, ensemble)
 
     def _check_nearest(self, points: int) -> None:
         if self.nearest is not None and (jnp.ndim(self.nearest) != 2 or jnp.shape(self.nearest)[0] != points):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffassim.core.linalg import symmetric_inverse_sqrt
+from diffassim.core.gram_roots import inverse_root_products
+from diffassim.core.newton_schulz import gram_inverse_sqrt
 from diffassim.ensemble.base import GlobalFilter
 
-__all__ = ["ETKF", "symmetric_transform"]
+__all__ = ["ETKF", "symmetric_transform", "transformed_columns"]
 
 
 class ETKF(GlobalFilter):
@@ -57,9 +59,36 @@ def symmetric_transform(
     Returns:
         W, shape (N, N): \(W_{ij} = w_j + (A^{-1/2})_{ij}\).
     """
+    A, b = _normal_equations(S, d, taper)
+    T = gram_inverse_sqrt(A)
+    return (T @ (T @ b))[None] + T
+
+
+def transformed_columns(
+    S: Float[Array, "N m"], d: Float[Array, " m"], X: Float[Array, "N C"], taper: Float[Array, " m"] | None = None
+) -> Float[Array, "N C"]:
+    """Return W X for the weights of `symmetric_transform`, without W where there are fewer columns than members.
+
+    Args:
+        S: whitened observed anomalies, shape (N, m).
+        d: whitened mean innovation, shape (m,).
+        X: anomalies of what is analysed, shape (N, C).
+        taper: factor of every observation's inverse error variance, shape (m,); None for one.
+
+    Returns:
+        Departures of the posterior members from the prior mean, shape (N, C).
+    """
+    if X.shape[1] > S.shape[0]:
+        return symmetric_transform(S, d, taper) @ X
+    A, b = _normal_equations(S, d, taper)
+    root, inverse = inverse_root_products(A, X)
+    return root + (b @ inverse)[None]
+
+
+def _normal_equations(S: Any, d: Any, taper: Any) -> tuple[Any, Any]:
     N = S.shape[0]
     weighted = S if taper is None else S * taper[None]
-    A = jnp.eye(N, dtype=S.dtype) + weighted @ S.T / (N - 1)
-    T = symmetric_inverse_sqrt(A)
-    w = T @ (T @ (weighted @ d)) / (N - 1)
-    return w[None] + T
+    with jax.default_matmul_precision(
+        "highest"
+    ):  # fewer digits, a GPU's default, would be an error of the observations
+        return jnp.eye(N, dtype=S.dtype) + weighted @ S.T / (N - 1), weighted @ d / (N - 1)

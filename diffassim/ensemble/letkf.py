@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import itertools
+from typing import Any, ClassVar
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.ensemble.domain import DomainFilter
-from diffassim.ensemble.etkf import symmetric_transform
+from diffassim.ensemble.etkf import symmetric_transform, transformed_columns
 
 __all__ = ["LETKF"]
 
@@ -36,7 +39,7 @@ class LETKF(DomainFilter):
             Bounds memory and time where observations are many.
         nearest: numbers of the observations used at each point, from `nearest_observations`, in place of `neighbors`:
             without them every analysis takes the distances of all points and observations.
-        batch: grid points that are worked on together (static).
+        batch: grid points that are worked on together (static); a GPU wants tens of thousands.
 
     Raises:
         ConfigurationError: if there is no localization, or `neighbors` or `batch` is not positive.
@@ -59,3 +62,11 @@ class LETKF(DomainFilter):
     ) -> Float[Array, "N N"]:
         """Return w + A^(-1/2) at one point."""
         return symmetric_transform(S, d, taper)
+
+    def moved(self, S: Any, d: Any, taper: Any, X: Any) -> Any:
+        """Return the members at one point less the prior mean, without the weights where there are few channels."""
+        leaves, structure = jax.tree.flatten(X)
+        columns = jnp.concatenate([leaf.astype(S.dtype) for leaf in leaves], axis=1)
+        edges = list(itertools.accumulate(leaf.shape[1] for leaf in leaves[:-1]))
+        parts = jnp.split(transformed_columns(S, d, columns, taper), edges, axis=1)
+        return structure.unflatten([part.astype(leaf.dtype) for part, leaf in zip(parts, leaves, strict=True)])
