@@ -170,11 +170,11 @@ def main(
     json
         File to write the records to, one object a row.
     """
+    jax.config.update("jax_enable_x64", True)
     records = arctangent_table(repetitions) if repetitions else []
     records += sparse_table(members, trajectories, batch) if trajectories else []
     report("Published scores of local filters", records, json)
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_enable_x64", True)
     cyclopts.run(main)
