@@ -85,7 +85,8 @@ def cycle_ensemble(
         ensemble: members at the start, a pytree with a leading member axis, or what the method's `init` takes in their
             place (a `Gaussian`, `Particles`); step 0 of the observations.
         observations: `Observations`, a tuple of streams, or `AnalysisTimes` (needed where the steps are traced).
-        key: random key; each analysis draws from the key folded with the number of its step.
+        key: random key; each analysis draws from the key folded with the number of its step. A key that is used again
+            for the same steps draws the same numbers: experiments that should be independent need keys of their own.
         start: number of the first step, passed to the model as t (run-time integer).
         members: whether to keep the analysed members (`Gaussian`, `Particles`) of all times (static).
 

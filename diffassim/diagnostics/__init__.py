@@ -15,6 +15,7 @@ from diffassim.diagnostics.reliability import (
     interval_coverage,
     spread_error,
 )
+from diffassim.diagnostics.spectra import Spectrum, power_spectrum, spherical_power_spectrum
 from diffassim.diagnostics.summary import summary
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Exceedance",
     "InnovationStatistics",
     "RankHistogram",
+    "Spectrum",
     "SpreadError",
     "check_adjoint",
     "check_covariance",
@@ -32,7 +34,9 @@ __all__ = [
     "innovation_statistics",
     "interval_coverage",
     "observability",
+    "power_spectrum",
     "rank_histogram",
+    "spherical_power_spectrum",
     "spread_error",
     "summary",
 ]

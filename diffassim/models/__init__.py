@@ -8,6 +8,7 @@ from diffassim.models.exponential import exponential_runge_kutta_4
 from diffassim.models.gr4j import GR4J, CatchmentForcing, CatchmentState
 from diffassim.models.integrators import runge_kutta_4
 from diffassim.models.kuramoto_sivashinsky import KuramotoSivashinsky
+from diffassim.models.library import LibraryModel
 from diffassim.models.lorenz63 import Lorenz63
 from diffassim.models.lorenz96 import Lorenz96
 from diffassim.models.navier_stokes import NavierStokes
@@ -30,6 +31,7 @@ __all__ = [
     "CatchmentState",
     "FunctionModel",
     "KuramotoSivashinsky",
+    "LibraryModel",
     "LinearAdvection",
     "Lorenz63",
     "Lorenz96",

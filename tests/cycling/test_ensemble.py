@@ -194,6 +194,19 @@ def test_an_ensemble_that_blows_up_is_reported_with_its_step():
     assert history.info.non_finite[2] >= 1 and np.isfinite(history.analysis.mean[1]).all()
 
 
+def test_one_key_serves_a_cycle_and_not_two_experiments():
+    ensemble, obs, _ = twin([2, 4])
+    still = da.models.FunctionModel(lambda x, t: x)
+    same = obs.replace(values=jnp.tile(obs.values[:1], (2, 1)))
+    method, last = da.EnKF(), da.Observations(obs.values[:1], [0], error=STD)
+    first, again = (da.cycle(method, still, ensemble, same, key=KEY, members=True)[1] for _ in range(2))
+    assert np.array_equal(first.members, again.members)  # a key that is used again draws the same
+    posterior, _ = method.analyze(jax.random.fold_in(KEY, 4), first.members[0], last)
+    np.testing.assert_allclose(first.members[1], posterior, rtol=1e-12)
+    repeated, _ = method.analyze(jax.random.fold_in(KEY, 2), first.members[0], last)
+    assert np.abs(repeated - posterior).max() > 0.1  # every step has draws of its own
+
+
 def test_what_cannot_be_cycled_is_named():
     ensemble, obs, _ = twin([1, 2])
     with pytest.raises(ConfigurationError, match="ETKF draws random numbers"):

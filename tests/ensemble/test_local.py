@@ -193,6 +193,22 @@ def test_new_places_are_not_traced_again():
     assert not np.allclose(first, analysis(jnp.array([[[0.2], [3.3], [6.1]]]), 2.0))
 
 
+def test_new_neighbors_are_not_traced_again():
+    chex.clear_trace_counter()
+    E, shape = ensemble(), (8,)
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def analysis(places, nearest):
+        obs = da.Observations(values()[:, :3], [0], da.observations.Interpolate(), STD, where=places[None])
+        return da.LETKF(localization=GaspariCohn(1.0), nearest=nearest).analyze(None, E, obs)[0]
+
+    found = []
+    for places in (jnp.array([[0.2], [3.3], [6.1]]), jnp.array([[1.2], [3.0], [7.9]])):
+        found.append(analysis(places, nearest_observations(Grid(), shape, places, 2)))
+    assert not np.allclose(*found)
+
+
 def test_with_infinite_radius_it_is_the_global_filter():
     E, key = ensemble(members=5), jax.random.key(0)
     obs = (observed(values(), 0.7), observed(values()[:, ::2], operator=da.observations.Subsample(2)))

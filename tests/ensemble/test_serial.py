@@ -12,6 +12,7 @@ import diffassim as da
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.grid import Grid
 from diffassim.ensemble import EAKF, GaspariCohn, LocalEnKF, SerialEnKF, Sphere
+from tests.cycling.test_ensemble import MODEL, check_gradient, twin
 from tests.ensemble.zoo import KEY, ensemble, observed, values
 
 TAPER = GaspariCohn(1.3)
@@ -153,3 +154,17 @@ def test_what_cannot_be_localized_is_named():
     with pytest.raises(ConfigurationError, match="without one use EnKF"):
         LocalEnKF()
     EAKF().analyze(None, E, correlated)  # without localization it may be correlated
+
+
+@pytest.mark.parametrize("method", [EAKF, LocalEnKF])
+def test_the_gradient_of_a_score_to_the_radius_passes_through_cycles(method):
+    """Three values of twelve and eight members: fewer observations than members at every point."""
+    E, obs, truth = twin(list(range(1, 9)), members=8)
+    operator = da.observations.Subsample(4)
+    obs = da.Observations(obs.values[:, ::4], obs.steps, operator=operator, error=obs.error)
+
+    def error(radius):
+        _, history = da.cycle(method(1.05, localization=GaspariCohn(radius)), MODEL, E, obs, key=KEY)
+        return jnp.mean(jnp.sqrt(jnp.mean((history.analysis.mean - truth[obs.steps]) ** 2, axis=1)))
+
+    check_gradient(error, 1.7)

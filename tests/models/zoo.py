@@ -18,6 +18,7 @@ from diffassim.models import (
     CatchmentState,
     FunctionModel,
     KuramotoSivashinsky,
+    LibraryModel,
     LinearAdvection,
     Lorenz63,
     Lorenz96,
@@ -28,6 +29,7 @@ from diffassim.models import (
     TwoScaleLorenz96,
     TwoScaleState,
     Variable,
+    WithParameters,
 )
 
 
@@ -124,6 +126,13 @@ def _pendulum(x: Any, t: Any, length: Any) -> Any:
     return {"angle": x["angle"] + 0.1 * x["speed"], "speed": x["speed"] - 0.1 * jnp.sin(x["angle"]) / length}
 
 
+# A library that works on another scale, two steps at a time.
+COUPLED = LibraryModel(
+    lambda s, a: s + 0.1 * a * jnp.sin(jnp.roll(s, 1)), metadata=Variable("x", ("space",), "m", "state"), arguments=1.3,
+    encode=lambda x, _: 2.0 * x, decode=lambda s, _: 0.5 * s, substeps=2, units="s",
+)  # fmt: skip
+
+
 class Pendulum(FunctionModel):
     """A function as model, with the metadata of its state of two parts."""
 
@@ -152,6 +161,7 @@ MODELS = [
     Entry("TwoLayerQG", LAYERS, _layers),
     Entry("AdamsBashforth3", AdamsBashforth3(Lorenz63()), _with_tendencies),
     Entry("GR4J", GR4J(x2=0.8, x4=2.6, days=4, forcing=WEATHER), _catchment),
+    Entry("LibraryModel", COUPLED, _line(6, 0.0, 1.0)),
     Entry("FunctionModel", FunctionModel(lambda x, t: x + 0.1 * jnp.sin(x)), _line(5, 0.0, 1.0)),
     Entry("FunctionModel with arguments", Pendulum(_pendulum, arguments=1.5), _swinging),
     Entry("LinearAdvection on an odd grid", LinearAdvection(velocity=-1.7), _line(9, 0.0, 1.0)),
