@@ -40,7 +40,8 @@ def draw_spread_error(axes: Any, found: Any, label: str | None = None) -> None:
     """
     axes.plot(found.spread, found.error, marker="o", markersize=3, label=label)
     axes.axline((0, 0), slope=1, color="black", linestyle=":", linewidth=0.9)
-    top = 1.1 * max(float(np.max(line.get_xydata())) for line in axes.lines)  # of all that is drawn so far
+    drawn = (line for line in axes.lines if line.get_marker() == "o")  # the diagonals have none
+    top = 1.1 * max(float(np.max(line.get_xydata())) for line in drawn)
     axes.set(xlabel="spread", ylabel="error of the mean", xlim=(0, top), ylim=(0, top), aspect="equal")
 
 
