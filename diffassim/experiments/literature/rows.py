@@ -194,8 +194,8 @@ ROWS: list[Row] = [
         _row("EnKF 1.04", EnKF(1.04), 10, 0.65, 34, 0.5579, 0.0246),
         _row("EnKF 1.01", EnKF(1.01), 100, 0.56, 35, 0.5534, 0.008),
         _row(
-            "EnKF .95", EnKF(0.95), 500, 0.56, _BASIC, cycles=500, loses=0.2, ours=0.67,
-            note="deflated members: one of five runs loses the truth, and the scatter alone reaches the score",
+            "EnKF .95", EnKF(0.95), 500, 0.56, _BASIC, cycles=500, loses=0.1,
+            note="deflated members: one of ten runs loses the truth (five more: .558 +- .014)",
         ),
         _row("EnKF-N", EnKFN(), 3, 0.60, 36, 0.6099, 0.0312),
         _row("EnKF-N, rotated", EnKFN(rotation=True), 10, 0.54, 37, 0.5435, 0.0086),
@@ -280,8 +280,15 @@ ROWS: list[Row] = [
         _row("climatology", _CLIMATOLOGY, 1, 1.3, 40),
         _row("optimal interpolation", _OPTIMAL, 1, 0.5, 41, 0.4617, 0.0043),
         _row("LETKF 1.11, half-width 15, rotated", LETKF(1.11, True, _taper(15)), 4, 0.18, 35, 0.1824, 0.0126),
-        _row("LETKF 1.06, half-width 25, rotated", LETKF(1.06, True, _taper(25)), 6, 0.14, 36),
-        _row("LETKF 1.02, half-width 51, rotated", LETKF(1.02, True, _taper(51)), 16, 0.11, 37, 0.1046, 0.0044),
+        _row(
+            "LETKF 1.06, half-width 25, rotated", LETKF(1.06, True, _taper(25)), 6, 0.14, 36, loses=0.2,
+            note="4 of 20 runs lose the truth for a while (documented as the mean of ten runs)",
+        ),
+        _row(
+            "LETKF 1.02, half-width 51, rotated", LETKF(1.02, True, _taper(51)), 16, 0.11, 37, 0.1046, 0.0044,
+            loses=0.4,
+            note="two of five runs lose the truth for a while (rerun over 300 times only)",
+        ),
         _row("ETKF 1.6, rotated", ETKF(1.6, True), 13, 0.5, 42),
         _row("ETKF 1.03, rotated", ETKF(1.03, True), 20, 0.115, 43, 0.1091, 0.0038),
     ),
