@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("NPROC", "4")
+# JAX takes its factorizations from OpenBLAS, whose threads cost small matrices far more than they give.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import pytest
