@@ -286,12 +286,7 @@ ROWS: list[Row] = [
         ),
         _row(
             "LETKF 1.02, half-width 51, rotated", LETKF(1.02, True, _taper(51)), 16, 0.11, 37, 0.1046, 0.0044,
-<<<<<<< HEAD
-            loses=0.4,
-            note="two of five runs lose the truth for a while (rerun over 300 times only)",
-=======
             loses=0.4, note="two of five runs lose the truth for a while (rerun over 300 times only)",
->>>>>>> literature
         ),
         _row("ETKF 1.6, rotated", ETKF(1.6, True), 13, 0.5, 42),
         _row("ETKF 1.03, rotated", ETKF(1.03, True), 20, 0.115, 43, 0.1091, 0.0038),
