@@ -48,6 +48,7 @@ def test_another_shape_would_be_noticed(analysis):
         state(COST.replace(observations=fewer))
 
 
+@pytest.mark.slow
 def test_the_gradient_through_the_solution_is_traced_once():
     def total(cost):
         return jnp.sum(da.minimize(cost).state)

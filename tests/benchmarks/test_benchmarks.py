@@ -74,6 +74,7 @@ def test_window(capsys, tmp_path):
     assert found["first call, no cache"]["seconds"] > 0 and found["first call, persistent cache"]["seconds"] > 0
 
 
+@pytest.mark.slow
 def test_long_window(capsys, tmp_path):
     found = rows(capsys, long_window.main, tmp_path, times=4, seeds=1, rounds=3)
     assert found["default"]["more"]["reached"] == "1 of 1" and not found["default"]["more"]["missed"]

@@ -77,6 +77,7 @@ def test_not_finite_is_not_hidden_and_stays_alone():
     np.testing.assert_allclose(np.delete(found, 3, 0), np.delete(products(A, R)[0], 3, 0), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_batches_of_batches_and_chunks(monkeypatch):
     A, R = problems(1e3, ranks=tuple(range(N)))
     expected = products(A, R)
@@ -93,6 +94,7 @@ def test_batches_of_batches_and_chunks(monkeypatch):
 
 
 @pytest.mark.parametrize("condition", [1.0, 40.0, 1e5])
+@pytest.mark.slow
 def test_derivatives_of_both_ways_agree(condition):
     """The second problem has repeated eigenvalues, the third is the identity."""
     A, R = problems(condition)

@@ -49,6 +49,7 @@ def test_errors_of_each_time_go_with_their_window(dense):
     np.testing.assert_allclose(innovation.reshape(4, 3), 1 / std, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_cycle_is_its_windows_one_by_one():
     model, x_b, obs, _ = twin(windows=3)
     _, _, history = da.cycle(da.FourDVar(STD), model, x_b, obs, steps=4)
@@ -67,6 +68,7 @@ def test_the_analysis_beats_the_background_and_the_observations():
     assert error < 0.5
 
 
+@pytest.mark.slow
 def test_parameters_are_handed_on_and_a_resumed_cycle_has_the_same_bits():
     model, x_b, obs, _ = twin(windows=4, n=8)
     method = da.FourDVar(STD, parameters={"forcing": da.covariances.Diagonal(std=0.3)})
@@ -82,6 +84,7 @@ def test_parameters_are_handed_on_and_a_resumed_cycle_has_the_same_bits():
                           whole.search.control["state"])  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_loss_passes_through_the_cycle():
     model, x_b, _, truth = twin(windows=2, n=8)
     values = truth[1:] + np.random.default_rng(1).normal(size=(8, 8))
@@ -155,6 +158,7 @@ def test_windows_can_be_changed_like_any_observations():
         obs.replace(error=da.covariances.Diagonal(std=2.0))
 
 
+@pytest.mark.slow
 def test_shifted_windows_are_their_analyses_one_by_one_and_resume_with_the_same_bits():
     model, x_b, _, truth = twin(windows=2, n=8)
     record = da.Observations(truth[1:] + np.random.default_rng(1).normal(size=(8, 8)), np.arange(1, 9), error=STD)
@@ -176,6 +180,7 @@ def test_shifted_windows_are_their_analyses_one_by_one_and_resume_with_the_same_
 
 
 @pytest.mark.parametrize("form", [da.WeakConstraint4DVar, da.StateWeakConstraint4DVar])
+@pytest.mark.slow
 def test_a_weak_constraint_cycle_hands_on_the_end_of_its_trajectory(form):
     model, x_b, obs, _ = twin(windows=2, n=8)
     Q = da.covariances.Diagonal(std=0.2)

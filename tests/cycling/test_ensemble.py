@@ -51,6 +51,7 @@ def by_hand(method, ensemble, obs, start=0):
 @pytest.mark.parametrize(
     "at", [[2, 4, 6, 8], [0, 1, 3, 8, 9], [5, 2, 5, 7, 2, 2]], ids=["equal", "unequal", "unsorted"]
 )
+@pytest.mark.slow
 def test_the_cycle_is_its_analyses_one_by_one(at):
     ensemble, obs, _ = twin(at)
     method = da.ETKF(inflation=1.05, rotation=True)
@@ -73,6 +74,7 @@ def test_streams_with_times_of_their_own_meet_where_they_agree():
 
 
 @pytest.mark.parametrize("at", [range(2, 42, 2), [1, 2, 4, 5, 8, 9, 12, 13, 14, 20]], ids=["equal", "unequal"])
+@pytest.mark.slow
 def test_a_resumed_cycle_has_the_same_bits(at):
     ensemble, obs, _ = twin(list(at))
     method = da.ETKF(inflation=1.05, rotation=True)

@@ -59,6 +59,7 @@ def brute_force(E, y, H, std, places, grid, taper):
     return posterior
 
 
+@pytest.mark.slow
 def test_the_analysis_is_the_published_one_on_a_plane():
     periodic = (True, False)
     rng = np.random.default_rng(0)
@@ -77,6 +78,7 @@ def test_the_analysis_is_the_published_one_on_a_plane():
 
 
 @pytest.mark.parametrize("periodic", [(True, False), (True, True)])
+@pytest.mark.slow
 def test_searched_neighbors_are_those_of_all_pairs(periodic):
     rng = np.random.default_rng(1)
     grid, shape, taper = Grid((1.0, 2.0), periodic), (5, 6), GaspariCohn(1.0)
@@ -105,6 +107,7 @@ def test_searched_neighbors_are_those_of_all_pairs(periodic):
     np.testing.assert_allclose(method.replace(nearest=none).analyze(None, E, obs)[0], E, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_on_the_sphere():
     rng = np.random.default_rng(2)
     sphere = Sphere(np.array([-89.0, -30.0, 30.0, 89.0])[:, None], 360 / 7 * np.arange(7.0))

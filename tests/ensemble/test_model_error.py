@@ -131,6 +131,7 @@ def test_several_inflations_act_in_turn():
     assert np.array_equal(both, again) and not np.allclose(both, other)
 
 
+@pytest.mark.slow
 def test_the_gradient_passes_through_a_cycle_with_model_error():
     E, obs, truth = twin(list(range(1, 7)), members=5)
 
@@ -142,6 +143,7 @@ def test_the_gradient_passes_through_a_cycle_with_model_error():
     check_gradient(error, 0.2)
 
 
+@pytest.mark.slow
 def test_wrappers_forecast_with_the_model_error_of_their_filter():
     E, obs, _ = twin([1, 2])
     method = da.ETKF(Q=Diagonal(std=0.3))

@@ -86,6 +86,7 @@ def test_the_optimal_proposal_is_its_closed_form():
     np.testing.assert_allclose(np.cov(members[:, 0].T), Q - K @ H @ Q, atol=5 * 0.25 * (2 / 20_000) ** 0.5)
 
 
+@pytest.mark.slow
 def test_the_filters_approach_the_kalman_filter_at_the_monte_carlo_rate():
     n, times = 2, 4
     y = np.random.default_rng(5).normal(size=(times, n))
@@ -137,6 +138,7 @@ def test_the_derivative_for_fixed_draws_equals_central_differences(method):
 
 
 @every_filter
+@pytest.mark.slow
 def test_a_resumed_cycle_has_the_same_bits(method):
     times = da.analysis_times(da.Observations(values(rows=5), [1, 2, 4, 5, 6], error=da.covariances.Diagonal(std=2.0)))
     start = ensemble(members=20)

@@ -63,6 +63,7 @@ def test_the_order_stays_and_the_numbers_of_the_members_do_not_matter():
     np.testing.assert_allclose(analysed(h[shuffle], 0.4), found[shuffle], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_ties_and_outliers_leave_it_finite():
     h = np.array([0.3, 0.3, 0.3, 1.0, 1.0])
     found = analysed(h, 0.8)

@@ -99,6 +99,7 @@ def check_derivative(method):
 
 
 @every_method
+@pytest.mark.slow
 def test_the_derivative_equals_central_differences(entry):
     check_derivative(entry.method)
 
@@ -174,6 +175,7 @@ def test_one_member_is_no_ensemble(entry):
 
 
 @every_method
+@pytest.mark.slow
 def test_more_members_than_variables_and_more_variables_than_members(entry):
     for members in (2, 30):
         posterior, info = entry.method.analyze(KEY, ensemble(members=members), observed(values()))

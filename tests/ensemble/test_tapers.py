@@ -142,6 +142,7 @@ def test_one_observation_acts_as_far_as_the_product_says(method):
         np.testing.assert_allclose(jax.grad(score, argument)(0.7, 1.5), difference, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_variables_that_tell_nothing_about_each_other_are_analysed_alone():
     rng = np.random.default_rng(2)
     E, y = jnp.asarray(rng.normal(size=(6, 2, 8))), rng.normal(size=(1, 2, 8))

@@ -58,6 +58,7 @@ def analysis(model, statistics=None, persistence=(0.0, 0.0)):
     return DischargeAnalysis(model, statistics, jnp.asarray(persistence), LEADS)
 
 
+@pytest.mark.slow
 def test_without_background_errors_it_is_the_open_loop_with_ar1(catchment):
     model, observed, issued = catchment
     rho = 0.6
@@ -101,6 +102,7 @@ def test_missing_days_are_as_if_they_were_not_in_the_window(catchment):
     assert np.all(np.isfinite(forecasts)) and not np.any(np.asarray(code) == da.Result.NON_FINITE)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_objective_passes_through_the_analysis(catchment):
     model, observed, issued = catchment
     days = jax.tree.map(lambda leaf: leaf[:12], windows(catchment))
@@ -130,6 +132,7 @@ def test_transformed_statistics_return():
         np.testing.assert_allclose(getattr(back, name), value, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_calibration_finds_the_parameters_of_a_perfect_model():
     forcing = weather(500, seed=3)
     truth = GR4J(x1=280.0, x2=0.4, x3=75.0, x4=2.2, melt_factor=3.3, melt_temperature=0.2, forcing=forcing)

@@ -62,6 +62,7 @@ def test_missing_observations_are_the_same_as_removed_ones(method):
 
 
 @every_method
+@pytest.mark.slow
 def test_the_derivative_through_a_cycle_equals_central_differences(method):
     values = np.random.default_rng(6).normal(size=(3, n)) + 2.0
 
@@ -98,6 +99,7 @@ def test_single_precision_stays_and_agrees(method):
 
 
 @pytest.mark.parametrize("method", [METHODS[k] for k in ("EKF with model error", "UKF", "3D-Var")])
+@pytest.mark.slow
 def test_a_resumed_cycle_has_the_same_bits_and_experiments_are_a_batch(method):
     values = np.random.default_rng(6).normal(size=(5, n)) + 2.0
     times = da.analysis_times(da.Observations(values, [1, 2, 4, 5, 6], error=da.covariances.Diagonal(std=1.0)))

@@ -83,6 +83,7 @@ def test_single_precision_agrees_with_double():
     np.testing.assert_allclose(single, double.step(X, 0), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_composes_in_a_cycle_and_a_loss_passes_through_to_the_weights():
     windows = da.split_windows(observations(MODEL), steps=2, count=2)
     network = local(N)
@@ -101,6 +102,7 @@ def test_it_composes_in_a_cycle_and_a_loss_passes_through_to_the_weights():
     np.testing.assert_allclose(slope, float(moved[0] - moved[1]) / (2 * h), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_can_be_part_of_the_control_vector():
     truth = CorrectedModel(MODEL, local(N))
     at = np.arange(1, 31)

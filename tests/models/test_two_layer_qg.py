@@ -155,6 +155,7 @@ def test_bad_input_is_named():
 
 
 @pytest.mark.parametrize("n", [9, 64])
+@pytest.mark.slow
 def test_tendencies_and_trajectories_equal_those_of_pyqg_jax(n):
     pyqg_jax = pytest.importorskip("pyqg_jax", reason="pyqg-jax, a peer, is not installed")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

@@ -126,6 +126,7 @@ def test_gradient_with_respect_to_state_and_parameters(entry):
 
 
 @every_model
+@pytest.mark.slow
 def test_second_derivatives_are_symmetric_and_agree_between_modes(entry):
     x, function = entry.example_state(jnp.float64, KEY), cost(entry)
     u, v = (entry.example_state(jnp.float64, key) for key in jax.random.split(KEY))
@@ -137,6 +138,7 @@ def test_second_derivatives_are_symmetric_and_agree_between_modes(entry):
 
 
 @pytest.mark.parametrize("name", ["Lorenz63", "Lorenz96"])
+@pytest.mark.slow
 def test_reverse_over_reverse_agrees_with_forward_over_reverse(name):
     entry = next(e for e in MODELS if e.name == name)
     x, u, function = entry.example_state(jnp.float64, KEY), entry.example_state(jnp.float64, KEY), cost(entry, 3)

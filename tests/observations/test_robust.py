@@ -75,6 +75,7 @@ def test_missing_values_have_no_influence(loss):
     np.testing.assert_array_equal(jax.grad(whole)(v)["state"], jax.grad(part)(v)["state"])
 
 
+@pytest.mark.slow
 def test_gross_errors_are_found_and_lose_their_weight():
     rng = np.random.default_rng(0)
     model = da.models.Lorenz96(dt=0.05)

@@ -65,6 +65,7 @@ def test_the_step_keeps_the_radius_and_does_no_worse_than_cauchy(radius):
         np.testing.assert_allclose(found.step, expected, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_chaotic_window_with_few_observations_has_the_same_minimum():
     cost, _ = lorenz96_window(times=5, seed=1)
     obs = da.Observations(

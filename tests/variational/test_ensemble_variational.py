@@ -47,6 +47,7 @@ def test_the_minimum_of_the_hybrid_cost_is_the_exponent_of_the_evidence():
     assert float(analysis(0.4 * COST.B + 0.6 * Ensemble(MEMBERS)).cost) == pytest.approx(expected, rel=1e-11)
 
 
+@pytest.mark.slow
 def test_gradients_in_weight_and_radius_are_those_of_the_dense_analysis():
     target = jnp.arange(6.0)
 

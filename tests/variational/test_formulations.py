@@ -91,6 +91,7 @@ def test_the_two_forms_translate_into_each_other():
 
 
 @pytest.mark.parametrize("every", [2, 3])
+@pytest.mark.slow
 def test_sub_windows_and_an_incomplete_one_have_the_same_minimum(every):
     """Nonlinear, with parameters: 5 steps in sub-windows of 2 (one step over) or 3 (two over)."""
     rng = np.random.default_rng(4)

@@ -56,6 +56,7 @@ def plain():
     return da.minimize(problem(), TIGHT)
 
 
+@pytest.mark.slow
 def test_the_same_model_is_plain_gauss_newton():
     cost = problem()
     same = da.minimize(cost, TIGHT.replace(simplified=Simplified(MODEL)))

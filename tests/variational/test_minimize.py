@@ -34,6 +34,7 @@ def test_without_observations_the_analysis_is_the_background_bitwise(kind):
     assert solution.search.result == da.Result.CONVERGED and float(solution.cost) == 0.0
 
 
+@pytest.mark.slow
 def test_masked_observations_equal_removed_ones_in_solution_and_gradient():
     cost = lorenz_cost()
     stream = cost.observations[0]

@@ -51,6 +51,7 @@ def test_draws_have_the_posterior_covariance_exactly():
     np.testing.assert_allclose(np.cov(draws.T), P_A, atol=5 * np.diag(P_A).max() / np.sqrt(10000))
 
 
+@pytest.mark.slow
 def test_randomized_solutions_have_the_posterior_covariance_exactly():
     # Solve for each unit perturbation of the residuals: the solution is linear in the noise.
     like = COST.residuals(SOLUTION.control)
@@ -79,6 +80,7 @@ def test_repeated_eigenvalues_are_found():
     np.testing.assert_allclose(again.ritz()[0], [0, 2, 2, 5, 5], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_truncated_posterior_is_never_too_small_and_converges():
     cost, p = linear_gaussian(n=12, m=12, times=2)
     solution = da.minimize(cost, TIGHT)
@@ -96,6 +98,7 @@ def test_a_truncated_posterior_is_never_too_small_and_converges():
     np.testing.assert_allclose(matrices[-1], np.linalg.inv(precision), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_degrees_of_freedom_and_the_terms_of_the_cost():
     streams = tuple(
         da.Observations(P["y"][k : k + 1], [k], COST.observations[0].operator, COST.observations[0].error)
@@ -164,6 +167,7 @@ def test_missing_observations_have_no_impact():
     assert np.abs(np.delete(np.ravel(found.impact[0]), 2)).min() > 0
 
 
+@pytest.mark.slow
 def test_the_impact_of_a_nonlinear_window_is_the_derivative():
     cost = {entry.name: entry.cost for entry in COSTS}["4D-Var missing values"]
 
@@ -206,6 +210,7 @@ def test_probes_estimate_what_a_truncated_posterior_leaves_out():
     np.testing.assert_allclose(np.ravel(_influence(few, signs, 4)[0]), np.diag(G @ GAIN), atol=1e-7)
 
 
+@pytest.mark.slow
 def test_influences_by_stream_sum_to_the_degrees_of_freedom_where_values_are_missing():
     cost = {entry.name: entry.cost for entry in COSTS}["4D-Var several streams"]
     found = posterior(cost, da.minimize(cost, TIGHT))

@@ -129,6 +129,7 @@ def test_taylor_in_everything_inside_the_cost(name):
 
 
 @sweep
+@pytest.mark.slow
 def test_second_derivatives_are_symmetric_and_agree_between_modes(name):
     cost = BY_NAME[name]
     v, u, w = (example_control(cost, seed) for seed in range(3))

@@ -54,6 +54,7 @@ def test_steps_after_the_last_block_have_no_error():
     np.testing.assert_allclose(jumps, np.array([0, 0.7, 0, 0, 0])[:, None] * np.ones(6), atol=1e-13)
 
 
+@pytest.mark.slow
 def test_without_model_error_it_is_strong_constraint():
     strong, _ = linear_gaussian()
     expected = da.minimize(strong, TIGHT)
