@@ -83,5 +83,6 @@ def disturb(place: str) -> None:
 if __name__ == "__main__":
     from diffassim.cli import main
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
     EXPERIMENTS["countdown"] = LOCATION
     main(sys.argv[1:])
