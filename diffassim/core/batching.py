@@ -58,11 +58,15 @@ def _in_chunks(many: Callable[..., Any], limit: int, *arrays: Any) -> Any:
     count, chunk = arrays[0].shape[0], _chunk(arrays[0], limit)
     if count <= chunk:
         return many(*arrays)
-    # Equal chunks, as few as possible; copies of the last problem fill up the last one.
-    parts = -(-count // chunk)
+    # Equal chunks; where their number cannot divide the problems, copies of the last one fill up the last chunk.
+    fewest = -(-count // chunk)
+    parts = next((number for number in range(fewest, 2 * fewest) if count % number == 0), fewest)
     chunk = -(-count // parts)
-    source = jnp.minimum(jnp.arange(parts * chunk), count - 1)
-    split = [a[source].reshape(parts, chunk, *a.shape[1:]) for a in arrays]
+    filling = parts * chunk - count
+    split = [
+        jnp.pad(a, [(0, filling)] + [(0, 0)] * (a.ndim - 1), mode="edge").reshape(parts, chunk, *a.shape[1:])
+        for a in arrays
+    ]
     found = lax.map(lambda chosen: many(*chosen), split)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
 

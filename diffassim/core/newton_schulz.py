@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ __all__ = ["gram_inverse_sqrt"]
 
 LARGEST = 1e4  # bound of the condition number beyond which the eigenvectors cost no more
 STEPS = 20
-CACHE = 1 << 20  # bytes of matrices at a time: many, whose products then use all cores
+CACHE = 1 << 17  # bytes of matrices at a time, of which several should stay in a processor's second cache
 
 
 @jax.custom_jvp
@@ -28,8 +29,9 @@ def gram_inverse_sqrt(A: Float[Array, "N N"]) -> Float[Array, "N N"]:
     .. math:: P = Z Y,\quad M = \tfrac{\mu}{2} (3 I - \mu^2 P),\quad Y \leftarrow Y M,\quad Z \leftarrow M Z
 
     from Y = A / b and Z = I, where b bounds the largest eigenvalue and \(\mu^2 = 3 / (1 + l + l^2)\) for a bound l of
-    the smallest eigenvalue's root. It ends by its residual \(|I - P|\), to rounding. What is too badly conditioned for
-    it, or does not reach that residual, takes the eigenvectors of `symmetric_inverse_sqrt`, as do all derivatives.
+    the smallest eigenvalue's root. The bounds tell how many steps reach rounding. What is too badly conditioned for it,
+    or has a larger residual \(|I - P|\) than they promise, takes the eigenvectors of `symmetric_inverse_sqrt`, as do
+    all derivatives.
     Under `jax.vmap` a whole batch takes the one way or the other.
 
     Args:
@@ -67,35 +69,41 @@ def newton_schulz(A: Float[Array, "*batch N N"]) -> tuple[Float[Array, "*batch N
     Args:
         A: the matrices, shape (..., N, N).
     """
-    identity = jnp.broadcast_to(jnp.eye(A.shape[-1], dtype=A.dtype), A.shape)
-    eps = float(jnp.finfo(A.dtype).eps)
+    N = A.shape[-1]
+    identity = jnp.broadcast_to(jnp.eye(N, dtype=A.dtype), A.shape)
+    close = (4 * float(jnp.finfo(A.dtype).eps)) ** (1 / 5)  # to the fifth power by the last step, a Taylor polynomial
     bound = 1 + _norm(A - identity)
 
-    def factor(P: Any, low: Any) -> tuple[Any, Any]:
+    def scale(low: Any) -> tuple[Any, Any]:
         square = 3 / (1 + low + jnp.square(low))
-        mu = jnp.sqrt(square)
-        return mu / 2 * (3 * identity - square * P), jnp.minimum(mu / 2 * low * (3 - square * jnp.square(low)), 1)
+        return square, jnp.minimum(jnp.sqrt(square) / 2 * low * (3 - square * jnp.square(low)), 1)
 
-    def far(state: Any) -> Any:
-        return (state[0] < steps) & (state[5] > close)
+    def factor(P: Any, low: Any) -> tuple[Any, Any]:
+        square, low = scale(low)
+        return jnp.sqrt(square) / 2 * (3 * identity - square * P), low
 
-    def step(state: Any) -> Any:
-        count, Y, Z, P, low, _ = state
+    def step(Y: Any, Z: Any, P: Any, low: Any) -> tuple[Any, Any, Any, Any]:
         M, low = factor(P, low)
         Y, Z = Y @ M, M @ Z
-        P = Z @ Y
-        return count + 1, Y, Z, P, low, jnp.max(_norm(identity - P))
+        return Y, Z, Z @ Y, low
 
-    close = eps ** (1 / 3)  # to the third power by the last step, which is of higher order
+    def far(state: Any) -> Any:
+        ahead = scale(scale(jnp.min(state[-1]))[1])[1]  # after the two steps that follow the loop
+        return (state[0] < steps) & (1 - jnp.square(ahead) > close)
+
     steps = jnp.where(jnp.max(bound) <= LARGEST, STEPS, 0)  # none for NaN as well
     Y = A / bound
     Z, low = factor(Y, lax.rsqrt(bound))
     Y = Y @ Z
-    state = jnp.asarray(0, steps.dtype), Y, Z, Z @ Y, low, jnp.asarray(jnp.inf, A.dtype)
-    _, _, Z, P, low, residual = lax.while_loop(far, step, state)
+    state = jnp.asarray(0, steps.dtype), Y, Z, Z @ Y, low
+    # The loop has to copy what it carries, so the steps that nearly every matrix takes stand outside of it.
+    _, *carried = lax.while_loop(far, lambda state: (state[0] + 1, *step(*state[1:])), state)
+    _, Z, P, _ = step(*step(*carried))
     E = identity - P
-    Z = (identity + E / 2 + 0.375 * (E @ E)) @ Z / jnp.sqrt(bound)
-    return (Z + jnp.swapaxes(Z, -1, -2)) / 2, residual <= close
+    square = E @ E
+    last = identity + E / 2 + square @ (3 / 8 * identity + 5 / 16 * E + 35 / 128 * square)
+    Z = last @ Z * lax.rsqrt(bound)
+    return (Z + jnp.swapaxes(Z, -1, -2)) / 2, jnp.max(_norm(E)) <= close * math.sqrt(N)
 
 
 def _norm(A: Any) -> Any:
