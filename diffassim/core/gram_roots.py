@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from diffassim.core.batching import vectorized
 from diffassim.core.linalg import symmetric_inverse_sqrt
 from diffassim.core.newton_schulz import gram_inverse_sqrt
 
-__all__ = ["inverse_root_products", "poles"]
+__all__ = ["inverse_root_products", "loss_products", "poles"]
 
 # Batched eigenproblems are a loop over LAPACK on a CPU, and slow on a GPU. Here the problems are the last, contiguous
 # axis of every array, so that each operation is one vectorized loop over all of them: Householder reduction to
@@ -113,21 +113,56 @@ def _by_eigenvectors(A: Any, R: Any) -> tuple[Any, Any]:
     return root, T @ root
 
 
-def _chunk_products(A: Any, R: Any) -> tuple[Any, Any]:
+def loss_products(B: Float[Array, "m m"], R: Float[Array, "m C"]) -> tuple[Float[Array, "m C"], Any]:
+    r"""Return \((B + B^{1/2})^{-1} R\) and \(B^{-1} R\) for a matrix \(B = I + V^\top V\).
+
+    They are what the roots of the larger matrix \(A = I + V V^\top\) take away from the identity,
+
+    .. math:: A^{-1/2} = I - V (B + B^{1/2})^{-1} V^\top,\qquad A^{-1} V = V B^{-1}
+
+    Under `jax.vmap` all problems are solved together, as by `inverse_root_products`, with the same poles: if
+    \(\omega_k\) are the weights of \(B^{-1/2}\), those of the first product are \(\omega_k / (1 + \sigma_k)\), positive
+    again. It is meant for values: its callers know better derivatives.
+
+    Args:
+        B: symmetric with no eigenvalue below one, shape (m, m).
+        R: right-hand sides, few columns, shape (m, C).
+
+    Returns:
+        Both products, shape (m, C); NaN where `symmetric_inverse_sqrt` is.
+
+    Example:
+        >>> B, R = jnp.array([[4.0, 0.0], [0.0, 16.0]]), jnp.ones((2, 1))
+        >>> [(1 / product).ravel().round(4).tolist() for product in loss_products(B, R)]
+        [[6.0, 20.0], [4.0, 16.0]]
+
+    Source: Hale, Higham and Trefethen (2008), section 4, with the matrix inversion lemma for every pole.
+    """
+    return _solve_loss(B, R)  # type: ignore[no-any-return]
+
+
+def _loss_by_eigenvectors(B: Any, R: Any) -> tuple[Any, Any]:
+    T = symmetric_inverse_sqrt(B)
+    inverse = T @ (T @ R)
+    return jnp.linalg.solve(jnp.eye(B.shape[0], dtype=B.dtype) + T, inverse), inverse
+
+
+def _chunk_products(one: Any, loss: bool, A: Any, R: Any) -> tuple[Any, Any]:
     if A.shape[1] < 3:
-        return jax.vmap(_by_eigenvectors)(A, R)
-    root, inverse, sound = _rational_products(jnp.transpose(A, (1, 2, 0)), jnp.transpose(R, (1, 2, 0)))
+        return jax.vmap(one)(A, R)  # type: ignore[no-any-return]
+    root, inverse, sound = _rational_products(loss, jnp.transpose(A, (1, 2, 0)), jnp.transpose(R, (1, 2, 0)))
     return lax.cond(  # type: ignore[no-any-return]
         sound,
         lambda: (jnp.transpose(root, (2, 0, 1)), jnp.transpose(inverse, (2, 0, 1))),
-        lambda: jax.vmap(_by_eigenvectors)(A, R),
+        lambda: jax.vmap(one)(A, R),
     )
 
 
-_solve = vectorized(_by_eigenvectors, _chunk_products, CACHE)
+_solve = vectorized(_by_eigenvectors, partial(_chunk_products, _by_eigenvectors, False), CACHE)
+_solve_loss = vectorized(_loss_by_eigenvectors, partial(_chunk_products, _loss_by_eigenvectors, True), CACHE)
 
 
-def _rational_products(A: Any, R: Any) -> tuple[Any, Any, Any]:
+def _rational_products(loss: bool, A: Any, R: Any) -> tuple[Any, Any, Any]:
     """Return both products of problems on the last axis, (N, N, B) and (N, C, B), and whether all are accurate."""
     diagonal, beside, reflectors, R = _tridiagonal(A, R)
     padded = jnp.pad(jnp.abs(beside), ((1, 1), (0, 0)))
@@ -135,6 +170,7 @@ def _rational_products(A: Any, R: Any) -> tuple[Any, Any, Any]:
     sound = bound * (A.shape[0] * float(jnp.finfo(A.dtype).eps)) < 1  # false for NaN as well
     level = jnp.minimum(jnp.sum(bound > jnp.asarray(CONDITIONS, A.dtype)), len(CONDITIONS) - 1)
     shifts, weights, groups = (jnp.asarray(rows)[level] for rows in _table(jnp.dtype(A.dtype).name))
+    weights = weights / (1 + shifts) if loss else weights
 
     def add(group: Any, total: Any) -> Any:
         shift, weight = (lax.dynamic_slice_in_dim(rows, group * GROUP, GROUP) for rows in (shifts, weights))

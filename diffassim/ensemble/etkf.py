@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffassim.core.gram_roots import inverse_root_products
+from diffassim.core.gram_roots import FEW, inverse_root_products, loss_products
 from diffassim.core.newton_schulz import gram_inverse_sqrt
 from diffassim.ensemble.base import GlobalFilter
 
@@ -69,7 +69,14 @@ def symmetric_transform(
 def transformed_columns(
     S: Float[Array, "N m"], d: Float[Array, " m"], X: Float[Array, "N C"], taper: Float[Array, " m"] | None = None
 ) -> Float[Array, "N C"]:
-    """Return W X for the weights of `symmetric_transform`, without W where there are fewer columns than members.
+    r"""Return W X for the weights of `symmetric_transform`, without W where there are fewer columns than members.
+
+    With fewer observations than members, \(V = S D^{1/2} / \sqrt{N - 1}\) for the tapers D, the roots are those of a
+    matrix of their number, \(B = I + V^\top V\),
+
+    .. math:: W X = X - V (B + B^{1/2})^{-1} V^\top X + 1 (D^{1/2} d)^\top B^{-1} V^\top X / \sqrt{N - 1}
+
+    Derivatives take the space of the members.
 
     Args:
         S: whitened observed anomalies, shape (N, m).
@@ -80,11 +87,34 @@ def transformed_columns(
     Returns:
         Departures of the posterior members from the prior mean, shape (N, C).
     """
-    if X.shape[1] > S.shape[0]:
+    members, observations, columns = *S.shape, X.shape[1]
+    if columns > members:
         return symmetric_transform(S, d, taper) @ X
+    if observations < members and columns <= FEW:
+        return _in_observations(S, d, X, taper)
+    return _in_members(S, d, X, taper)
+
+
+def _in_members(S: Any, d: Any, X: Any, taper: Any) -> Any:
     A, b = _normal_equations(S, d, taper)
     root, inverse = inverse_root_products(A, X)
     return root + (b @ inverse)[None]
+
+
+@jax.custom_jvp
+def _in_observations(S: Any, d: Any, X: Any, taper: Any) -> Any:
+    factor = jnp.full_like(d, (S.shape[0] - 1) ** -0.5) if taper is None else jnp.sqrt(taper / (S.shape[0] - 1))
+    V = S * factor[None]
+    with jax.default_matmul_precision("highest"):
+        B, along = jnp.eye(S.shape[1], dtype=S.dtype) + V.T @ V, V.T @ X
+        loss, inverse = loss_products(B, along)
+        return X - V @ loss + ((factor * d) @ inverse)[None]
+
+
+@_in_observations.defjvp
+def _derivative(primals: Any, tangents: Any) -> Any:
+    # The root of a taper has no derivative where the taper ends; in the members' space there is none.
+    return jax.jvp(_in_members, primals, tangents)
 
 
 def _normal_equations(S: Any, d: Any, taper: Any) -> tuple[Any, Any]:

@@ -50,6 +50,7 @@ class Taper(Pytree):
                 f"{type(self).__name__}: places on a product of grids have {len(distance)} distances; give "
                 "ProductTaper, with one taper for each factor"
             )
+        distance = jnp.asarray(distance)
         radius = jnp.asarray(self.radius, distance.dtype)
         near = (distance < self.reach * radius) & (radius > 0)
         z = jnp.where(near, distance, 0) / jnp.where(radius > 0, radius, 1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffassim.core import batching, gram_roots
-from diffassim.core.gram_roots import CONDITIONS, inverse_root_products, poles
+from diffassim.core.gram_roots import CONDITIONS, inverse_root_products, loss_products, poles
 from diffassim.core.linalg import symmetric_inverse_sqrt
 
 N, B, C = 7, 5, 2
@@ -58,14 +60,35 @@ def test_products_at_any_condition_number(condition, dtype):
         np.testing.assert_allclose(found[0], T @ np.asarray(R), atol=20 * N * eps * condition)
 
 
+@pytest.mark.parametrize("condition", [1.0, 30.0, 1e3, 1e6, 1e12])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_losses_at_any_condition_number(condition, dtype):
+    B, R = problems(condition, dtype)
+    found = jax.jit(jax.vmap(loss_products))(B, R)
+    expected = jax.jit(lambda B, R: jax.lax.map(lambda pair: loss_products(*pair), (B, R)))(B, R)
+    eps = float(np.finfo(dtype).eps)
+    if condition * N * eps >= 1:
+        np.testing.assert_array_equal(np.isnan(found[0]), np.isnan(expected[0]))
+        assert np.isnan(found[0]).any() and not np.isnan(found[0][2]).any()
+        return
+    values, vectors = np.linalg.eigh(np.asarray(B, np.float64))
+    exact = [np.einsum("bij,bj,bkj,bkc->bic", vectors, f, vectors, R)
+             for f in (1 / (values + np.sqrt(values)), 1 / values)]  # fmt: skip
+    for a, b, c in zip(found, expected, exact, strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(a, b, atol=20 * N * eps * condition)
+        np.testing.assert_allclose(a, c, atol=20 * N * eps * condition)
+
+
 def test_what_is_beyond_the_approximation_takes_the_eigenvectors(monkeypatch):
     """With a wrong rational function only the branch by eigenvectors is right; it is taken for a whole batch."""
     A, R = problems(50.0)
     monkeypatch.setattr(gram_roots, "_shifted_solves", lambda diagonal, beside, shifts, weights, R: 0 * R)
-    wrong = gram_roots._chunk_products(A, R)[0]
+    chunk = partial(gram_roots._chunk_products, gram_roots._by_eigenvectors, False)
+    wrong = chunk(A, R)[0]
     np.testing.assert_array_equal(wrong, 0 * R)
     singular = A.at[0].set(jnp.diag(jnp.full(N, 1e16).at[0].set(1.0)))
-    found = gram_roots._chunk_products(singular, R)[0]
+    found = chunk(singular, R)[0]
     assert np.isnan(found[0]).all()
     np.testing.assert_allclose(found[1:], single(A, R)[0][1:], rtol=1e-12)
 

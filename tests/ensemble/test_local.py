@@ -12,7 +12,8 @@ from scipy.linalg import sqrtm
 import diffassim as da
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.grid import Grid
-from diffassim.ensemble import GaspariCohn, Sphere, nearest_observations
+from diffassim.ensemble import GaspariCohn, Sphere, etkf, nearest_observations
+from diffassim.ensemble.etkf import transformed_columns
 from tests.cycling.test_ensemble import MODEL, STD, check_gradient, twin
 from tests.ensemble.zoo import ensemble, observed, values
 
@@ -217,6 +218,29 @@ def test_with_infinite_radius_it_is_the_global_filter():
     obs = (observed(values(), 0.7), observed(values()[:, ::2], operator=da.observations.Subsample(2)))
     local = da.LETKF(1.1, True, GaspariCohn(jnp.inf)).analyze(key, E, obs)[0]
     np.testing.assert_allclose(local, da.ETKF(1.1, True).analyze(key, E, obs)[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_fewer_observations_than_members(scale):
+    """The roots of the observations' number are those of the members', and so are derivatives, where tapers end too."""
+    rng = np.random.default_rng(0)
+    N, m, places = 9, 4, 6
+    S, d, X, dS = (jnp.asarray(rng.normal(size=(places, *s))) for s in ((N, m), (m,), (N, 2), (N, m)))
+    S = scale * (S - S.mean(axis=1, keepdims=True))
+    taper = jnp.asarray(rng.uniform(size=(places, m))).at[:, 1].set(0.0).at[2].set(0.0)
+    rounding = 1e-11 + 1e-15 * scale**2
+    mapped = [jax.jit(jax.vmap(f)) for f in (transformed_columns, etkf._in_members)]
+    found, expected = (f(S, d, X, taper) for f in mapped)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=rounding)
+    np.testing.assert_allclose(found[2], X[2], rtol=0, atol=1e-14)
+    alone = transformed_columns(S[0], d[0], X[0], taper[0])
+    np.testing.assert_allclose(alone, expected[0], rtol=0, atol=rounding)
+    one = jnp.ones_like(taper)
+    np.testing.assert_allclose(jax.vmap(transformed_columns)(S, d, X), mapped[1](S, d, X, one), rtol=0, atol=rounding)
+    tangents = dS, d, X, jnp.ones_like(taper)
+    a, b = (jax.jvp(f, (S, d, X, taper), tangents)[1] for f in mapped)
+    assert np.isfinite(a).all()
+    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
 
 
 def test_far_from_all_observations_the_prior_stays():

@@ -50,6 +50,7 @@ def test_every_exported_taper_is_listed():
 def test_it_is_its_formula_and_falls_from_one(taper):
     r = jnp.linspace(0, 20, 161)
     found = taper(2.5)(r)
+    assert float(taper(2.5)(float(r[10]))) == float(found[10])  # a plain number is a distance as well
     if TAPERS[taper] is not None:
         np.testing.assert_allclose(found, [TAPERS[taper](float(x)) for x in r], atol=1e-15)
     assert found[0] == 1 and np.all(np.diff(found) <= 0) and np.all(found >= 0)
