@@ -1,4 +1,4 @@
-"""LETKF of the quasi-geostrophic model of Sakov and Oke (2008), seen along moving tracks, at DAPPER's settings."""
+"""Local filters of the quasi-geostrophic model of Sakov and Oke (2008), seen along moving tracks, as in DAPPER."""
 
 from __future__ import annotations
 
@@ -21,8 +21,24 @@ from diffassim.core.grid import Grid
 # score is the time mean of the root mean square of the mean's error over all points, walls included.
 POINTS, EVERY, CYCLES, BURN_IN, VALUES, STD, RADIUS = 129, 4, 300, 50, 300, 2.0, 10.0
 SPIN_UP, SPACING, STATES = 700, 10, 401
-PUBLISHED = {25: (1.04, 0.64), 45: (1.02, 0.52)}  # members: inflation, score
 KEY = 2008
+
+
+class Case(NamedTuple):
+    """A row of DAPPER's file: the method, its settings, and the score printed there."""
+
+    method: type[da.LETKF] | type[da.EAKF]
+    members: int
+    inflation: float
+    published: float
+
+
+CASES = {
+    "letkf-25": Case(da.LETKF, 25, 1.04, 0.64),
+    "eakf-25-1.04": Case(da.EAKF, 25, 1.04, 0.62),
+    "eakf-25-1.03": Case(da.EAKF, 25, 1.03, 0.58),
+    "letkf-45": Case(da.LETKF, 45, 1.02, 0.52),
+}
 
 
 class Setup(NamedTuple):
@@ -78,11 +94,12 @@ def twin(key: jax.Array, states: Any, setup: Setup, members: int) -> tuple[Any, 
     return truth, obs, ensemble
 
 
-def run(key: jax.Array, states: Any, setup: Setup, members: int, inflation: float, chunk: int = 25) -> Record:
-    """Cycle one seed and return its scores; the ratio is to the published one."""
-    truth, obs, ensemble = twin(key, states, setup, members)
-    method = da.LETKF(
-        inflation=inflation, localization=da.ensemble.GaspariCohn(RADIUS),
+def run(name: str, key: jax.Array, states: Any, setup: Setup, chunk: int = 25) -> Record:
+    """Cycle one seed of a case and return its scores; the ratio is to the published one."""
+    case = CASES[name]
+    truth, obs, ensemble = twin(key, states, setup, case.members)
+    method = case.method(
+        inflation=case.inflation, localization=da.ensemble.GaspariCohn(RADIUS),
         grid=Grid(spacing=1.0, periodic=(False, False)),
     )  # fmt: skip
     times, parts, step, seconds = da.analysis_times(obs), [], 0, []
@@ -99,26 +116,25 @@ def run(key: jax.Array, states: Any, setup: Setup, members: int, inflation: floa
         print(f"  analysis {first + len(parts[-1][0])}: error {parts[-1][0][-1]:.3f}", flush=True)
     rmse, spread = (np.concatenate([part[i] for part in parts]) for i in range(2))
     score = float(rmse[setup.burn_in :].mean())
-    aim = PUBLISHED.get(members, (inflation, 1.0))[1]
     late = slice(setup.burn_in, None)
     more = {"error": score, "spread": float(spread[late].mean()), "largest error": float(rmse[late].max())}
     return Record(
-        what=f"LETKF, {members} members", size=f"{setup.points} x {setup.points}, {setup.cycles} analyses",
-        seconds=min(seconds), reference="published", ratio=score / aim, target=1.0, more=more,
+        what=name, size=f"{setup.points} x {setup.points}, {setup.cycles} analyses",
+        seconds=min(seconds), reference="published", ratio=score / case.published, target=1.0, more=more,
     )  # fmt: skip
 
 
 def main(
-    *, seeds: int = 5, first_seed: int = 0, members: tuple[int, ...] = (25, 45), cycles: int = CYCLES,
+    *, seeds: int = 5, first_seed: int = 0, cases: tuple[str, ...] = tuple(CASES), cycles: int = CYCLES,
     burn_in: int = BURN_IN, points: int = POINTS, values: int = VALUES, states: int = STATES, spin_up: int = SPIN_UP,
     cache: Path | None = None, json: Path | None = None,
 ) -> None:  # fmt: skip
     """Print the error of each seed beside the published one (`wall ms` is of one forecast and analysis).
 
     Args:
-        seeds: runs for each number of members.
+        seeds: runs of each case.
         first_seed: number of the first.
-        members: 25 or 45, whose scores are published, or others (with inflation 1.04).
+        cases: names of cases, method, members and where needed inflation.
         cycles: analyses.
         burn_in: of these, the first ones that are not scored.
         points: a side.
@@ -132,14 +148,11 @@ def main(
     setup = Setup(points, cycles, burn_in, values, states, spin_up)
     sample = free_run(setup, cache)
     records = []
-    for N in members:
-        inflation = PUBLISHED.get(N, (1.04, 0.0))[0]
-        of_seeds = []
+    for name in cases:
         for seed in range(first_seed, first_seed + seeds):
-            record = run(jax.random.fold_in(jax.random.key(KEY), seed), sample, setup, N, inflation)
-            print(f"{record.what}, seed {seed}: {record.more}", flush=True)
-            of_seeds.append(record)
-        records += of_seeds
+            record = run(name, jax.random.fold_in(jax.random.key(KEY), seed), sample, setup)
+            print(f"{name}, seed {seed}: {record.more}", flush=True)
+            records.append(record)
     report("published quasi-geostrophic scores", records, json)
 
 

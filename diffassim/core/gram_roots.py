@@ -27,7 +27,7 @@ __all__ = ["inverse_root_products", "loss_products", "poles"]
 GROUP = 8  # poles that are worked on together
 CONDITIONS = (1e2, 1e4, 1e7, 1e11, 1e15)
 CACHE = 1 << 18  # bytes of matrices at a time, a fraction of a processor's second cache
-FEW = 4  # with more columns than these the whole root costs less
+FEW, SMALL = 4, 28  # with more columns, or larger matrices, the whole root costs less
 
 
 @cache
@@ -78,8 +78,8 @@ def inverse_root_products(A: Float[Array, "N N"], R: Float[Array, "N C"]) -> tup
 
     Under `jax.vmap` all problems are solved together (see the comment above). A single problem, a batch with one that
     working precision cannot tell from singular, and all derivatives take the eigendecomposition of
-    `symmetric_inverse_sqrt`, more than a few columns the whole root of `gram_inverse_sqrt`. They agree to rounding: N
-    eps times the condition number.
+    `symmetric_inverse_sqrt`, larger matrices and more than a few columns the whole root of `gram_inverse_sqrt`. They
+    agree to rounding: N eps times the condition number.
 
     Args:
         A: symmetric with no eigenvalue below one, shape (N, N).
@@ -95,7 +95,7 @@ def inverse_root_products(A: Float[Array, "N N"], R: Float[Array, "N C"]) -> tup
 
     Source: Hale, Higham and Trefethen (2008), section 4; Higham (2008), section 6.1 for the derivative.
     """
-    if R.shape[1] > FEW:
+    if R.shape[1] > FEW or R.shape[0] > SMALL:
         T = gram_inverse_sqrt(A)
         root = T @ R
         return root, T @ root

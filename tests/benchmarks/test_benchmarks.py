@@ -170,5 +170,5 @@ def test_tracks_move_along_the_rows_of_the_grid():
 @pytest.mark.slow
 def test_published_quasi_geostrophic_scores(capsys, tmp_path):
     sizes = {"points": 17, "values": 20, "cycles": 3, "burn_in": 1, "states": 4, "spin_up": 2}
-    found = rows(capsys, published_qg.main, tmp_path, members=(5,), seeds=1, **sizes)
-    assert np.isfinite(found["LETKF, 5 members"]["more"]["error"])
+    found = rows(capsys, published_qg.main, tmp_path, cases=("letkf-25", "eakf-25-1.03"), seeds=1, **sizes)
+    assert all(np.isfinite(found[case]["more"]["error"]) for case in ("letkf-25", "eakf-25-1.03"))
