@@ -14,6 +14,7 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
 
 
+@pytest.mark.slow
 def test_python_blocks_run_one_after_the_other():
     names: dict[str, object] = {}
     for code in blocks("python"):

@@ -36,6 +36,7 @@ def rows(capsys, run, tmp_path, **options):
     return {row["what"]: row for row in map(json.loads, file.read_text().splitlines())}
 
 
+@pytest.mark.slow
 def test_the_bare_versions_are_the_same_problem():
     arrays = lorenz96_arrays(3, seed=1)
     cost = lorenz96_cost(arrays)
@@ -68,6 +69,7 @@ def test_a_failing_process_is_reported():
         harness.fresh_process("raise ValueError('no such number')")
 
 
+@pytest.mark.slow
 def test_window(capsys, tmp_path):
     found = rows(capsys, window.main, tmp_path, times=3, rounds=3, processes=1)
     assert found["default settings"]["more"]["within 1e-5"]
@@ -86,6 +88,7 @@ def test_gradients(capsys, tmp_path):
     assert found["solve and implicit gradient"]["more"]["error"] < 1e-3
 
 
+@pytest.mark.slow
 def test_adjoint(capsys, tmp_path):
     found = rows(capsys, adjoint.main, tmp_path, n=(40,), steps=(20,), budget=0.1)
     assert found["J and gradient"]["ratio"] > 1 and found["J and gradient, whole process"]["peak_bytes"] > 1e6

@@ -80,6 +80,7 @@ def test_losses_at_any_condition_number(condition, dtype):
         np.testing.assert_allclose(a, c, atol=20 * N * eps * condition)
 
 
+@pytest.mark.slow
 def test_what_is_beyond_the_approximation_takes_the_eigenvectors(monkeypatch):
     """With a wrong rational function only the branch by eigenvectors is right; it is taken for a whole batch."""
     A, R = problems(50.0)

@@ -84,6 +84,7 @@ def test_preconditioned_path_is_that_of_the_transformed_system():
     np.testing.assert_allclose(direct.betas, preconditioned.betas, rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_tridiagonal_is_the_lanczos_matrix_and_ritz_values_are_the_spectrum():
     found = conjugate_gradients(product, B, rtol=0.0, max_iterations=6)
     diagonal, off_diagonal = found.tridiagonal()

@@ -95,6 +95,7 @@ def every_second(x):
     return x[::2]
 
 
+@pytest.mark.slow
 def test_the_likelihood_is_that_of_the_normal_distribution():
     B, R = Matern(1.3, 2.0, CIRCLE), Diagonal(0.7)
     d = np.random.default_rng(0).normal(size=(5, N // 2))
@@ -132,6 +133,7 @@ def test_the_gradient_survives_gaps_and_equals_differences():
     np.testing.assert_allclose(jax.grad(of)(p), np.array(differences), rtol=1e-7)
 
 
+@pytest.mark.slow
 def test_parameters_of_a_twin_are_recovered_within_their_standard_errors():
     truth = {"std": 1.2, "length": 2.5, "error": 0.6}
     S = matrix(Gaussian(1.2, 2.5, CIRCLE)) + 0.36 * np.eye(N)
@@ -148,6 +150,7 @@ def test_parameters_of_a_twin_are_recovered_within_their_standard_errors():
         assert abs(np.log(found.parameters[name] / true)) < 4 * found.relative_error[name], name
 
 
+@pytest.mark.slow
 def test_what_cannot_be_fitted_is_named():
     with pytest.raises(ConfigurationError, match="start must be finite and positive"):
         fit_parameters(lambda p: p, -1.0)

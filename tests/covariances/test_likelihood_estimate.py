@@ -51,6 +51,7 @@ def estimate(d, p):
 P = jnp.array([1.3, 2.0, 0.7])
 
 
+@pytest.mark.slow
 def test_the_series_of_the_logarithm_is_exact_with_a_probe_for_each_direction():
     A = exact_matrix(P) / 0.49
     largest = _largest(lambda u: A @ u, jnp.ones(N // 2))
@@ -64,6 +65,7 @@ def test_the_series_of_the_logarithm_is_exact_with_a_probe_for_each_direction():
 
 
 @pytest.mark.parametrize("gaps", [0.0, 0.2])
+@pytest.mark.slow
 def test_the_estimate_lies_within_its_errors(gaps):
     d = innovations(6, gaps=gaps)
     exact = negative_log_likelihood(d, Matern(1.3, 2.0, CIRCLE), Diagonal(0.7), every_second, SMOOTH)
@@ -116,6 +118,7 @@ def test_parameters_are_those_of_the_exact_likelihood():
         np.testing.assert_allclose(found.relative_error[name], expected.relative_error[name], rtol=0.2)
 
 
+@pytest.mark.slow
 def test_no_matrix_is_written_out():
     m, n = 4000, 64
     places = np.random.default_rng(0).integers(0, n * n, m)

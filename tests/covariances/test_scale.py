@@ -44,6 +44,7 @@ def test_a_million_points(name):
     np.testing.assert_allclose(column[500, 500], 1.5**2, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_patterns_of_forecast_differences_of_65536_variables():
     rng, n, cases = np.random.default_rng(0), 256, 50
     longer, shorter = (jnp.asarray(rng.normal(size=(cases, n, n)), jnp.float32) for _ in range(2))

@@ -61,6 +61,7 @@ def test_the_cycle_is_its_windows_one_by_one():
         x = da.rollout(model, solution.state, 4)[-1]
 
 
+@pytest.mark.slow
 def test_the_analysis_beats_the_background_and_the_observations():
     model, x_b, obs, truth = twin(windows=12)
     _, _, history = da.cycle(da.FourDVar(da.covariances.Diagonal(std=0.5)), model, x_b, obs, steps=4)

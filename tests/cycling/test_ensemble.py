@@ -87,6 +87,7 @@ def test_a_resumed_cycle_has_the_same_bits(at):
     chex.assert_trees_all_equal(joined, whole)
 
 
+@pytest.mark.slow
 def test_errors_with_a_time_axis_belong_to_their_times():
     ensemble, obs, _ = twin([1, 2, 3])
     stds = np.array([0.5, 1.0, 2.0])
@@ -103,6 +104,7 @@ def test_errors_with_a_time_axis_belong_to_their_times():
         np.testing.assert_allclose(history.members, np.stack(expected), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_new_numbers_are_not_traced_again():
     ensemble, obs, _ = twin([2, 4, 7, 11, 12])
     first = da.cycle(da.ETKF(1.1), MODEL, ensemble, obs)[0]
@@ -122,6 +124,7 @@ def test_new_numbers_are_not_traced_again():
     assert _cycle._cache_size() == compiled + 1  # the count would notice
 
 
+@pytest.mark.slow
 def test_experiments_are_a_batch():
     ensemble, obs, truth = twin(list(range(1, 21)))
 
@@ -144,6 +147,7 @@ def check_gradient(run, x, h=1e-5, rtol=1e-6):
 
 
 @pytest.mark.parametrize("sites", [12, 4], ids=["m > N", "m < N"])
+@pytest.mark.slow
 def test_the_gradient_of_the_error_passes_through_many_cycles(sites):
     ensemble, obs, truth = twin(list(range(1, 26)), members=8)
     operator = da.observations.Subset(jnp.arange(0, 12, 12 // sites))
@@ -156,6 +160,7 @@ def test_the_gradient_of_the_error_passes_through_many_cycles(sites):
     check_gradient(error, 1.05)
 
 
+@pytest.mark.slow
 def test_everything_a_cycle_is_made_of_receives_its_gradient():
     ensemble, obs, truth = twin([1, 2, 4, 5, 7, 8], n=6, members=5)
     direction = jnp.asarray(np.random.default_rng(1).normal(size=ensemble.shape))
@@ -224,6 +229,7 @@ def test_what_cannot_be_cycled_is_named():
     np.testing.assert_allclose(prepared, da.cycle(da.ETKF(), MODEL, ensemble, obs)[0], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_chunks_are_the_whole_cycle_bit_by_bit():
     ensemble, obs, _ = twin([1, 2, 5, 6, 9])
     method = da.ETKF(inflation=1.05, rotation=True)

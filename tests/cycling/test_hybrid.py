@@ -23,6 +23,7 @@ GAPPY = np.where(RNG.uniform(size=(4, 6)) < 0.3, np.nan, RNG.normal(size=(4, 6))
 RECORD = da.Observations(GAPPY, [2, 4, 6, 8], error=Diagonal(std=0.7))
 
 
+@pytest.mark.slow
 def test_with_the_ensemble_alone_and_a_linear_model_it_is_the_ensemble_filter():
     # Two observation times in each window: the filter takes them one by one.
     hybrid = da.HybridFourDVar(da.FourDVar(STD, TIGHT), da.ETKF(), 0.0, 1.0)
@@ -34,6 +35,7 @@ def test_with_the_ensemble_alone_and_a_linear_model_it_is_the_ensemble_filter():
     assert np.array_equal(history.ensemble.count, np.asarray(account.info.count).reshape(2, 2).sum(1))
 
 
+@pytest.mark.slow
 def test_without_the_ensemble_it_is_four_d_var():
     windows = da.split_windows(RECORD, 4, 2)
     hybrid = da.HybridFourDVar(da.FourDVar(STD, TIGHT), da.ETKF(), 1.0, 0.0)
@@ -44,6 +46,7 @@ def test_without_the_ensemble_it_is_four_d_var():
     np.testing.assert_allclose(ends.mean(0), x, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_window_is_a_hybrid_analysis_with_a_localized_filter_beside_it():
     filter_ = da.LETKF(1.02, rotation=True, localization=da.ensemble.GaspariCohn(3.0))
     C, key = Gaussian(1.0, 2.0, da.covariances.Grid()), jax.random.key(2)
@@ -67,6 +70,7 @@ def test_a_window_is_a_hybrid_analysis_with_a_localized_filter_beside_it():
     assert history.ensemble.analysis_spread[0] < history.ensemble.background_spread[0]
 
 
+@pytest.mark.slow
 def test_a_lost_ensemble_is_brought_back_by_the_static_part():
     # The members agree with each other, ten of their standard deviations away from the observations.
     far = MEMBERS.mean(0)[None] + 0.01 * (MEMBERS - MEMBERS.mean(0)[None]) + 10.0
@@ -83,6 +87,7 @@ def test_a_lost_ensemble_is_brought_back_by_the_static_part():
     assert distance(2.0, wide) == distance(None, wide)
 
 
+@pytest.mark.slow
 def test_a_loss_passes_through_the_hybrid_cycle():
     windows = da.split_windows(RECORD, 4, 2)
 

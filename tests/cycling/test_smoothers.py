@@ -74,6 +74,7 @@ def filtered():
     return da.cycle(da.ETKF(), MODEL, ENSEMBLE, RECORD, members=True)[1]
 
 
+@pytest.mark.slow
 def test_the_smoothers_of_a_record_are_the_kalman_smoother(filtered):
     mean, covariance = closed_form(np.ones(STEPS))
     smoothed = da.smooth(da.ETKF(), MODEL, filtered)
@@ -133,6 +134,7 @@ def test_a_window_is_analysed_as_by_the_kalman_smoother(entry):
     np.testing.assert_allclose(history.analysis.spread[0], history.members[0].std(1, ddof=1), atol=1e-13)
 
 
+@pytest.mark.slow
 def test_at_the_end_of_a_window_asynchronous_and_iterative_methods_are_the_filter():
     times = jnp.arange(1, STEPS + 1)
     record = RECORD.replace(values=RECORD.values[1:], mask=RECORD.mask[1:], steps=times)
@@ -183,6 +185,7 @@ def test_the_bundle_finds_the_minimum_of_4d_var():
 
 
 @first_method
+@pytest.mark.slow
 def test_the_gradient_through_windows_equals_central_differences(entry):
     def loss(theta):
         record = RECORD.replace(values=RECORD.values + theta["values"], error=da.covariances.Diagonal(std=theta["R"]))

@@ -15,6 +15,7 @@ from tests.ensemble.zoo import KEY, ensemble, observed, values
 METHOD = AdaptiveInflation(da.ETKF(rotation=True))
 
 
+@pytest.mark.slow
 def test_the_factor_is_the_mode_of_its_posterior():
     E, y = ensemble(), observed(3 * values())
     run = jax.jit(lambda shape, belief: METHOD.replace(shape=shape).analyze(KEY, belief, y))

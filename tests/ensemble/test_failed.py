@@ -42,6 +42,7 @@ def test_a_member_that_failed_in_one_part_is_replaced_as_a_whole():
 
 
 @pytest.mark.parametrize("method", [da.ETKF, da.EnKF], ids=lambda method: method.__name__)
+@pytest.mark.slow
 def test_an_analysis_replaces_and_counts_them(method):
     E, y = broken(ensemble()), observed(values(), 1.5)
     posterior, info = method(1.1, replace_failed=True).analyze(KEY, E, y)

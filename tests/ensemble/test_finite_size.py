@@ -29,6 +29,7 @@ def cases():
     return S, d, exponent, both
 
 
+@pytest.mark.slow
 def test_the_dual_form_is_the_primal_form(cases):
     *_, (dual, primal) = cases
     size = np.abs(primal).max(axis=(1, 2), keepdims=True)
@@ -47,6 +48,7 @@ def test_inflation_and_weights_belong_to_one_minimum(cases):
     assert inflation.min() < 1.1 and inflation.max() > 10  # the cases are different ones
 
 
+@pytest.mark.slow
 def test_a_minimum_is_found_where_a_newton_step_alone_is_lost():
     forecast = jnp.array([[-3.83, -7.71, 5.68], [-10.09, -18.60, 13.75], [-6.62, -12.93, 8.48]])
     for primal in (False, True):

@@ -27,6 +27,7 @@ def matrix(covariance, x):
 
 
 @pytest.mark.parametrize("members", [10, 25])
+@pytest.mark.slow
 def test_mean_and_covariance_are_exact_with_enough_members(members):
     ensemble = draw_ensemble(KEY, CENTER, B, members)
     rows = da.core.tree.flat_rows(ensemble)

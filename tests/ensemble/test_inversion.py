@@ -35,6 +35,7 @@ def test_a_linear_map_gives_the_closed_form(step):
     assert found.result == da.Result.CONVERGED and np.all(np.diff(found.misfit) < 1e-9)
 
 
+@pytest.mark.slow
 def test_perturbed_observations_reach_it_at_the_monte_carlo_rate():
     root = np.random.default_rng(0).normal(size=(3, 3))
     mean, covariance = closed_form(root @ root.T, np.zeros(3))
@@ -59,6 +60,7 @@ def test_the_prior_as_a_stream_is_tikhonov():
     np.testing.assert_allclose(np.mean(found.ensemble, 0), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_derivatives_and_missing_values():
     obs = OBS.replace(values=jnp.where(jnp.arange(5) < 3, y, jnp.nan))
     std = np.linspace(0.5, 1.0, 5)[:3]

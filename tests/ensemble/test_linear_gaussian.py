@@ -54,6 +54,7 @@ def test_streams_are_analysed_as_one(error):
         assert same.count == info.count == 10
 
 
+@pytest.mark.slow
 def test_the_rotation_keeps_mean_and_covariance_and_nothing_else():
     E = ensemble()
     obs = da.Observations(y, [0], operator=da.observations.Linear(H), error=ERRORS["correlated"][0])
@@ -74,6 +75,7 @@ def test_chi_square_is_one_where_the_errors_are_as_stated():
     assert da.ETKF().analyze(None, E, wrong)[1].chi_square > 1.1
 
 
+@pytest.mark.slow
 def test_relaxation_reaches_what_it_says():
     E = ensemble()
     obs = da.Observations(y, [0], operator=da.observations.Linear(H), error=ERRORS["uncorrelated"][0])
@@ -121,6 +123,7 @@ def test_perturbed_observations_move_the_mean_as_the_gain_does():
 
 
 @pytest.mark.parametrize("method", [da.ETKF(), da.EnSRF(), da.EnKF()], ids=lambda method: type(method).__name__)
+@pytest.mark.slow
 def test_large_ensembles_approach_the_kalman_filter_at_the_monte_carlo_rate(method):
     error, R = ERRORS["correlated"]
     obs = da.Observations(y, [0], operator=da.observations.Linear(H), error=error)

@@ -27,6 +27,7 @@ def gaspari_cohn(z):
     return 0.0
 
 
+@pytest.mark.slow
 def test_the_taper_is_the_published_function():
     r = np.linspace(0, 12, 97)
     expected = [gaspari_cohn(z) for z in r / (np.sqrt(10 / 3) * 2.5)]
@@ -172,6 +173,7 @@ def test_wrong_places_are_named(wrong, error, text):
         wrong()
 
 
+@pytest.mark.slow
 def test_missing_observations_take_no_place_among_the_neighbors():
     E, y = ensemble(), values()
     keep = np.array([1, 4, 6])
@@ -213,6 +215,7 @@ def test_new_neighbors_are_not_traced_again():
     assert not np.allclose(*found)
 
 
+@pytest.mark.slow
 def test_with_infinite_radius_it_is_the_global_filter():
     E, key = ensemble(members=5), jax.random.key(0)
     obs = (observed(values(), 0.7), observed(values()[:, ::2], operator=da.observations.Subsample(2)))
@@ -252,6 +255,7 @@ def test_far_from_all_observations_the_prior_stays():
     assert np.all(np.abs(posterior - E)[:, ~far].max(0) > 0)
 
 
+@pytest.mark.slow
 def test_operators_whose_places_are_unknown_need_them():
     E, method = ensemble(), da.LETKF(localization=GaspariCohn(1.0))
     known, _ = method.analyze(None, E, observed(values()))
@@ -286,6 +290,7 @@ def test_what_cannot_be_localized_is_named():
 
 
 @pytest.mark.parametrize("observed_every", [pytest.param(1, marks=pytest.mark.slow), 3], ids=["m > N", "local m < N"])
+@pytest.mark.slow
 def test_the_gradient_of_the_error_passes_through_many_cycles(observed_every):
     E, obs, truth = twin(list(range(1, 26)), members=8)
     operator = da.observations.Subsample(observed_every)

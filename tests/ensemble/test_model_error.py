@@ -23,6 +23,7 @@ def members(N, seed=1):
     return np.random.default_rng(seed).normal(size=(N, 4)) * SPREAD + 3.0
 
 
+@pytest.mark.slow
 def test_with_more_members_than_variables_the_square_root_adds_exactly_q():
     for E in (members(5), members(12)):
         found = np.asarray(SquareRootNoise(Q)(KEY, jnp.asarray(E)))
@@ -30,6 +31,7 @@ def test_with_more_members_than_variables_the_square_root_adds_exactly_q():
         np.testing.assert_allclose(found.mean(0), E.mean(0), rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_with_fewer_members_it_adds_what_lies_in_their_span_and_draws_the_rest():
     E = members(3)
     A = E - E.mean(0)
@@ -61,6 +63,7 @@ def test_a_state_of_parts_has_a_square_root_as_well():
 
 
 @pytest.mark.parametrize("N", [3, 9])
+@pytest.mark.slow
 def test_members_without_spread_get_the_residual_alone(N):
     E = jnp.asarray(np.tile(SPREAD, (N, 1)))
     np.testing.assert_array_equal(SquareRootNoise(Q, residual=False)(None, E), E)
@@ -117,6 +120,7 @@ def test_additive_inflation_keeps_the_mean_and_adds_its_covariance():
     np.testing.assert_allclose(covariance, MATRIX, atol=0.05 * MATRIX.max())
 
 
+@pytest.mark.slow
 def test_several_inflations_act_in_turn():
     E, y = ensemble(), observed(values())
     noise = AdditiveInflation(Diagonal(std=0.3))

@@ -59,6 +59,7 @@ def test_linear_gaussian_samples_approach_the_kalman_filter():
     assert np.all(errors[1] < 0.15 * np.linalg.norm(covariance)), errors
 
 
+@pytest.mark.slow
 def test_coupled_members_have_the_posterior_marginals_in_the_limit():
     """On quantiles of a Gaussian, where sampling plays no part, the differences fall with N."""
     errors = []

@@ -70,6 +70,7 @@ def test_weights_are_the_likelihoods_and_add_up_over_time():
     assert info.resampled == 0 and info.result == da.Result.CONVERGED
 
 
+@pytest.mark.slow
 def test_the_optimal_proposal_is_its_closed_form():
     E = jnp.asarray(np.random.default_rng(3).normal(size=(3, 2)))
     H, y, R, Q = np.array([[1.0, 0.5]]), np.array([[1.2]]), 0.36, 0.25 * np.eye(2)
@@ -110,6 +111,7 @@ def test_the_filters_approach_the_kalman_filter_at_the_monte_carlo_rate():
 
 
 @every_filter
+@pytest.mark.slow
 def test_missing_observations_are_the_same_as_removed_ones(method):
     E, y, keep = ensemble(members=20), values(), np.array([0, 2, 3])
     masked = np.where(np.isin(np.arange(SITES), keep), y, np.nan)
@@ -124,6 +126,7 @@ def test_missing_observations_are_the_same_as_removed_ones(method):
 
 
 @every_filter
+@pytest.mark.slow
 def test_the_derivative_for_fixed_draws_equals_central_differences(method):
     y = values()
     direction = jnp.asarray(np.random.default_rng(3).normal(size=(20, SITES)))
@@ -152,6 +155,7 @@ def test_a_resumed_cycle_has_the_same_bits(method):
     assert found.members.dtype == found.log_weights.dtype == np.float32
 
 
+@pytest.mark.slow
 def test_jitter_moves_copies_and_keeps_the_first():
     E = jnp.asarray(np.random.default_rng(0).normal(size=(500, 2)))
     y = observed(np.array([[0.5, 0.0]]), std=0.7)

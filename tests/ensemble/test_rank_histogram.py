@@ -86,6 +86,7 @@ def analysed_raw(h, y):
     return METHOD.analyze(None, h[:, None], observed(jnp.reshape(y, (1, 1)), 1.0))[0]
 
 
+@pytest.mark.slow
 def test_for_large_gaussian_ensembles_it_is_the_adjustment_filter():
     """On quantiles of a Gaussian, where sampling plays no part, the difference falls with N."""
     errors = []

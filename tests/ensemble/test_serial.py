@@ -37,6 +37,7 @@ def test_with_infinite_radius_it_is_the_global_filter(method):
     np.testing.assert_allclose(local, method.analyze(KEY, E, obs)[0], atol=1e-13)
 
 
+@pytest.mark.slow
 def test_with_infinite_radius_the_batch_filter_is_the_global_one():
     for members in (5, 20):
         E = ensemble(members=members)
@@ -78,6 +79,7 @@ def test_the_adjustment_filter_is_the_published_one(where):
     np.testing.assert_allclose(method.analyze(None, E, obs)[0], expected, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_batch_filter_has_the_localized_gain():
     rng = np.random.default_rng(4)
     E, y, places = rng.normal(size=(9, 8)), rng.normal(size=3), jnp.array([[0.4], [3.0], [6.7]])
@@ -157,6 +159,7 @@ def test_what_cannot_be_localized_is_named():
 
 
 @pytest.mark.parametrize("method", [EAKF, LocalEnKF])
+@pytest.mark.slow
 def test_the_gradient_of_a_score_to_the_radius_passes_through_cycles(method):
     """Three values of twelve and eight members: fewer observations than members at every point."""
     E, obs, truth = twin(list(range(1, 9)), members=8)

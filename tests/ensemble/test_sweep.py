@@ -49,6 +49,7 @@ class Unreliable(da.observations.Identity):
 
 
 @every_method
+@pytest.mark.slow
 def test_missing_observations_are_the_same_as_removed_ones(entry):
     E, y = ensemble(), values()
     keep = np.array([0, 2, 3, 6])
@@ -207,6 +208,7 @@ def test_impossible_inflation_is_named(wrong):
             relaxation(wrong - 0.5)
 
 
+@pytest.mark.slow
 def test_a_robust_loss_is_refused():
     y = observed(values()).replace(loss=da.observations.Huber())
     with pytest.raises(ConfigurationError, match="Gaussian observation errors, found the loss Huber"):

@@ -105,6 +105,7 @@ PRODUCT = ProductGrid((Levels(Z), GRID))
 VERTICAL, HORIZONTAL = Exponential(0.7), GaspariCohn(1.5)
 
 
+@pytest.mark.slow
 def test_on_a_full_grid_the_product_is_that_of_kronecker():
     points = PRODUCT.points((3, 5))
     distance = PRODUCT.distance(points[:, None], points[None], (3, 5))
@@ -120,6 +121,7 @@ def column(radii, method):
 
 
 @pytest.mark.parametrize("method", [da.LETKF, EAKF, LocalEnKF])
+@pytest.mark.slow
 def test_one_observation_acts_as_far_as_the_product_says(method):
     E = jnp.asarray(np.random.default_rng(1).normal(size=(8, 3, 5)))
     y = observed(np.array([[2.0]]), operator=lambda x: x[1, 1:2])

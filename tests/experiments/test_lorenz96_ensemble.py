@@ -30,6 +30,7 @@ def value(results, method, metric):
     return float(rows["value"][(rows["method"] == method) & (rows["metric"] == metric)].iloc[0])
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_the_saved_members(tmp_path, small_chunks):
     config = Lorenz96EnsembleConfiguration(**SHORT, save_members=True)
     results = runs.run(Lorenz96Ensemble(), config, tmp_path / "run")
@@ -51,6 +52,7 @@ def test_scores_are_those_of_the_saved_members(tmp_path, small_chunks):
     assert "LETKF, 10 members, means over 70 analyses" in results.table
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_that_of_an_uninterrupted_one_bit_by_bit(tmp_path, small_chunks):
     experiment = Lorenz96Ensemble()
     config = Lorenz96EnsembleConfiguration(**SHORT, method="EnKF", members=30, inflation=1.1)  # draws random numbers

@@ -76,6 +76,7 @@ def test_filter_and_smoother_are_the_closed_forms(method):
     np.testing.assert_allclose(jax.vmap(Gaussian.covariance)(smoothed), covariance, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_without_model_error_filter_and_smoother_are_strong_constraint_4d_var():
     _, history = da.cycle(da.EKF(), MODEL, START, RECORD, members=True)
     cost = da.StrongConstraint4DVar(MODEL, jnp.asarray(x0), COVARIANCE["P0"], RECORD)
@@ -85,6 +86,7 @@ def test_without_model_error_filter_and_smoother_are_strong_constraint_4d_var():
     np.testing.assert_allclose(da.smooth(da.EKF(), MODEL, history).mean, trajectory, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_with_model_error_the_smoother_is_weak_constraint_4d_var():
     method = da.EKF(Q=COVARIANCE["Q"])
     _, history = da.cycle(method, MODEL, START, RECORD, members=True)
@@ -105,6 +107,7 @@ def test_few_columns_are_a_covariance_of_low_rank():
         np.testing.assert_allclose(found.covariance(), expected.covariance(), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_static_methods_are_their_gains():
     climate = Gaussian(jnp.ones(n), START.columns)
     here = da.Observations(y[:1], [0], da.observations.Linear(H), COVARIANCE["R"])

@@ -124,6 +124,7 @@ def test_a_state_of_parts_is_analysed_as_the_whole():
         np.testing.assert_allclose(split.covariance(), whole.covariance(), rtol=1e-11, atol=1e-13)
 
 
+@pytest.mark.slow
 def test_a_singular_covariance_is_allowed():
     matrix = np.diag([1.0, 0, 2, 0, 0, 3])
     known = Gaussian(jnp.zeros(n), jnp.asarray(np.sqrt(matrix)))

@@ -34,6 +34,7 @@ def test_a_zero_correction_changes_nothing_bitwise():
     assert np.array_equal(da.rollout(still(), X, 20), da.rollout(MODEL, X, 20))
 
 
+@pytest.mark.slow
 def test_a_zero_correction_leaves_the_analysis_as_it_is():
     obs = observations(MODEL)
     x_b = X + 0.3
@@ -41,6 +42,7 @@ def test_a_zero_correction_leaves_the_analysis_as_it_is():
     np.testing.assert_allclose(corrected, plain, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_step_is_the_model_plus_the_scaled_output():
     network = local(N)
     model = CorrectedModel(MODEL, network, scale=3.0)
@@ -60,6 +62,7 @@ def test_pytree_states_are_corrected_leaf_by_leaf():
 
 
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.slow
 def test_adjoint_and_gradient(make):
     model = CorrectedModel(MODEL, make(N))
     assert check_adjoint(lambda x: model.step(x, 0), X).passed

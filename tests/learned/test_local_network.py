@@ -30,6 +30,7 @@ def test_it_is_the_plain_perceptron_of_each_neighbourhood():
     np.testing.assert_allclose(module(jnp.asarray(X)), [at(i) for i in range(N)], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_shifted_state_gives_the_shifted_output():
     network = local(N)
     output = network(jnp.asarray(X))

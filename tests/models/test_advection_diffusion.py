@@ -54,6 +54,7 @@ def test_the_field_stays_positive_and_within_its_range_up_to_the_largest_step(pe
         assert float(jnp.max(rows)) <= 1 + 1e-12
 
 
+@pytest.mark.slow
 def test_a_moving_gaussian_converges_with_second_order():
     def error(n):
         h, K, wind, T, width = 1 / n, 1e-3, (0.4, -0.7), 0.5, 0.01
@@ -120,6 +121,7 @@ def test_equal_and_tiny_neighbors_have_finite_derivatives():
             assert np.isfinite(jacobian(x)).all() and np.isfinite(hessian(x)).all()
 
 
+@pytest.mark.slow
 def test_emissions_are_recovered_from_what_is_seen_downwind():
     patterns = jnp.zeros((2, 6, 8)).at[0, 1, 1].set(1.0).at[1, 4, 2].set(1.0)
     true = AdvectionDiffusion(

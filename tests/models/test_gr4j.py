@@ -88,6 +88,7 @@ def test_snow_waits_for_warmth():
     np.testing.assert_allclose(warm.replace(melt_factor=9.0).step(snow, 0).snow, 0.0, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_gradients_pass_through_the_thresholds():
     model = GR4J(forcing=weather(400), x4=2.7)
 

@@ -63,6 +63,7 @@ def test_a_limit_skips_steps_with_and_without_checkpoints(segment):
 
 
 @pytest.mark.parametrize("steps", [16, 17])
+@pytest.mark.slow
 def test_checkpoints_do_not_change_the_gradient(steps):
     def total(x, segment):
         return jnp.sum(da.rollout(MODEL, x, steps, at=jnp.asarray([5, steps]), segment=segment) ** 2)
@@ -128,6 +129,7 @@ def gradient_bytes(cost, x):
 
 
 @pytest.mark.parametrize(("n", "steps", "rows"), [(400, 120, 4), (2000, 1000, 1)])
+@pytest.mark.slow
 def test_the_adjoint_stays_within_its_memory_and_is_the_same(n, steps, rows):
     x = jnp.asarray(np.random.default_rng(0).normal(size=n))
     at = jnp.linspace(steps // rows, steps, rows).astype(int)

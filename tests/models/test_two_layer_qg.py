@@ -53,6 +53,7 @@ def numpy_tendency(q, model):
 
 
 @pytest.mark.parametrize("n", [N, 9])
+@pytest.mark.slow
 def test_the_tendency_is_that_of_an_independent_version(n):
     model = TwoLayerQG(length=3e5, upper_flow=0.04, lower_flow=0.01, drag=1e-6)
     # without the shortest waves, whose derivative depends on the kind of transform
@@ -109,6 +110,7 @@ def test_the_spectral_form_steps_alike():
     np.testing.assert_allclose(both[1], model.step(batch[1], 0), rtol=0, atol=1e-20)
 
 
+@pytest.mark.slow
 def test_the_written_adjoints_are_the_derived_ones():
     core = TwoLayerQG(length=3e5).spectral(N)
     q = to_modes(eddies(), 2)
@@ -129,6 +131,7 @@ def test_the_written_adjoints_are_the_derived_ones():
     np.testing.assert_allclose(pull_back(bar)[0], reference, rtol=0, atol=1e-13 * float(jnp.abs(reference).max()))
 
 
+@pytest.mark.slow
 def test_adams_bashforth_steps_have_third_order():
     x = jnp.array([1.5, -1.5, 25.5])
     exact = da.rollout(Lorenz63(dt=1e-3), x, 200, at=[200])[0]

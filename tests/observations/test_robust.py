@@ -44,6 +44,7 @@ def test_the_gradient_is_the_departure_times_its_weight(loss, expected):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.slow
 def test_the_series_meets_the_closed_form(dtype):
     # On both sides of the switch from one to the other, values and two derivatives are continuous.
     loss = VariationalQC(0.3, 1.0)

@@ -39,6 +39,7 @@ def analysis(model, given=SAMPLE):
     return da.minimize(cost, MISFIT.minimizer).state
 
 
+@pytest.mark.slow
 def test_the_value_is_the_mean_squared_whitened_misfit_of_the_forecast():
     forecast = np.asarray(da.rollout(MODEL, analysis(MODEL), LEAD))[[6, 8]]
     y, known = np.asarray(SAMPLE.future.values), np.asarray(SAMPLE.future.mask)
@@ -68,6 +69,7 @@ def differences():
     return found
 
 
+@pytest.mark.slow
 def test_the_gradient_equals_central_differences(differences):
     gradient = jax.grad(lambda f: MISFIT(MODEL.replace(forcing=f), SAMPLE))(jnp.full(N, 8.0))
     whole, forecast_only = differences
@@ -77,6 +79,7 @@ def test_the_gradient_equals_central_differences(differences):
     assert np.linalg.norm(forecast_only - whole) > 0.1 * np.linalg.norm(whole)
 
 
+@pytest.mark.slow
 def test_background_errors_receive_a_gradient():
     def loss(std):
         return MISFIT.replace(B=da.covariances.Diagonal(std=std))(MODEL, SAMPLE)
@@ -87,6 +90,7 @@ def test_background_errors_receive_a_gradient():
     np.testing.assert_allclose(jax.grad(loss)(1.0), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_is_the_mean_of_its_samples():
     samples = [SAMPLE, sample(1), sample(2)]
     batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *samples)
@@ -95,6 +99,7 @@ def test_a_batch_is_the_mean_of_its_samples():
     np.testing.assert_allclose(MISFIT.batch(MODEL, batch), expected, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_without_observations_to_predict_the_loss_is_zero_and_sound():
     nothing = SAMPLE.future.replace(mask=jnp.zeros((2, N), bool))
     value, gradient = jax.value_and_grad(lambda f: MISFIT(MODEL.replace(forcing=f), SAMPLE.replace(future=nothing)))(

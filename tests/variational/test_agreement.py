@@ -133,6 +133,7 @@ def test_all_minimizers_find_the_kalman_smoother(method, tolerance):
     np.testing.assert_allclose(solution.state, kalman_smoother_initial_state(**p), atol=5 * tolerance)
 
 
+@pytest.mark.slow
 def test_implicit_gradients_do_not_depend_on_the_minimizer():
     cost = three_d_var(stream())
 

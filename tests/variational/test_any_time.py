@@ -26,6 +26,7 @@ def problem(kind):
 
 
 @pytest.mark.parametrize("kind", [da.StrongConstraint4DVar, da.WeakConstraint4DVar])
+@pytest.mark.slow
 def test_states_variances_and_draws_are_those_of_the_smoother(kind):
     cost, (means, covariances) = problem(kind)
     solution = da.minimize(cost, TIGHT)
@@ -43,6 +44,7 @@ def test_states_variances_and_draws_are_those_of_the_smoother(kind):
     np.testing.assert_allclose(column, covariances[3][:, 2], rtol=0, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_state_form_gives_the_same_states_and_steps_outside_of_the_window_are_named():
     cost, (means, _) = problem(da.StateWeakConstraint4DVar)
     v = da.minimize(cost, TIGHT).control

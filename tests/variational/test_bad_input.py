@@ -30,6 +30,7 @@ def test_a_model_that_blows_up_is_named_by_the_default_minimizer_too():
 
 
 @pytest.mark.parametrize("last", [11, 15])
+@pytest.mark.slow
 def test_a_window_over_which_the_background_overflows_is_grown_from_the_solution_of_shorter_ones(last):
     # 1.05 overflows in the 14th step, the truth of .95 does not: early observations lead away from where J is infinite.
     at = np.arange(1, last + 1)
@@ -42,6 +43,7 @@ def test_a_window_over_which_the_background_overflows_is_grown_from_the_solution
     np.testing.assert_allclose(solution.state, 0.95, atol=0.01)
 
 
+@pytest.mark.slow
 def test_one_window_that_blows_up_leaves_the_others_of_its_batch_as_they_are():
     cost = exploding(steps=12, every=4).replace(model=SQUARING)
     healthy, method = jnp.array([0.5, 0.6]), da.GaussNewton(tolerance=1e-8)

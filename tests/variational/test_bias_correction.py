@@ -50,6 +50,7 @@ def augmented():
     return mean, np.linalg.inv(precision), beta_b
 
 
+@pytest.mark.slow
 def test_the_joint_analysis_is_the_closed_form_of_the_augmented_state():
     mean, P_a, beta_b = augmented()
     cost = COST.replace(observations=biased(COST.observations[0], beta_b))

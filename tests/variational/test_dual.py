@@ -18,6 +18,7 @@ DUAL = TIGHT.replace(dual=True)
 
 
 @pytest.mark.parametrize(("n", "m", "times"), [(6, 3, 4), (40, 2, 3), (30, 1, 1)])
+@pytest.mark.slow
 def test_primal_and_dual_are_the_smoother(n, m, times):
     cost, p = linear_gaussian(n, m, times)
     primal, dual = da.minimize(cost, TIGHT), da.minimize(cost, DUAL)
@@ -76,6 +77,7 @@ def test_a_chaotic_window_with_few_observations_has_the_same_minimum():
     np.testing.assert_allclose(dual.state, primal.state, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_windows_are_grown_in_the_dual_too():
     cost, truth = lorenz96_window(40, seed=105)
     solution = da.minimize(cost, da.GaussNewton(dual=True))

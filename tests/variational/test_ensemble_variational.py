@@ -70,6 +70,7 @@ def test_gradients_in_weight_and_radius_are_those_of_the_dense_analysis():
     assert min(abs(float(e)) for e in expected) > 1e-3
 
 
+@pytest.mark.slow
 def test_localization_is_the_schur_product():
     C = np.asarray(jax.vmap(Gaussian(1.0, 1.5, CIRCLE).apply)(jnp.eye(N)))
     np.testing.assert_allclose(

@@ -75,6 +75,7 @@ def test_three_d_var_at_the_last_time_is_the_kalman_filter(method):
     np.testing.assert_allclose(mean, ERRING[-1], atol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_two_forms_translate_into_each_other():
     state = FORMULATIONS["state"][0]
     v = jax.tree.map(lambda leaf: jnp.asarray(np.random.default_rng(1).normal(size=leaf.shape)), state.control())

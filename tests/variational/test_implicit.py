@@ -40,6 +40,7 @@ def differences():
     return np.array([(score(THETA.at[i].add(h)) - score(THETA.at[i].add(-h))) / (2 * h) for i in range(5)])
 
 
+@pytest.mark.slow
 def test_implicit_gradient_equals_central_differences(differences):
     # Forcing, B, R, observations and background: error of the differences themselves about 1e-8.
     np.testing.assert_allclose(jax.grad(score)(THETA), differences, rtol=1e-6)
@@ -50,6 +51,7 @@ def test_default_tolerance_gives_gradients_to_a_thousandth(differences):
     assert np.linalg.norm(gradient - differences) <= 1e-3 * np.linalg.norm(differences)
 
 
+@pytest.mark.slow
 def test_unrolled_gradient_agrees(differences):
     method = da.GaussNewton(tolerance=1e-7, max_iterations=15, max_inner=40)
     np.testing.assert_allclose(
@@ -62,6 +64,7 @@ def test_a_wrong_gradient_would_be_caught(differences):
     assert not np.allclose(1.01 * jax.grad(score)(THETA), differences, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_second_derivatives_agree_with_differences_of_the_gradient():
     # A curved, converged problem small enough to differentiate twice quickly.
     obs = da.Observations(jnp.array([[1.0, 0.2]]), [0], operator=jnp.tanh, error=da.covariances.Diagonal(std=0.5))
@@ -76,6 +79,7 @@ def test_second_derivatives_agree_with_differences_of_the_gradient():
     np.testing.assert_allclose(jax.grad(first)(1.0), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_memory_does_not_depend_on_the_number_of_iterations():
     def temporary_bytes(limit):
         method = da.GaussNewton(tolerance=1e-9, max_iterations=limit)
@@ -88,6 +92,7 @@ def test_memory_does_not_depend_on_the_number_of_iterations():
     assert temporary_bytes(110) - temporary_bytes(10) <= 8 * history
 
 
+@pytest.mark.slow
 def test_gradient_is_nan_where_the_solution_is_no_minimum():
     class Maximum(da.GaussNewton):
         def search(self, cost, start, unrolled=False):

@@ -73,6 +73,7 @@ def test_the_same_model_is_plain_gauss_newton():
     [("a coarser grid", COARSE, 0.5), ("two grids", (COARSEST, COARSE), 0.5),
      pytest.param("block means", COARSE.replace(transfer=BlockMean(2)), 0.9, marks=pytest.mark.slow)],
 )  # fmt: skip
+@pytest.mark.slow
 def test_a_coarse_inner_problem_reaches_the_same_minimum_with_less_of_the_full_model(name, levels, share):
     cost = problem()
     found = da.minimize(cost, TIGHT.replace(simplified=levels))
@@ -83,6 +84,7 @@ def test_a_coarse_inner_problem_reaches_the_same_minimum_with_less_of_the_full_m
     assert (np.asarray(found.search.simplified_work) > 0).all()
 
 
+@pytest.mark.slow
 def test_a_simplified_model_that_is_wrong_costs_iterations_but_not_the_result():
     cost = problem()
     frozen = Simplified(FunctionModel(lambda x, t: -x))
@@ -102,6 +104,7 @@ def slope_by_differences(method, eps=1e-4):
     return (sides[0] - sides[1]) / (2 * eps)
 
 
+@pytest.mark.slow
 def test_implicit_gradients_are_those_of_the_minimum():
     method = TIGHT.replace(simplified=COARSE)
     slope = jnp.vdot(jax.grad(score)(problem().background, method), DIRECTION)
@@ -115,6 +118,7 @@ def test_unrolled_gradients():
     np.testing.assert_allclose(slope, slope_by_differences(method), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_under_vmap():
     costs = [problem(seed=s) for s in (3, 4)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *costs)
@@ -136,6 +140,7 @@ def test_over_a_growing_window():
 @pytest.mark.parametrize(
     "kind", [da.WeakConstraint4DVar, pytest.param(da.StateWeakConstraint4DVar, marks=pytest.mark.slow)]
 )
+@pytest.mark.slow
 def test_weak_constraint_and_parameters(kind):
     cost = problem(kind, every=3, parameters={"nu": da.covariances.Diagonal(std=0.05)})
     found = da.minimize(cost, TIGHT.replace(simplified=COARSE))

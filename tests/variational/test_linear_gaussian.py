@@ -31,6 +31,7 @@ def test_cost_at_the_minimum_is_the_log_evidence_exponent():
     np.testing.assert_allclose(da.minimize(cost, TIGHT).cost, 0.5 * d @ np.linalg.solve(S, d), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_implicit_gradient_is_the_gain():
     cost, p = linear_gaussian(times=1)
     gain = p["B"] @ p["H"].T @ np.linalg.inv(p["H"] @ p["B"] @ p["H"].T + p["R"])
@@ -42,6 +43,7 @@ def test_the_implicit_gradient_is_the_gain():
     np.testing.assert_allclose(jax.jacrev(analysis)(jnp.asarray(p["y"]))[:, 0], gain, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_several_streams_are_one_stream():
     cost, _ = linear_gaussian()
     whole = cost.observations[0]

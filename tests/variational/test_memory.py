@@ -24,6 +24,7 @@ def problem(steps=100, n=400, kind=da.StrongConstraint4DVar, **options):
 
 
 @pytest.mark.parametrize("kind", [da.StrongConstraint4DVar, da.WeakConstraint4DVar])
+@pytest.mark.slow
 def test_a_cost_keeps_to_its_memory(kind):
     cost = problem(kind=kind, **({} if kind is da.StrongConstraint4DVar else {"every": 25}))
     state = 8 * 400
@@ -35,6 +36,7 @@ def test_a_cost_keeps_to_its_memory(kind):
         np.testing.assert_allclose(ours, theirs, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_a_search_respects_the_memory_of_its_cost():
     cost = problem().replace(memory=70 * 8 * 400)
 
@@ -52,6 +54,7 @@ def test_too_little_memory_and_two_ways_at_once_are_named():
         problem(memory=10**6, segment=3)(problem().control())
 
 
+@pytest.mark.slow
 def test_the_state_form_divides_its_memory_among_the_sub_windows():
     cost = problem(kind=da.StateWeakConstraint4DVar, every=25)
     v = jax.tree.map(lambda leaf: leaf + jnp.asarray(0.1), cost.control())

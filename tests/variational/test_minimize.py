@@ -25,6 +25,7 @@ def lorenz_cost(times=4, seed=0):
 
 
 @pytest.mark.parametrize("kind", ["none", "all missing"])
+@pytest.mark.slow
 def test_without_observations_the_analysis_is_the_background_bitwise(kind):
     values = np.zeros((0, 40)) if kind == "none" else np.full((2, 40), np.nan)
     obs = da.Observations(values, np.arange(len(values)), error=IDENTITY)
@@ -88,6 +89,7 @@ def test_a_model_that_blows_up_raises_and_keeps_the_best_state():
     assert np.array_equal(caught.value.solution.state, cost.background)
 
 
+@pytest.mark.slow
 def test_too_few_iterations_warn_with_advice():
     with pytest.warns(AssimilationWarning, match="MAX_ITERATIONS.*raise the limit"):
         solution = da.minimize(lorenz_cost(), da.GaussNewton(max_iterations=2))
@@ -101,6 +103,7 @@ def test_inside_jit_a_code_comes_back_instead_of_a_warning():
     assert int(code) == da.Result.MAX_ITERATIONS
 
 
+@pytest.mark.slow
 def test_vmap_over_windows_equals_one_by_one():
     costs = [lorenz_cost(seed=s) for s in range(3)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *costs)
@@ -109,6 +112,7 @@ def test_vmap_over_windows_equals_one_by_one():
         np.testing.assert_allclose(state, da.minimize(cost).state, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_float32_stays_float32_and_converges():
     cost = jax.tree.map(
         lambda leaf: jnp.asarray(leaf, jnp.float32) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf,
@@ -120,6 +124,7 @@ def test_float32_stays_float32_and_converges():
 
 
 @pytest.mark.filterwarnings("ignore::diffassim.AssimilationWarning")  # the plain search may converge or not
+@pytest.mark.slow
 def test_a_long_window_reaches_the_minimum_that_plain_gauss_newton_misses():
     cost, truth = lorenz96_window(40, seed=105)
     grown = da.minimize(cost)
@@ -130,6 +135,7 @@ def test_a_long_window_reaches_the_minimum_that_plain_gauss_newton_misses():
 
 
 @pytest.mark.parametrize("horizon", [None, 8])
+@pytest.mark.slow
 def test_storing_the_linearization_does_not_change_the_search(horizon):
     cost = lorenz_cost().replace(horizon=horizon)
     stored, recomputed = (da.minimize(cost, da.GaussNewton(store_linearization=store)) for store in (True, False))
@@ -137,6 +143,7 @@ def test_storing_the_linearization_does_not_change_the_search(horizon):
     np.testing.assert_allclose(stored.state, recomputed.state, rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_the_linearization_is_stored_only_where_it_fits_in_memory():
     cost = lorenz_cost()
 
@@ -148,6 +155,7 @@ def test_the_linearization_is_stored_only_where_it_fits_in_memory():
     assert small < temporary_bytes(da.GaussNewton())
 
 
+@pytest.mark.slow
 def test_a_horizon_of_the_cost_is_respected():
     cost = lorenz_cost()
     stream = cost.observations[0]
@@ -156,6 +164,7 @@ def test_a_horizon_of_the_cost_is_respected():
     np.testing.assert_allclose(limited.state, da.minimize(cost.replace(observations=first)).state, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_parameters_are_found_within_their_bounds():
     truth = da.models.Lorenz96(forcing=8.0)
     x0 = da.rollout(truth, jnp.asarray(np.random.default_rng(0).normal(size=40)) + 2.0, 400, at=[400])[0]

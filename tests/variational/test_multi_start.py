@@ -25,6 +25,7 @@ def wells(x_b):
 BACKGROUNDS = jnp.array([[0.3, 0.4], [-0.3, 0.5], [0.4, -0.6]])
 
 
+@pytest.mark.slow
 def test_the_lowest_of_all_minima_wins_and_the_account_says_so():
     found = jax.jit(jax.vmap(lambda x_b: da.minimize(wells(x_b), METHOD)))(BACKGROUNDS)
     np.testing.assert_array_equal(np.sign(found.state), np.sign(BACKGROUNDS))
@@ -50,6 +51,7 @@ def test_given_starts_take_the_place_of_draws():
 
 
 @pytest.mark.parametrize("unrolled", [False, True])
+@pytest.mark.slow
 def test_the_gradient_is_the_winners(unrolled):
     x_b = BACKGROUNDS[1]
     method = METHOD.replace(minimizer=TIGHT.replace(max_iterations=30, max_inner=4)) if unrolled else METHOD
@@ -63,6 +65,7 @@ def test_the_gradient_is_the_winners(unrolled):
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_cycle_searches_every_window_from_draws_of_its_own():
     still = FunctionModel(lambda x, t: x)
     record = da.Observations(jnp.full((2, 2), 4.0), [1, 2], lambda x: x**2, Diagonal(std=0.3))

@@ -66,6 +66,7 @@ def test_randomized_solutions_have_the_posterior_covariance_exactly():
     assert np.std(draws["state"], axis=0).min() > 0
 
 
+@pytest.mark.slow
 def test_repeated_eigenvalues_are_found():
     # All eigenvalues are one: a Krylov space from one vector has a single dimension.
     one = Diagonal(std=1.0)
@@ -126,6 +127,7 @@ def test_degrees_of_freedom_and_the_terms_of_the_cost():
     assert "observations 1" in str(report) and "standard deviations" in str(report)
 
 
+@pytest.mark.slow
 def test_weak_constraint_terms_are_reported_apart():
     cost = da.WeakConstraint4DVar(COST.model, P["x_b"], COST.B, Diagonal(std=0.5), COST.observations)
     found = posterior(cost, da.minimize(cost, TIGHT))
@@ -154,6 +156,7 @@ def test_the_impact_of_observations_is_the_change_of_a_quadratic_score():
     assert float(found.change) == pytest.approx(change, rel=1e-8)
 
 
+@pytest.mark.slow
 def test_missing_observations_have_no_impact():
     obs = da.Observations(
         np.where([[True, True], [False, True]], P["y"], np.nan),
@@ -197,6 +200,7 @@ def test_the_influence_of_each_value_is_the_diagonal_of_HK():
     np.testing.assert_allclose(np.ravel(found[0]), np.diag(G @ GAIN), atol=1e-10)
 
 
+@pytest.mark.slow
 def test_probes_estimate_what_a_truncated_posterior_leaves_out():
     few = posterior(COST, SOLUTION, rank=3)
     known, missing = observation_influence(few)[0], np.diag(G @ GAIN) - np.ravel(observation_influence(few)[0])
@@ -282,6 +286,7 @@ def test_products_at_a_point_that_is_no_minimum_say_so():
 
 
 @pytest.mark.parametrize("values", [np.full((1, 6), np.nan), np.zeros((0, 6))], ids=["all missing", "none"])
+@pytest.mark.slow
 def test_without_observations_the_posterior_is_the_prior(values):
     y = da.Observations(values, np.zeros(len(values), int), error=Diagonal(std=1.0))
     cost = da.ThreeDVar(P["x_b"], COST.B, y)

@@ -87,6 +87,7 @@ def plane(seed):
     return da.ThreeDVar(jnp.zeros((SIDE, SIDE)), B, da.Observations(y[None], [0], operator=observe, error=R))
 
 
+@pytest.mark.slow
 def test_the_analysis_is_the_same_for_less_work():
     observe = plane(0).observations[0].operator
     costs = [plane(seed) for seed in range(3)]
@@ -101,6 +102,7 @@ def test_the_analysis_is_the_same_for_less_work():
     assert work[learning] < 0.8 * work[plain]
 
 
+@pytest.mark.slow
 def test_gradients_do_not_know_of_the_preconditioner():
     cost, _ = linear_gaussian()
 

@@ -22,6 +22,7 @@ def weakened(cost, Q, **options):
     )
 
 
+@pytest.mark.slow
 def test_linear_gaussian_is_the_smoother_with_model_error():
     strong, p = linear_gaussian()
     cost = weakened(strong, Dense.from_matrix(Q))
@@ -32,6 +33,7 @@ def test_linear_gaussian_is_the_smoother_with_model_error():
     np.testing.assert_allclose(cost.model_error(solution.control), differences, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_blocks_are_the_smoother_of_the_blocks():
     # Three steps of the model in one: observations and errors every third step.
     one, p = linear_gaussian()
@@ -71,6 +73,7 @@ def test_without_model_error_it_is_strong_constraint():
     assert distances[0] / distances[1] == pytest.approx(100, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_long_window_is_grown_from_a_shorter_one():
     strong, truth = lorenz96_window(times=41, seed=0)
     cost = weakened(strong, Diagonal(std=1e-3), every=5)
@@ -81,6 +84,7 @@ def test_a_long_window_is_grown_from_a_shorter_one():
     assert float(jnp.sqrt(jnp.mean((solution.state - truth) ** 2))) < 0.4
 
 
+@pytest.mark.slow
 def test_gradient_in_the_model_error_covariance():
     strong, p = linear_gaussian()
 
