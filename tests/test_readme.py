@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import jax.numpy as jnp
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
