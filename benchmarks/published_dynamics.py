@@ -25,8 +25,11 @@ from diffassim.models.integrators import runge_kutta_4
 # same for every variable; truncated back-propagation over 20 times, Adam with .1, 150 epochs.
 # Left open, and chosen on other seeds (key 9800): the model error of the filter, whose standard deviation is learned as
 # well; the rate falls to a tenth over the epochs; the estimate is the mean over the last fifth of them. The first
-# ensemble has the mean and variance of all observed values, less that of their errors.
+# ensemble has the mean and variance of all observed values, less that of their errors. After 90 epochs the terms below
+# the tolerance are dropped and the others learned on, as in sequential thresholding (Brunton, Proctor and Kutz, 2016):
+# among all 18, the constant is known to some .07 only, because the others together explain most of it.
 N, TIMES, TRAJECTORIES, DT, MEMBERS, RADIUS, SPAN, RATE, EPOCHS = 40, 150, 4, 0.05, 50, 5.0, 20, 0.1, 150
+SELECTION = 90
 TEST_KEY, TUNING_KEY = 19, 9800
 OFFSETS = (-2, -1, 0, 1, 2)
 # One, five linear and twelve quadratic terms: all products of two variables that are at most two places apart.
@@ -112,8 +115,11 @@ def observations(key: jax.Array) -> Any:
     return jnp.swapaxes(truth + jax.random.normal(keys[1], truth.shape), 0, 1)
 
 
-def learn(key: jax.Array, epochs: int) -> tuple[Any, Any]:
-    """Return the unknowns after each epoch, and the mean loss of each."""
+def learn(key: jax.Array, epochs: int, selection: Any) -> tuple[Any, Any]:
+    """Return the unknowns after each epoch, and the mean loss of each.
+
+    Before the epoch numbered `selection`, terms whose coefficients are small are dropped.
+    """
     keys = jax.random.split(key)
     y = observations(keys[0])
     spans = -(-TIMES // SPAN)
@@ -123,20 +129,26 @@ def learn(key: jax.Array, epochs: int) -> tuple[Any, Any]:
     method = optimizer(epochs)
 
     def span(carry: Any, now: Any) -> Any:
-        unknown, state, members = carry
+        unknown, state, members, kept = carry
         (loss, members), slope = jax.value_and_grad(span_loss, has_aux=True)(unknown, members, *now)
         change, state = method.update(slope, state)
-        return (optax.apply_updates(unknown, change), state, members), loss
+        unknown = optax.apply_updates(unknown, change)
+        return (unknown._replace(coefficients=kept * unknown.coefficients), state, members, kept), loss
 
     def epoch(carry: Any, number: Any) -> Any:
+        unknown, state, kept = carry
+        small = jnp.abs(unknown.coefficients) < TOLERANCE
+        kept = jnp.where((number == selection) & small, 0.0, kept)
         draws = jax.random.split(jax.random.fold_in(keys[1], number), 2)
         members = center + width * jax.random.normal(draws[0], (TRAJECTORIES, MEMBERS, N))
         span_keys = jax.random.split(draws[1], (spans, SPAN))
-        (unknown, state, _), losses = lax.scan(span, (*carry, members), (padded, real, span_keys))
-        return (unknown, state), (unknown, jnp.mean(losses))
+        carry = unknown._replace(coefficients=kept * unknown.coefficients), state, members, kept
+        (unknown, state, _, kept), losses = lax.scan(span, carry, (padded, real, span_keys))
+        return (unknown, state, kept), (unknown, jnp.mean(losses))
 
     unknown = Unknown(jnp.zeros(len(TERMS)), jnp.asarray(0.0))
-    _, history = lax.scan(epoch, (unknown, method.init(unknown)), jnp.arange(epochs))
+    carry = unknown, method.init(unknown), jnp.ones(len(TERMS))
+    _, history = lax.scan(epoch, carry, jnp.arange(epochs))
     return history
 
 
@@ -144,17 +156,18 @@ def name(term: tuple[int, ...]) -> str:
     return " ".join(f"x(i{offset:+d})" if offset else "x(i)" for offset in term) or "1"
 
 
-def table(seeds: int, first: int, epochs: int, key: int) -> list[Record]:
+def table(seeds: int, first: int, epochs: int, selection: int, key: int) -> list[Record]:
     true = np.array([TRUE.get(term, 0.0) for term in TERMS])
     run, records = jax.jit(learn, static_argnums=1), []
     for seed in range(first, first + seeds):
         before = time.perf_counter()
-        path, losses = run(jax.random.fold_in(jax.random.key(key), seed), epochs)
+        path, losses = run(jax.random.fold_in(jax.random.key(key), seed), epochs, selection)
         found = np.asarray(path.coefficients)[-max(epochs // 5, 1) :].mean(0)
         error = np.abs(found - true)
         worst = int(np.argmax(error))
         more = {name(term): float(found[TERMS.index(term)]) for term in TRUE}
         more |= {"worst": name(TERMS[worst]), "largest_of_others": float(np.abs(found[true == 0]).max())}
+        more |= {"terms_kept": int((np.asarray(path.coefficients)[-1] != 0).sum())}
         more |= {"model_error": float(np.exp(path.log_q[-1])), "loss": float(losses[-1])}
         records.append(
             Record(
@@ -168,19 +181,21 @@ def table(seeds: int, first: int, epochs: int, key: int) -> list[Record]:
 
 
 def main(
-    *, seeds: int = 5, first: int = 0, epochs: int = EPOCHS, key: int = TEST_KEY, json: Path | None = None
-) -> None:
+    *, seeds: int = 5, first: int = 0, epochs: int = EPOCHS, selection: int = SELECTION, key: int = TEST_KEY,
+    json: Path | None = None,
+) -> None:  # fmt: skip
     """Learn the coefficients for several seeds; `ratio` is of the largest error to the tolerance.
 
     Args:
         seeds: repetitions, each with its own truth, observations and members.
         first: number of the first of them.
         epochs: passes over the data.
+        selection: number of the epoch before which small terms are dropped; as large as `epochs` for never.
         key: number of the random key; the settings were chosen with key 9800.
         json: file for the records.
     """
     jax.config.update("jax_enable_x64", False)  # single precision is enough, and faster
-    report("published dynamics", table(seeds, first, epochs, key), json)
+    report("published dynamics", table(seeds, first, epochs, selection, key), json)
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ def run(name: str, key: jax.Array, states: Any, setup: Setup, chunk: int = 25) -
 def main(
     *, seeds: int = 5, first_seed: int = 0, cases: tuple[str, ...] = tuple(CASES), cycles: int = CYCLES,
     burn_in: int = BURN_IN, points: int = POINTS, values: int = VALUES, states: int = STATES, spin_up: int = SPIN_UP,
-    cache: Path | None = None, json: Path | None = None,
+    cache: Path | None = None, single: bool = False, json: Path | None = None,
 ) -> None:  # fmt: skip
     """Print the error of each seed beside the published one (`wall ms` is of one forecast and analysis).
 
@@ -142,9 +142,10 @@ def main(
         states: of the free run.
         spin_up: intervals of the free run before the first of them.
         cache: file (.npy) that keeps the free run.
+        single: whether to work in single precision.
         json: file for the records.
     """
-    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_enable_x64", not single)
     setup = Setup(points, cycles, burn_in, values, states, spin_up)
     sample = free_run(setup, cache)
     records = []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+from numpy.polynomial import Chebyshev, Polynomial
 
 from diffassim.core.batching import vectorized
 from diffassim.core.linalg import symmetric_inverse_sqrt
@@ -17,6 +19,7 @@ __all__ = ["gram_inverse_sqrt"]
 
 LARGEST = 1e4  # bound of the condition number beyond which the eigenvectors cost no more
 STEPS = 20
+WIDTH = 0.004, 0.12  # of the spectrum on which a polynomial of degree five ends it, in double and single precision
 CACHE = 1 << 17  # bytes of matrices at a time, of which several should stay in a processor's second cache
 
 
@@ -29,10 +32,9 @@ def gram_inverse_sqrt(A: Float[Array, "N N"]) -> Float[Array, "N N"]:
     .. math:: P = Z Y,\quad M = \tfrac{\mu}{2} (3 I - \mu^2 P),\quad Y \leftarrow Y M,\quad Z \leftarrow M Z
 
     from Y = A / b and Z = I, where b bounds the largest eigenvalue and \(\mu^2 = 3 / (1 + l + l^2)\) for a bound l of
-    the smallest eigenvalue's root. The bounds tell how many steps reach rounding. What is too badly conditioned for it,
-    or has a larger residual \(|I - P|\) than they promise, takes the eigenvectors of `symmetric_inverse_sqrt`, as do
-    all derivatives.
-    Under `jax.vmap` a whole batch takes the one way or the other.
+    the smallest eigenvalue's root. The bounds tell after how many steps a polynomial of P ends it to rounding. What is
+    too badly conditioned, or has a larger residual \(|I - P|\) than they promise, takes the eigenvectors of
+    `symmetric_inverse_sqrt`, as do all derivatives. Under `jax.vmap` a whole batch takes the one way or the other.
 
     Args:
         A: symmetric with no eigenvalue below one, shape (N, N).
@@ -69,9 +71,9 @@ def newton_schulz(A: Float[Array, "*batch N N"]) -> tuple[Float[Array, "*batch N
     Args:
         A: the matrices, shape (..., N, N).
     """
-    N = A.shape[-1]
+    N, precise = A.shape[-1], A.dtype == jnp.float64
     identity = jnp.broadcast_to(jnp.eye(N, dtype=A.dtype), A.shape)
-    close = (4 * float(jnp.finfo(A.dtype).eps)) ** (1 / 5)  # to the fifth power by the last step, a Taylor polynomial
+    width, usual = (WIDTH[0], 2) if precise else (WIDTH[1], 1)
     bound = 1 + _norm(A - identity)
 
     def scale(low: Any) -> tuple[Any, Any]:
@@ -88,8 +90,10 @@ def newton_schulz(A: Float[Array, "*batch N N"]) -> tuple[Float[Array, "*batch N
         return Y, Z, Z @ Y, low
 
     def far(state: Any) -> Any:
-        ahead = scale(scale(jnp.min(state[-1]))[1])[1]  # after the two steps that follow the loop
-        return (state[0] < steps) & (1 - jnp.square(ahead) > close)
+        low = jnp.min(state[-1])
+        for _ in range(usual):
+            low = scale(low)[1]
+        return (state[0] < steps) & (1 - jnp.square(low) > width * (1 + jnp.square(low)))
 
     steps = jnp.where(jnp.max(bound) <= LARGEST, STEPS, 0)  # none for NaN as well
     Y = A / bound
@@ -98,12 +102,23 @@ def newton_schulz(A: Float[Array, "*batch N N"]) -> tuple[Float[Array, "*batch N
     state = jnp.asarray(0, steps.dtype), Y, Z, Z @ Y, low
     # The loop has to copy what it carries, so the steps that nearly every matrix takes stand outside of it.
     _, *carried = lax.while_loop(far, lambda state: (state[0] + 1, *step(*state[1:])), state)
-    _, Z, P, _ = step(*step(*carried))
-    E = identity - P
+    for _ in range(usual):
+        carried = step(*carried)
+    _, Z, P, low = carried
+    center = (1 + jnp.square(low)) / 2  # of the eigenvalues of P, which lie between low^2 and 1
+    E = identity - P / center
     square = E @ E
-    last = identity + E / 2 + square @ (3 / 8 * identity + 5 / 16 * E + 35 / 128 * square)
-    Z = last @ Z * lax.rsqrt(bound)
-    return (Z + jnp.swapaxes(Z, -1, -2)) / 2, jnp.max(_norm(E)) <= close * math.sqrt(N)
+    pairs = [a * identity + b * E for a, b in _inverse_root_near_one(width)]
+    last = pairs[0] + square @ (pairs[1] + square @ pairs[2])
+    Z = last @ Z * lax.rsqrt(bound * center)
+    return (Z + jnp.swapaxes(Z, -1, -2)) / 2, jnp.max(_norm(E)) <= width * math.sqrt(N)
+
+
+@cache
+def _inverse_root_near_one(width: float) -> list[list[float]]:
+    """Return coefficients of powers of e, two by two, of (1 - e)^(-1/2) for |e| up to the width."""
+    fitted = Chebyshev.interpolate(lambda e: (1 - e) ** -0.5, 5, domain=[-width, width])
+    return fitted.convert(kind=Polynomial).coef.reshape(3, 2).tolist()  # type: ignore[no-any-return]
 
 
 def _norm(A: Any) -> Any:
