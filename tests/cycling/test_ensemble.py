@@ -149,7 +149,7 @@ def check_gradient(run, x, h=1e-5, rtol=1e-6):
 @pytest.mark.parametrize("sites", [12, 4], ids=["m > N", "m < N"])
 @pytest.mark.slow
 def test_the_gradient_of_the_error_passes_through_many_cycles(sites):
-    ensemble, obs, truth = twin(list(range(1, 26)), members=8)
+    ensemble, obs, truth = twin(list(range(1, 51)), members=8)
     operator = da.observations.Subset(jnp.arange(0, 12, 12 // sites))
     obs = da.Observations(obs.values[:, :: 12 // sites], obs.steps, operator=operator, error=STD)
 

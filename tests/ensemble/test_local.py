@@ -292,7 +292,7 @@ def test_what_cannot_be_localized_is_named():
 @pytest.mark.parametrize("observed_every", [pytest.param(1, marks=pytest.mark.slow), 3], ids=["m > N", "local m < N"])
 @pytest.mark.slow
 def test_the_gradient_of_the_error_passes_through_many_cycles(observed_every):
-    E, obs, truth = twin(list(range(1, 26)), members=8)
+    E, obs, truth = twin(list(range(1, 51)), members=8)
     operator = da.observations.Subsample(observed_every)
     obs = da.Observations(obs.values[:, ::observed_every], obs.steps, operator=operator, error=STD)
 
