@@ -26,6 +26,7 @@ from diffassim.ensemble.inflation import (
 from diffassim.ensemble.initial import draw_ensemble
 from diffassim.ensemble.inversion import Inversion, ensemble_inversion
 from diffassim.ensemble.letkf import LETKF
+from diffassim.ensemble.letkfn import LETKFN
 from diffassim.ensemble.letpf import LETPF
 from diffassim.ensemble.lnetf import LNETF
 from diffassim.ensemble.local_enkf import LocalEnKF
@@ -56,6 +57,7 @@ __all__ = [
     "EAKF",
     "ETKF",
     "LETKF",
+    "LETKFN",
     "LETPF",
     "LNETF",
     "NETF",

@@ -17,7 +17,7 @@ from diffassim.core.pytree import Pytree, static
 from diffassim.ensemble.base import GlobalFilter
 from diffassim.ensemble.etkf import symmetric_transform
 
-__all__ = ["EnKFN", "HyperPrior", "hyperprior"]
+__all__ = ["EnKFN", "HyperPrior", "finite_size_transform", "hyperprior"]
 
 MAX_ITERATIONS = 100
 
@@ -71,11 +71,27 @@ class EnKFN(GlobalFilter):
 
     def weights(self, key: Any, S: Float[Array, "N m"], d: Float[Array, " m"]) -> Float[Array, "N N"]:
         """Return the ETKF's weights for inflated anomalies, times the inflation."""
-        C, b = S @ S.T, S @ d
-        prior = hyperprior(C, self.exponent)
-        zeta = prior.precision(_primal(C, b, prior)) if self.primal else jnp.exp(_dual(C, b, prior))
-        factor = jnp.sqrt((S.shape[0] - 1) / zeta)
-        return factor * symmetric_transform(factor * S, d)
+        return finite_size_transform(S, d, self.exponent, primal=self.primal)
+
+
+def finite_size_transform(
+    S: Float[Array, "N m"], d: Float[Array, " m"], exponent: Any, taper: Any = None, primal: bool = False
+) -> Float[Array, "N N"]:
+    """Return the weights of the finite-size filter for the prior anomalies.
+
+    Args:
+        S: whitened observed anomalies, shape (N, m).
+        d: whitened mean innovation, shape (m,).
+        exponent: of the hyperprior.
+        taper: factor of every observation's inverse error variance, shape (m,); None for one.
+        primal: minimize over the weights instead of over the precision.
+    """
+    weighted = S if taper is None else S * taper[None]
+    C, b = weighted @ S.T, weighted @ d
+    prior = hyperprior(C, exponent)
+    zeta = prior.precision(_primal(C, b, prior)) if primal else jnp.exp(_dual(C, b, prior))
+    factor = jnp.sqrt((S.shape[0] - 1) / zeta)
+    return factor * symmetric_transform(factor * S, d, taper)
 
 
 class HyperPrior(Pytree):

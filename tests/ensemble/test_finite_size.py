@@ -9,7 +9,8 @@ import pytest
 
 import diffassim as da
 from diffassim.core.errors import ConfigurationError
-from diffassim.ensemble.finite_size import hyperprior
+from diffassim.ensemble import LETKFN, GaspariCohn
+from diffassim.ensemble.finite_size import finite_size_transform, hyperprior
 from tests.ensemble.zoo import ensemble, observed, values
 
 
@@ -88,6 +89,33 @@ def test_both_forms_have_the_derivative_of_the_minimum():
         np.testing.assert_allclose(derivative(0.0), [difference] * 2, rtol=1e-7)
 
 
+@pytest.mark.slow
+def test_the_local_form_is_the_global_one_of_tapered_observations():
+    E, key = ensemble(), jax.random.key(0)
+    obs = observed(values(), 0.3)
+    everywhere = LETKFN(1.1, True, GaspariCohn(jnp.inf), exponent=1.5).analyze(key, E, obs)[0]
+    np.testing.assert_allclose(everywhere, da.EnKFN(1.1, True, exponent=1.5).analyze(key, E, obs)[0], atol=1e-11)
+    rng = np.random.default_rng(1)
+    S, d, taper = (jnp.asarray(rng.uniform(size=s)) for s in ((5, 4), (4,), (4,)))
+    taper = taper.at[1].set(0.0)
+    W, root = LETKFN(localization=GaspariCohn(1.0)).local_weights(S, d, taper), jnp.sqrt(taper)
+    np.testing.assert_allclose(W, weights(S * root[None], d * root, 1.0, False), atol=1e-12)
+    slope = jax.grad(lambda taper: finite_size_transform(S, d, 1.0, taper).sum())(taper)  # also where a taper ends
+    h = 1e-5
+    ends = [finite_size_transform(S, d, 1.0, taper.at[1].add(s * h)).sum() for s in (1, -1)]
+    np.testing.assert_allclose(slope[1], (ends[0] - ends[1]) / (2 * h), rtol=1e-6)
+
+
+def test_far_from_all_observations_there_is_no_inflation():
+    E = ensemble(sites=24)
+    obs = observed(values()[:, :1], operator=da.observations.Subset(jnp.array([3])))
+    posterior, _ = LETKFN(localization=GaspariCohn(1.0)).analyze(None, E, obs)
+    np.testing.assert_allclose(posterior[:, 8:22], E[:, 8:22], rtol=1e-12)
+    assert np.all(np.abs(posterior - E)[:, 2:5].max(0) > 0)
+
+
 def test_an_impossible_exponent_is_named():
     with pytest.raises(ConfigurationError, match="exponent must be finite and positive"):
         da.EnKFN(exponent=0.0)
+    with pytest.raises(ConfigurationError, match="LETKFN: exponent must be finite and positive"):
+        LETKFN(localization=GaspariCohn(1.0), exponent=jnp.inf)

@@ -37,6 +37,7 @@ METHODS = [
     Entry("DEnKF", da.DEnKF()),
     Entry("EnKF-N", da.EnKFN()),
     Entry("LETKF", da.LETKF(localization=da.ensemble.GaspariCohn(1.2))),
+    Entry("LETKF-N", da.ensemble.LETKFN(localization=da.ensemble.GaspariCohn(1.2))),
     Entry("EAKF", da.ensemble.EAKF(localization=da.ensemble.GaspariCohn(1.2))),
     Entry("serial EnKF", da.ensemble.SerialEnKF(localization=da.ensemble.GaspariCohn(1.2))),
     Entry("rank histogram", da.ensemble.RankHistogramFilter(localization=da.ensemble.GaspariCohn(1.2))),
