@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import cyclopts
@@ -31,7 +32,7 @@ class Case(NamedTuple):
     members: int
     inflation: float
     published: float
-    options: dict[str, float] = {}  # noqa: RUF012 - never changed
+    options: Any = MappingProxyType({})
 
 
 CASES = {
