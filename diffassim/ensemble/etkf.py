@@ -87,7 +87,7 @@ def transformed_columns(
     Returns:
         Departures of the posterior members from the prior mean, shape (N, C).
     """
-    members, observations, columns = *S.shape, X.shape[1]
+    (members, observations), columns = S.shape, X.shape[1]
     if columns > members:
         return symmetric_transform(S, d, taper) @ X
     if observations < members and columns <= FEW:
