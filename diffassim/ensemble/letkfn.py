@@ -48,7 +48,7 @@ class LETKFN(DomainFilter):
         >>> bool(info.analysis_spread < info.background_spread)
         True
 
-    Source: Bocquet (2011), section 5, for the local form; otherwise as `EnKFN`.
+    Source: Bocquet (2011), with its local extension; otherwise as `EnKFN`.
     """
 
     unlocalized: ClassVar[str] = "EnKFN"
