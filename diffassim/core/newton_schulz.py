@@ -33,7 +33,7 @@ def gram_inverse_sqrt(A: Float[Array, "N N"]) -> Float[Array, "N N"]:
 
     from Y = A / b and Z = I, where b bounds the largest eigenvalue and \(\mu^2 = 3 / (1 + l + l^2)\) for a bound l of
     the smallest eigenvalue's root. The bounds tell after how many steps a polynomial of P ends it to rounding. What is
-    too badly conditioned, or has a larger residual \(|I - P|\) than they promise, takes the eigenvectors of
+    too badly conditioned, or has a larger residual \(|(I - P)^2|\) than they promise, takes the eigenvectors of
     `symmetric_inverse_sqrt`, as do all derivatives. Under `jax.vmap` a whole batch takes the one way or the other.
 
     Args:
@@ -111,7 +111,8 @@ def newton_schulz(A: Float[Array, "*batch N N"]) -> tuple[Float[Array, "*batch N
     pairs = [a * identity + b * E for a, b in _inverse_root_near_one(width)]
     last = pairs[0] + square @ (pairs[1] + square @ pairs[2])
     Z = last @ Z * lax.rsqrt(bound * center)
-    return (Z + jnp.swapaxes(Z, -1, -2)) / 2, jnp.max(_norm(E)) <= width * math.sqrt(N)
+    # The norm of the square lies closer to its largest eigenvalue than that of E does.
+    return (Z + jnp.swapaxes(Z, -1, -2)) / 2, jnp.max(_norm(square)) <= width**2 * math.sqrt(N)
 
 
 @cache
