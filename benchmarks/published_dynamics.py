@@ -27,7 +27,7 @@ from diffassim.models.integrators import runge_kutta_4
 # well; the rate falls to a tenth over the epochs; the estimate is the mean over the last fifth of them. The first
 # ensemble has the mean and variance of all observed values, less that of their errors. After 90 epochs the terms below
 # the tolerance are dropped and the others learned on, as in sequential thresholding (Brunton, Proctor and Kutz, 2016):
-# among all 18, the constant is known to some .07 only, because the others together explain most of it.
+# among all 18 the constant is poorly known, because the others together explain most of it.
 N, TIMES, TRAJECTORIES, DT, MEMBERS, RADIUS, SPAN, RATE, EPOCHS = 40, 150, 4, 0.05, 50, 5.0, 20, 0.1, 150
 SELECTION = 90
 TEST_KEY = 20
