@@ -14,7 +14,7 @@ from benchmarks.harness import Record, first_call, interleave, report
 
 
 def measure(n: int, length: float, budget: float) -> list[Record]:
-    grid = da.covariances.Grid(periodic=(True, False))
+    grid = da.grids.Grid(periodic=(True, False))
     least = 2 * (int(2 * length**2) // 2 + 1)
     covariances = {
         "implicit diffusion, order 4": da.covariances.Diffusion(1.0, length, grid, order=4),

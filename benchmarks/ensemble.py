@@ -21,8 +21,8 @@ import diffassim as da
 from benchmarks.harness import Record, compiled_bytes, first_call, fresh_process, interleave, report
 from benchmarks.peers_ensemble import cuthbert_runs, dapper_seconds
 from benchmarks.peers_variational import installed
-from diffassim.core.grid import Grid
 from diffassim.ensemble import GaspariCohn, nearest_observations
+from diffassim.grids.grid import Grid
 
 ETKF_TARGETS = {20: 1 / 3, 28: 1 / 2.5, 40: 1 / 2}  # ratios of wall time to NumPy's
 DAPPER_TARGETS = {20: 1 / 35, 28: 1 / 25, 40: 1 / 18}

@@ -52,7 +52,7 @@ def problem(n: int, steps: int, count: int, dtype: Any, emissions: bool) -> tupl
         emissions: whether emissions act, with strengths that are sought.
     """
     rng = np.random.default_rng(0)
-    grid = da.covariances.Grid(periodic=(True, True))
+    grid = da.grids.Grid(periodic=(True, True))
     B = da.covariances.Diffusion(std=STD, length=6.0, grid=grid, order=4)
     options: dict[str, Any] = {}
     if emissions:

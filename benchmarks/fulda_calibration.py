@@ -12,10 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffassim.experiments.discharge_analysis import DischargeAnalysis, ErrorStatistics, analyze_days, issue_days
-from diffassim.experiments.discharge_calibration import calibrate, fit_persistence, open_loop
-from diffassim.experiments.discharge_references import autoregression, fit_autoregression
-from diffassim.experiments.fulda import FuldaConfiguration, Record
+from diffassim.experiments.applications.discharge_analysis import (
+    DischargeAnalysis,
+    ErrorStatistics,
+    analyze_days,
+    issue_days,
+)
+from diffassim.experiments.applications.discharge_calibration import calibrate, fit_persistence, open_loop
+from diffassim.experiments.applications.discharge_references import autoregression, fit_autoregression
+from diffassim.experiments.applications.fulda import FuldaConfiguration, Record
 
 
 def cross_validate(statistics: ErrorStatistics, config: FuldaConfiguration) -> dict[int, np.ndarray]:

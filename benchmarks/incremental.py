@@ -14,7 +14,7 @@ import diffassim as da
 from benchmarks.harness import Record, first_call, interleave, report
 from diffassim.core import tree
 from diffassim.variational import Simplified
-from diffassim.variational.trust_region import truncated_cg
+from diffassim.variational.minimizers.trust_region import truncated_cg
 
 
 def eddies(n: int) -> tuple[Any, Any]:
@@ -34,7 +34,7 @@ def eddies(n: int) -> tuple[Any, Any]:
 
 
 def transport(n: int, spacing: float, dt: float) -> da.models.AdvectionDiffusion:
-    grid = da.covariances.Grid((spacing, spacing), (True, True))
+    grid = da.grids.Grid((spacing, spacing), (True, True))
     wind = tuple(0.35 * w for w in eddies(n))
     return da.models.AdvectionDiffusion(wind=wind, diffusivity=0.05, grid=grid, dt=dt)
 

@@ -18,7 +18,7 @@ import diffassim as da
 from benchmarks.harness import Record, report
 from diffassim.covariances import Dense
 from diffassim.ensemble import GaspariCohn
-from diffassim.models.integrators import runge_kutta_4
+from diffassim.models.numerics.integrators import runge_kutta_4
 
 # The protocol: 40 variables, four trajectories of 150 times, all variables observed every .05 with unit errors; filter
 # with 50 members and a taper of radius 5; a dictionary of 18 terms whose coefficients all start at zero, and are the

@@ -14,7 +14,7 @@ import numpy as np
 
 import diffassim as da
 from benchmarks.harness import Record, report
-from diffassim.core.grid import Grid
+from diffassim.grids.grid import Grid
 
 # DAPPER's mods/QG/sakov2008.py: 129 x 129 points, an analysis every 5 units of time (4 steps of 1.25) until 1500, of
 # 300 values with errors of variance 4; the first 250 units are not scored. Members and truth are drawn, with

@@ -14,7 +14,7 @@ from jax import lax
 
 import diffassim as da
 from benchmarks.harness import Record, first_call, interleave, report
-from diffassim.models.fourier import to_grid, to_modes
+from diffassim.models.numerics.fourier import to_grid, to_modes
 
 STEP, GRADIENT = 1 / 4, 1 / 2.5  # the aims
 

@@ -15,8 +15,8 @@ from jax import lax
 
 import diffassim as da
 from benchmarks.harness import Record, first_call, interleave, report
-from diffassim.models.exponential import phi_functions
-from diffassim.variational.trust_region import truncated_cg
+from diffassim.models.numerics.exponential import phi_functions
+from diffassim.variational.minimizers.trust_region import truncated_cg
 
 TIMES = 5  # observation times, spread evenly
 FORWARD_RUNS, STORED = 3.5, 0.85  # the aims

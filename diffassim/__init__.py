@@ -19,7 +19,9 @@ from diffassim import (  # noqa: E402
     cycling,
     diagnostics,
     ensemble,
-    kalman,
+    gaussian,
+    grids,
+    methods,
     models,
     observations,
     variational,
@@ -56,7 +58,7 @@ from diffassim.ensemble import (  # noqa: E402
     OptimalParticleFilter,
     ParticleFilter,
 )
-from diffassim.kalman import EKF, UKF  # noqa: E402
+from diffassim.gaussian import EKF, UKF  # noqa: E402
 from diffassim.models import rollout  # noqa: E402
 from diffassim.observations import Observations  # noqa: E402
 from diffassim.variational import (  # noqa: E402
@@ -115,13 +117,17 @@ __all__ = [
     "cycling",
     "diagnostics",
     "ensemble",
-    "kalman",
+    "gaussian",
+    "grids",
+    "io",
     "learned",
+    "methods",
     "minimize",
     "models",
     "observations",
     "observations_from_reports",
     "pad_observations",
+    "plotting",
     "rollout",
     "smooth",
     "split_windows",
@@ -129,7 +135,8 @@ __all__ = [
     "variational",
 ]
 
-_LATE = ("learned", "training")  # they lead to flax and optax, which take as long to import as half of JAX
+# They lead to flax and optax, or xarray and matplotlib, which take as long to import as half of JAX.
+_LATE = ("io", "learned", "plotting", "training")
 
 
 def __getattr__(name: str) -> Any:

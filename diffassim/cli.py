@@ -73,8 +73,8 @@ def run(
     """
     _need_data_extra()
     from diffassim.experiments import find_experiment
-    from diffassim.experiments import run as runs
-    from diffassim.experiments.configuration import build_configuration, parse_setting, read_toml
+    from diffassim.experiments.framework import run as runs
+    from diffassim.experiments.framework.configuration import build_configuration, parse_setting, read_toml
 
     if resume is not None:
         if experiment is not None or settings or out is not None:
@@ -104,8 +104,8 @@ def run(
 def score(directory: Path, /) -> None:
     """Compute scores and figures of a finished run anew, and print its table."""
     _need_data_extra()
-    from diffassim.experiments import run as runs
-    from diffassim.experiments.configuration import read_toml
+    from diffassim.experiments.framework import run as runs
+    from diffassim.experiments.framework.configuration import read_toml
 
     _configure_jax(read_toml(directory / "config.toml")[1].get("dtype"))
     print(runs.score(directory).table.rstrip())

@@ -1,21 +1,20 @@
 """Error covariances as linear operators that know their square root."""
 
-from diffassim.core.grid import Grid
 from diffassim.covariances.base import Covariance, NotAvailableError
 from diffassim.covariances.blocks import Blocks
 from diffassim.covariances.combined import Scaled, Sum
 from diffassim.covariances.dense import Dense
-from diffassim.covariances.desroziers import Departures, TunedFactors, departure_statistics, tune_factors
 from diffassim.covariances.diagonal import Diagonal, Zero
 from diffassim.covariances.diffusion import Diffusion
 from diffassim.covariances.ensemble import Ensemble
+from diffassim.covariances.estimation.desroziers import Departures, TunedFactors, departure_statistics, tune_factors
+from diffassim.covariances.estimation.fit_parameters import Fitted, fit_parameters
+from diffassim.covariances.estimation.forecast_differences import forecast_differences
+from diffassim.covariances.estimation.likelihood import negative_log_likelihood
+from diffassim.covariances.estimation.likelihood_estimate import LikelihoodEstimate, estimate_likelihood
 from diffassim.covariances.explicit_diffusion import ExplicitDiffusion
-from diffassim.covariances.fit_parameters import Fitted, fit_parameters
-from diffassim.covariances.forecast_differences import forecast_differences
 from diffassim.covariances.gaussian import Gaussian
 from diffassim.covariances.kronecker import Kronecker
-from diffassim.covariances.likelihood import negative_log_likelihood
-from diffassim.covariances.likelihood_estimate import LikelihoodEstimate, estimate_likelihood
 from diffassim.covariances.low_rank import LowRank
 from diffassim.covariances.matern import Matern
 
@@ -30,7 +29,6 @@ __all__ = [
     "ExplicitDiffusion",
     "Fitted",
     "Gaussian",
-    "Grid",
     "Kronecker",
     "LikelihoodEstimate",
     "LowRank",

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ConfigurationError, ShapeError, require_positive
-from diffassim.core.grid import Grid
 from diffassim.core.pytree import static
 from diffassim.covariances import transforms
 from diffassim.covariances.base import Covariance, as_field, check_field
 from diffassim.covariances.tridiagonal import DiffusionMatrix, inverse_power_diagonal, power
+from diffassim.grids.grid import Grid
 
 __all__ = ["Diffusion"]
 
@@ -44,7 +44,7 @@ class Diffusion(Covariance):
         ShapeError: if the lengths do not fit the grid.
 
     Example:
-        >>> from diffassim.core.grid import Grid
+        >>> from diffassim.grids.grid import Grid
         >>> B = Diffusion(std=2.0, length=jnp.linspace(2.0, 8.0, 50), grid=Grid(periodic=False))
         >>> B.apply(jnp.eye(50)).diagonal().round(3)[:3].tolist()
         [4.0, 4.0, 4.0]

@@ -41,7 +41,7 @@ class ExplicitDiffusion(Diffusion):
         ShapeError: if the lengths do not fit the grid.
 
     Example:
-        >>> from diffassim.core.grid import Grid
+        >>> from diffassim.grids.grid import Grid
         >>> B = ExplicitDiffusion(std=2.0, length=1.5, grid=Grid(periodic=False))
         >>> B.apply(jnp.eye(9)).diagonal().round(3)[:3].tolist()
         [4.0, 4.0, 4.0]

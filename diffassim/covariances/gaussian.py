@@ -36,7 +36,7 @@ class Gaussian(Spectral):
         ShapeError: if the lengths do not fit the grid.
 
     Example:
-        >>> from diffassim.core.grid import Grid
+        >>> from diffassim.grids.grid import Grid
         >>> B = Gaussian(std=2.0, length=3.0, grid=Grid(spacing=1.0, periodic=True), nugget=0.0)
         >>> [f"{value:.3f}" for value in B.apply(jnp.zeros(40).at[0].set(1.0))[:2].tolist()]  # 4 and 4 exp(-1/18)
         ['4.000', '3.784']

@@ -39,7 +39,7 @@ class Matern(Spectral):
         ShapeError: if the lengths do not fit the grid.
 
     Example:
-        >>> from diffassim.core.grid import Grid
+        >>> from diffassim.grids.grid import Grid
         >>> B = Matern(std=1.0, length=10.0, grid=Grid(spacing=1.0, periodic=True), smoothness=0.5)
         >>> B.apply(jnp.zeros(200).at[0].set(1.0))[10].round(2).tolist()  # exp(-1)
         0.37

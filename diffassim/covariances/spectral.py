@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ConfigurationError, ShapeError, concrete, require_positive
-from diffassim.core.grid import Grid
 from diffassim.covariances import transforms
 from diffassim.covariances.base import Covariance, as_field, check_field
+from diffassim.grids.grid import Grid
 
 __all__ = ["Spectral", "per_axis"]
 

@@ -9,7 +9,7 @@ from diffassim.cycling.padding import bucket_size, pad_observations
 from diffassim.cycling.reports import observations_from_reports
 from diffassim.cycling.smoother import smooth
 from diffassim.cycling.times import AnalysisTimes, analysis_times
-from diffassim.cycling.variational import FourDVar, History, WindowAnalysis, WindowMethod, cycle_windows
+from diffassim.cycling.variational import FourDVar, History, cycle_windows
 from diffassim.cycling.windows import split_windows
 
 __all__ = [
@@ -20,8 +20,6 @@ __all__ = [
     "History",
     "HybridFourDVar",
     "Moments",
-    "WindowAnalysis",
-    "WindowMethod",
     "analysis_times",
     "bucket_size",
     "cycle",

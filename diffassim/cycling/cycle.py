@@ -7,8 +7,8 @@ from typing import Any
 from diffassim.cycling.ensemble import cycle_ensemble
 from diffassim.cycling.ensemble_windows import cycle_ensemble_windows
 from diffassim.cycling.variational import cycle_windows
-from diffassim.ensemble.base import SequentialMethod
-from diffassim.ensemble.window import EnsembleWindowMethod
+from diffassim.methods.sequential import SequentialMethod
+from diffassim.methods.windows import EnsembleWindowMethod
 
 __all__ = ["cycle"]
 

@@ -17,7 +17,7 @@ from diffassim.core.errors import AssimilationWarning, ConfigurationError, concr
 from diffassim.core.pytree import Pytree
 from diffassim.core.results import Result
 from diffassim.cycling.times import AnalysisTimes, analysis_times
-from diffassim.ensemble.base import AnalysisInfo
+from diffassim.methods.account import AnalysisInfo
 from diffassim.models.rollout import rollout
 
 __all__ = ["EnsembleHistory", "Moments", "cycle_ensemble", "propagator", "report_divergence"]

@@ -13,8 +13,8 @@ from diffassim.core.errors import ConfigurationError, ShapeError, concrete
 from diffassim.core.pytree import Pytree
 from diffassim.cycling.ensemble import Moments, report_divergence
 from diffassim.cycling.windows import checked_shift
-from diffassim.ensemble.base import AnalysisInfo
-from diffassim.ensemble.members import check_ensemble, mean, spread
+from diffassim.methods.account import AnalysisInfo
+from diffassim.methods.members import check_ensemble, mean, spread
 from diffassim.observations.container import as_streams
 
 __all__ = ["EnsembleWindowHistory", "cycle_ensemble_windows"]

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 
 from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.covariances import Ensemble
-from diffassim.cycling.variational import WindowAnalysis, WindowMethod
-from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod
-from diffassim.ensemble.departures import along_window, departures_of
-from diffassim.ensemble.members import anomalies, check_ensemble, mean, recombine
-from diffassim.ensemble.window import require_perfect_model
+from diffassim.ensemble.base import EnsembleMethod
+from diffassim.ensemble.smoothers.asynchronous import require_perfect_model
+from diffassim.methods.account import AnalysisInfo
+from diffassim.methods.departures import along_window, departures_of
+from diffassim.methods.members import anomalies, check_ensemble, mean, recombine
+from diffassim.methods.windows import WindowAnalysis, WindowMethod
 from diffassim.models.rollout import rollout
 from diffassim.observations.container import as_streams, observed_rows
 

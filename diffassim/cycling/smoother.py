@@ -18,10 +18,10 @@ from diffassim.core.results import Result
 from diffassim.cycling.ensemble import EnsembleHistory, propagator
 from diffassim.cycling.times import AnalysisTimes
 from diffassim.ensemble.base import EnsembleMethod
-from diffassim.ensemble.members import anomalies
-from diffassim.ensemble.window import require_perfect_model
-from diffassim.kalman.base import KalmanMethod, as_many, joined
-from diffassim.kalman.gaussian import Gaussian, covariance_columns
+from diffassim.ensemble.smoothers.asynchronous import require_perfect_model
+from diffassim.gaussian.base import KalmanMethod, as_many, joined
+from diffassim.gaussian.belief import Gaussian, covariance_columns
+from diffassim.methods.members import anomalies
 
 __all__ = ["smooth"]
 
@@ -65,7 +65,7 @@ def smooth(method: Any, model: Any, history: EnsembleHistory) -> Any:
     Example:
         >>> import diffassim as da
         >>> one = da.covariances.Diagonal(std=1.0)
-        >>> belief = da.kalman.Gaussian.from_covariance(jnp.zeros(1), one)
+        >>> belief = da.gaussian.Gaussian.from_covariance(jnp.zeros(1), one)
         >>> y = da.Observations(jnp.array([[jnp.nan], [3.0]]), [0, 1], error=one)
         >>> still, method = da.models.FunctionModel(lambda x, t: x), da.EKF(Q=one)
         >>> _, history = da.cycle(method, still, belief, y, members=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,76 +13,16 @@ from diffassim.core.errors import AssimilationWarning, ConfigurationError, concr
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
 from diffassim.cycling.windows import checked_shift
+from diffassim.methods.windows import WindowAnalysis, WindowMethod
 from diffassim.models.rollout import rollout
 from diffassim.observations.container import as_streams
-from diffassim.variational.gauss_newton import GaussNewton
-from diffassim.variational.minimize import minimize
-from diffassim.variational.solution import Minimum
-from diffassim.variational.strong_constraint import StrongConstraint4DVar
-from diffassim.variational.weak_constraint import WeakConstraint4DVar
+from diffassim.variational.costs.strong_constraint import StrongConstraint4DVar
+from diffassim.variational.costs.weak_constraint import WeakConstraint4DVar
+from diffassim.variational.minimizers.gauss_newton import GaussNewton
+from diffassim.variational.minimizers.minimize import minimize
+from diffassim.variational.minimizers.solution import Minimum
 
-__all__ = ["FourDVar", "History", "WindowAnalysis", "WindowMethod", "cycle_windows"]
-
-
-class WindowAnalysis(NamedTuple):
-    """What the analysis of a window returns.
-
-    Args:
-        state: analysis at the window start.
-        model: the model with its analysed parameters.
-        search: the minimizer's account.
-        errors: increments after each step of the window; None where the model is perfect.
-        operators: the streams' operators with their analysed parameters; None where there are none.
-    """
-
-    state: Any
-    model: Any
-    search: Minimum
-    errors: Any = None
-    operators: Any = None
-
-
-class WindowMethod(Pytree):
-    """Base of the methods that analyse windows, whatever they hand on from one to the next.
-
-    That is a state here; a subclass that hands on more (an ensemble) says so in `init`, `center` and `hand_on`.
-    """
-
-    def init(self, belief: Any) -> Any:
-        """Return what is cycled, checked."""
-        return belief
-
-    def center(self, belief: Any) -> Any:
-        """Return the background state."""
-        return belief
-
-    def analyze(self, model: Any, belief: Any, observations: Any, start: Any, steps: int) -> WindowAnalysis:
-        """Return the analysis of a window.
-
-        Args:
-            model: forward model.
-            belief: background at the window start.
-            observations: `Observations` of the window, or a tuple of them.
-            start: number of the window's first step.
-            steps: window length.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not define analyze(model, belief, observations, ...)")
-
-    def hand_on(
-        self, found: WindowAnalysis, belief: Any, observations: Any, start: Any, steps: int, shift: int, x_next: Any
-    ) -> tuple[Any, Any]:
-        """Return the background at the start of the next window, and an account of what is not a state in it.
-
-        Args:
-            found: what `analyze` returned.
-            belief: the background that was analysed.
-            observations: of the window.
-            start: number of the window's first step.
-            steps: window length.
-            shift: steps to the start of the next window.
-            x_next: the state there that the trajectory of the analysis leads to.
-        """
-        return x_next, None
+__all__ = ["FourDVar", "History", "cycle_windows"]
 
 
 class FourDVar(WindowMethod):

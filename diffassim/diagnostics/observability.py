@@ -11,7 +11,7 @@ import numpy as np
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree, static
-from diffassim.variational.posterior import Posterior, posterior
+from diffassim.variational.products.posterior import Posterior, posterior
 
 __all__ = ["Observability", "observability"]
 

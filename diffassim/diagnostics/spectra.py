@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ConfigurationError, ShapeError, require_positive
-from diffassim.models.fourier import to_modes
+from diffassim.models.numerics.fourier import to_modes
 
 __all__ = ["Spectrum", "power_spectrum", "spherical_power_spectrum"]
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
-from diffassim.variational.solution import require_single
-from diffassim.variational.terms import cost_terms, observed_counts
+from diffassim.variational.costs.terms import cost_terms, observed_counts
+from diffassim.variational.minimizers.solution import require_single
 
 __all__ = ["Summary", "summary"]
 

@@ -14,10 +14,12 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, concrete, require_positive
 from diffassim.core.loops import bounded_while
 from diffassim.core.pytree import Pytree
-from diffassim.ensemble.base import AnalysisInfo, EnsembleMethod, SequentialMethod, require_key
-from diffassim.ensemble.departures import Departures, whitened_departures
+from diffassim.ensemble.base import EnsembleMethod
 from diffassim.ensemble.inflation import PriorInflation
-from diffassim.ensemble.members import check_ensemble, finite_members, mean, spread
+from diffassim.methods.account import AnalysisInfo
+from diffassim.methods.departures import Departures, whitened_departures
+from diffassim.methods.members import check_ensemble, finite_members, mean, spread
+from diffassim.methods.sequential import SequentialMethod, require_key
 from diffassim.observations.container import as_streams
 
 __all__ = ["AdaptiveInflation", "InflatedEnsemble"]

@@ -7,89 +7,28 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
-from diffassim.core.pytree import Pytree, static
-from diffassim.core.results import Result
+from diffassim.core.pytree import static
 from diffassim.covariances import Covariance
-from diffassim.ensemble.departures import Departures, departures_of, innovation_along, whitened_departures
 from diffassim.ensemble.inflation import as_inflation
-from diffassim.ensemble.members import (
+from diffassim.ensemble.model_error import SquareRootNoise, draws_model_error, with_model_error
+from diffassim.ensemble.rotation import rotated
+from diffassim.methods.account import AnalysisInfo, account
+from diffassim.methods.departures import Departures, departures_of, innovation_along, whitened_departures
+from diffassim.methods.members import (
     check_ensemble,
-    finite_members,
-    mean,
-    spread,
-    total_spread,
     transformed,
     without_failed,
 )
-from diffassim.ensemble.model_error import SquareRootNoise, draws_model_error, with_model_error
-from diffassim.ensemble.rotation import rotated
+from diffassim.methods.sequential import SequentialMethod, require_key
 from diffassim.observations.container import as_streams
 
-__all__ = ["AnalysisInfo", "EnsembleMethod", "GlobalFilter", "SequentialMethod"]
+__all__ = ["EnsembleMethod", "GlobalFilter"]
 
 REPAIR, INFLATION = 1_000_033, 1_000_037  # keys far from the numbers that a split would use
-
-
-class AnalysisInfo(Pytree):
-    r"""What the analysis of one time reports.
-
-    Args:
-        count: number of observed values that were used.
-        chi_square: mean over the observed values of innovation squared over its expected variance,
-            \(\frac1m \sum_j d_j^2 / (1 + \mathrm{var}\, S_j)\) in units of the observation error; about one where the
-            spread and R are right, 0 without observations.
-        background_spread: root of the prior's sample variance averaged over the state (after prior inflation).
-        analysis_spread: the same of the posterior (after inflation).
-        non_finite: number of prior members (one for a Gaussian) that hold something not finite.
-        result: `Result` code: `DIVERGED` where the prior or the posterior is not finite.
-    """
-
-    count: Int[Array, ""]
-    chi_square: Float[Array, ""]
-    background_spread: Float[Array, ""]
-    analysis_spread: Float[Array, ""]
-    non_finite: Int[Array, ""]
-    result: Int[Array, ""]
-
-
-class SequentialMethod(Pytree):
-    """Base of all methods that analyse one time after the other, whatever stands for what they know of the state.
-
-    What they know, the belief, is an ensemble here; a subclass may hand on something else (a mean with the square root
-    of a covariance, members with weights) if it says how that is checked, forecast, analysed and summarized.
-    """
-
-    @property
-    def random(self) -> bool:
-        """Whether forecast or analysis draw random numbers."""
-        return False
-
-    def init(self, belief: Any) -> Any:
-        """Return what the method cycles, checked: an ensemble."""
-        return check_ensemble(type(self).__name__, belief)
-
-    def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: Any) -> Any:
-        """Return the belief at the next analysis time.
-
-        Args:
-            key: random key; None where the method draws nothing.
-            propagate: takes one state to the next analysis time.
-            belief: what `init` or `analyze` returned.
-        """
-        return jax.vmap(propagate)(belief)
-
-    def analyze(self, key: Any, belief: Any, observations: Any) -> tuple[Any, AnalysisInfo]:
-        """Return the belief after the observations of one time, and an account."""
-        raise NotImplementedError(f"{type(self).__name__} does not define analyze(key, belief, observations)")
-
-    def moments(self, belief: Any) -> tuple[Any, Any]:
-        """Return mean and standard deviation of every component of the state."""
-        return mean(belief), spread(belief)
 
 
 class EnsembleMethod(SequentialMethod):
@@ -255,12 +194,6 @@ class GlobalFilter(EnsembleMethod):
         return transformed(ensemble, self.weights(key, departures.S, departures.d))
 
 
-def require_key(name: str, random: bool, key: Any) -> None:
-    """Raise `ConfigurationError` if a method that draws random numbers has no key."""
-    if random and key is None:
-        raise ConfigurationError(f"{name}: this method draws random numbers; give key=jax.random.key(...)")
-
-
 @jax.jit
 def _analyze(
     method: EnsembleMethod, key: Any, ensemble: Any, companions: Any, streams: tuple[Any, ...]
@@ -283,23 +216,3 @@ def _analyze_along(
     posterior, _ = method.posterior(key, prior, None, departures, streams)
     posterior = tree.select(departures.count > 0, posterior, ensemble)
     return posterior, account(given, prior, posterior, departures)
-
-
-def account(ensemble: Any, prior: Any, posterior: Any, departures: Departures) -> AnalysisInfo:
-    """Return the account of an analysis.
-
-    Args:
-        ensemble: members as they were given.
-        prior: the same, failed ones replaced, after prior inflation.
-        posterior: members that are handed on.
-        departures: of the prior.
-    """
-    sound = jnp.all(finite_members(prior)) & jnp.all(finite_members(posterior))
-    return AnalysisInfo(
-        count=departures.count,
-        chi_square=departures.chi_square(),
-        background_spread=total_spread(prior),
-        analysis_spread=total_spread(posterior),
-        non_finite=jnp.sum(~finite_members(ensemble)),
-        result=jnp.where(sound, Result.CONVERGED, Result.DIVERGED),
-    )

@@ -11,7 +11,7 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, concrete, require_positive
 from diffassim.core.pytree import Pytree
 from diffassim.covariances import Covariance
-from diffassim.ensemble.members import anomalies, mean, recombine, spread
+from diffassim.methods.members import anomalies, mean, recombine, spread
 
 __all__ = [
     "AdditiveInflation",

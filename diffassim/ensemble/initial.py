@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
-from diffassim.ensemble.members import anomalies, recombine
+from diffassim.methods.members import anomalies, recombine
 
 __all__ = ["draw_ensemble"]
 

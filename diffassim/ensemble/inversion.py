@@ -15,9 +15,9 @@ from diffassim.core.linalg import safe_sqrt
 from diffassim.core.pytree import Pytree
 from diffassim.core.results import Result
 from diffassim.ensemble.base import GlobalFilter
-from diffassim.ensemble.departures import whitened_departures
 from diffassim.ensemble.enkf import EnKF
-from diffassim.ensemble.members import check_ensemble, finite_members, transformed
+from diffassim.methods.departures import whitened_departures
+from diffassim.methods.members import check_ensemble, finite_members, transformed
 from diffassim.observations.container import as_streams
 
 __all__ = ["Inversion", "ensemble_inversion"]

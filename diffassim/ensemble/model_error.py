@@ -14,7 +14,7 @@ from diffassim.core.errors import ConfigurationError
 from diffassim.core.linalg import safe_sqrt, symmetric_sqrt
 from diffassim.core.pytree import Pytree, static
 from diffassim.covariances import Covariance
-from diffassim.ensemble.members import anomalies, mean, recombine
+from diffassim.methods.members import anomalies, mean, recombine
 
 __all__ = ["SquareRootNoise", "draws_model_error", "with_model_error"]
 

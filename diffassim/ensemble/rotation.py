@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffassim.ensemble.members import transformed
+from diffassim.methods.members import transformed
 
 __all__ = ["mean_preserving_rotation", "rotated"]
 

@@ -12,10 +12,10 @@ __all__ = ["EXPERIMENTS", "find_experiment"]
 
 # Where each experiment lives; imported only when it is asked for.
 EXPERIMENTS = {
-    "fulda": "diffassim.experiments.fulda:Fulda",
-    "lorenz96": "diffassim.experiments.lorenz96:Lorenz96Twin",
-    "lorenz96-ensemble": "diffassim.experiments.lorenz96_ensemble:Lorenz96Ensemble",
-    "correction": "diffassim.experiments.correction:Correction",
+    "fulda": "diffassim.experiments.applications.fulda:Fulda",
+    "lorenz96": "diffassim.experiments.twins.lorenz96:Lorenz96Twin",
+    "lorenz96-ensemble": "diffassim.experiments.twins.lorenz96_ensemble:Lorenz96Ensemble",
+    "correction": "diffassim.experiments.learning.correction:Correction",
 }
 
 

@@ -4,19 +4,19 @@ from diffassim.models.adams_bashforth import AdamsBashforth3, AdamsBashforthStat
 from diffassim.models.advection import LinearAdvection
 from diffassim.models.advection_diffusion import AdvectionDiffusion
 from diffassim.models.base import FunctionModel, Model, Parameter, Variable
-from diffassim.models.exponential import exponential_runge_kutta_4
 from diffassim.models.gr4j import GR4J, CatchmentForcing, CatchmentState
-from diffassim.models.integrators import runge_kutta_4
 from diffassim.models.kuramoto_sivashinsky import KuramotoSivashinsky
 from diffassim.models.library import LibraryModel
 from diffassim.models.lorenz63 import Lorenz63
 from diffassim.models.lorenz96 import Lorenz96
 from diffassim.models.navier_stokes import NavierStokes
+from diffassim.models.numerics.exponential import exponential_runge_kutta_4
+from diffassim.models.numerics.integrators import runge_kutta_4
+from diffassim.models.numerics.stencil import PeriodicStencil
+from diffassim.models.numerics.stencil_runge_kutta import stencil_runge_kutta_4
+from diffassim.models.numerics.transfer import BlockMean, Truncation
 from diffassim.models.reduced_gravity_qg import ReducedGravityQG
 from diffassim.models.rollout import rollout
-from diffassim.models.stencil import PeriodicStencil
-from diffassim.models.stencil_runge_kutta import stencil_runge_kutta_4
-from diffassim.models.transfer import BlockMean, Truncation
 from diffassim.models.two_layer_qg import TwoLayerQG
 from diffassim.models.two_scale_lorenz96 import TwoScaleLorenz96, TwoScaleState
 from diffassim.models.with_parameters import WithParameters

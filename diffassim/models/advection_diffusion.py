@@ -12,9 +12,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ConfigurationError, ShapeError, concrete
-from diffassim.core.grid import Grid
 from diffassim.core.kernels import kernel
 from diffassim.core.pytree import static
+from diffassim.grids.grid import Grid
 from diffassim.models.base import Model, Parameter, Variable
 
 __all__ = ["AdvectionDiffusion"]

@@ -12,8 +12,8 @@ from jaxtyping import Array, Complex, Float
 
 from diffassim.core.errors import ShapeError, require_positive
 from diffassim.models.base import Model, Parameter, Variable
-from diffassim.models.exponential import exponential_runge_kutta_4
-from diffassim.models.fourier import kept_modes, to_grid, to_modes, wavenumbers
+from diffassim.models.numerics.exponential import exponential_runge_kutta_4
+from diffassim.models.numerics.fourier import kept_modes, to_grid, to_modes, wavenumbers
 
 __all__ = ["KuramotoSivashinsky"]
 

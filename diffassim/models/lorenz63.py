@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from diffassim.core.errors import ShapeError
 from diffassim.models.base import Model, Parameter, Variable
-from diffassim.models.integrators import runge_kutta_4
+from diffassim.models.numerics.integrators import runge_kutta_4
 
 __all__ = ["Lorenz63"]
 

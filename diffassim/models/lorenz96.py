@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 
 from diffassim.core.errors import ShapeError
 from diffassim.models.base import Model, Parameter, Variable
-from diffassim.models.stencil import PeriodicStencil
-from diffassim.models.stencil_runge_kutta import stencil_runge_kutta_4
+from diffassim.models.numerics.stencil import PeriodicStencil
+from diffassim.models.numerics.stencil_runge_kutta import stencil_runge_kutta_4
 
 __all__ = ["STENCIL", "Lorenz96"]
 

@@ -11,10 +11,10 @@ from jaxtyping import Array, Float
 
 from diffassim.core.errors import ShapeError
 from diffassim.core.kernels import kernel
-from diffassim.models.arakawa import arakawa_jacobian
 from diffassim.models.base import Model, Parameter, Variable
-from diffassim.models.helmholtz import laplacian, solve_helmholtz
-from diffassim.models.integrators import runge_kutta_4
+from diffassim.models.numerics.arakawa import arakawa_jacobian
+from diffassim.models.numerics.helmholtz import laplacian, solve_helmholtz
+from diffassim.models.numerics.integrators import runge_kutta_4
 
 __all__ = ["ReducedGravityQG"]
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree
-from diffassim.core.sphere import Sphere
+from diffassim.grids.sphere import Sphere
 from diffassim.models.base import Variable
 from diffassim.models.library import LibraryModel, library_rules
 

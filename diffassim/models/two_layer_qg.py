@@ -15,8 +15,8 @@ from diffassim.core.linalg import safe_sqrt
 from diffassim.core.linear import linear_map, with_adjoint
 from diffassim.core.pytree import static
 from diffassim.models.base import Model, Parameter, Variable
-from diffassim.models.fourier import to_grid, to_modes, wavenumbers
-from diffassim.models.integrators import runge_kutta_4
+from diffassim.models.numerics.fourier import to_grid, to_modes, wavenumbers
+from diffassim.models.numerics.integrators import runge_kutta_4
 
 __all__ = ["SpectralTwoLayerQG", "TwoLayerQG"]
 

@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 from diffassim.core.errors import ShapeError
 from diffassim.core.pytree import Pytree
 from diffassim.models.base import Model, Parameter, Variable
-from diffassim.models.integrators import runge_kutta_4
 from diffassim.models.lorenz96 import STENCIL
-from diffassim.models.stencil import PeriodicStencil
+from diffassim.models.numerics.integrators import runge_kutta_4
+from diffassim.models.numerics.stencil import PeriodicStencil
 
 __all__ = ["TwoScaleLorenz96", "TwoScaleState"]
 

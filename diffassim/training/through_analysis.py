@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 from diffassim.core import tree
 from diffassim.core.pytree import Pytree, static
 from diffassim.models.rollout import rollout
-from diffassim.variational.gauss_newton import GaussNewton
-from diffassim.variational.minimize import minimize
-from diffassim.variational.strong_constraint import StrongConstraint4DVar
+from diffassim.variational.costs.strong_constraint import StrongConstraint4DVar
+from diffassim.variational.minimizers.gauss_newton import GaussNewton
+from diffassim.variational.minimizers.minimize import minimize
 
 __all__ = ["ForecastMisfit", "WindowSample"]
 
@@ -50,7 +50,7 @@ class ForecastMisfit(Pytree):
         minimizer: see `minimize`.
 
     Source: loss through the solution of an inner variational problem, Farchi et al. (2021), section 2; the implicit
-    derivative as in `diffassim.variational.implicit`.
+    derivative as in `diffassim.variational.minimizers.implicit`.
     """
 
     B: Any

@@ -1,22 +1,22 @@
 """Variational assimilation: costs, minimizers and the derivatives of their solutions."""
 
-from diffassim.variational.background_spread import background_spread
-from diffassim.variational.descent import LBFGS, Descent
-from diffassim.variational.fgat import ThreeDVarFGAT
-from diffassim.variational.forecast_error import ForecastError
-from diffassim.variational.four_d_en_var import FourDEnVar
-from diffassim.variational.gauss_newton import GaussNewton
-from diffassim.variational.influence import observation_influence
-from diffassim.variational.minimize import MinimizationError, minimize
-from diffassim.variational.multi_start import MultiStart, MultiStartMinimum
-from diffassim.variational.posterior import Consistency, Posterior, posterior, randomized_solutions
-from diffassim.variational.sensitivity import ObservationImpact, observation_impact
-from diffassim.variational.simplified import Simplified
-from diffassim.variational.solution import Minimum, Solution
-from diffassim.variational.state_weak_constraint import StateWeakConstraint4DVar
-from diffassim.variational.strong_constraint import StrongConstraint4DVar
-from diffassim.variational.three_d_var import ThreeDVar
-from diffassim.variational.weak_constraint import WeakConstraint4DVar
+from diffassim.variational.costs.fgat import ThreeDVarFGAT
+from diffassim.variational.costs.four_d_en_var import FourDEnVar
+from diffassim.variational.costs.state_weak_constraint import StateWeakConstraint4DVar
+from diffassim.variational.costs.strong_constraint import StrongConstraint4DVar
+from diffassim.variational.costs.three_d_var import ThreeDVar
+from diffassim.variational.costs.weak_constraint import WeakConstraint4DVar
+from diffassim.variational.minimizers.descent import LBFGS, Descent
+from diffassim.variational.minimizers.gauss_newton import GaussNewton
+from diffassim.variational.minimizers.minimize import MinimizationError, minimize
+from diffassim.variational.minimizers.multi_start import MultiStart, MultiStartMinimum
+from diffassim.variational.minimizers.simplified import Simplified
+from diffassim.variational.minimizers.solution import Minimum, Solution
+from diffassim.variational.products.background_spread import background_spread
+from diffassim.variational.products.forecast_error import ForecastError
+from diffassim.variational.products.influence import observation_influence
+from diffassim.variational.products.posterior import Consistency, Posterior, posterior, randomized_solutions
+from diffassim.variational.products.sensitivity import ObservationImpact, observation_impact
 
 __all__ = [
     "LBFGS",

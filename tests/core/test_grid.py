@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from diffassim.core.errors import ConfigurationError, ShapeError
-from diffassim.core.grid import Grid
+from diffassim.grids.grid import Grid
 
 
 @pytest.mark.parametrize(

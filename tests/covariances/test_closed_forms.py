@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import gamma, kv
 
-from diffassim.covariances import Diffusion, ExplicitDiffusion, Gaussian, Grid, Matern
+from diffassim.covariances import Diffusion, ExplicitDiffusion, Gaussian, Matern
+from diffassim.grids import Grid
 
 N, H = 240, 0.5  # points and spacing
 LAGS = np.array([0, 1, 5, 10, 20, 40])

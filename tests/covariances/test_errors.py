@@ -16,11 +16,11 @@ from diffassim.covariances import (
     Ensemble,
     ExplicitDiffusion,
     Gaussian,
-    Grid,
     Kronecker,
     Matern,
     Sum,
 )
+from diffassim.grids import Grid
 
 LINE = Grid(1.0, False)
 

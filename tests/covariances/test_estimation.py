@@ -13,7 +13,6 @@ from diffassim.covariances import (
     Dense,
     Diagonal,
     Gaussian,
-    Grid,
     LowRank,
     Matern,
     NotAvailableError,
@@ -23,6 +22,7 @@ from diffassim.covariances import (
     negative_log_likelihood,
     tune_factors,
 )
+from diffassim.grids import Grid
 
 CIRCLE = Grid(1.0, True)
 N = 20

@@ -12,13 +12,13 @@ from diffassim.covariances import (
     Dense,
     Diagonal,
     Diffusion,
-    Grid,
     Matern,
     estimate_likelihood,
     fit_parameters,
     negative_log_likelihood,
 )
-from diffassim.covariances.likelihood_estimate import _largest, _log_forms, _tail
+from diffassim.covariances.estimation.likelihood_estimate import _largest, _log_forms, _tail
+from diffassim.grids import Grid
 
 CIRCLE = Grid(1.0, True)
 N = 24

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffassim.covariances import Diffusion, Gaussian, Grid, LowRank, Matern, forecast_differences
+from diffassim.covariances import Diffusion, Gaussian, LowRank, Matern, forecast_differences
+from diffassim.grids import Grid
 
 GRID = Grid(1.0, (True, False))
 FAMILIES = {

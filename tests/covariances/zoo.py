@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from diffassim.core.grid import Grid
 from diffassim.core.pytree import Pytree
 from diffassim.covariances import (
     Blocks,
@@ -26,6 +25,7 @@ from diffassim.covariances import (
     Matern,
     Zero,
 )
+from diffassim.grids.grid import Grid
 
 
 class Entry(NamedTuple):

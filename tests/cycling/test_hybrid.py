@@ -49,7 +49,7 @@ def test_without_the_ensemble_it_is_four_d_var():
 @pytest.mark.slow
 def test_a_window_is_a_hybrid_analysis_with_a_localized_filter_beside_it():
     filter_ = da.LETKF(1.02, rotation=True, localization=da.ensemble.GaspariCohn(3.0))
-    C, key = Gaussian(1.0, 2.0, da.covariances.Grid()), jax.random.key(2)
+    C, key = Gaussian(1.0, 2.0, da.grids.Grid()), jax.random.key(2)
     method = da.HybridFourDVar(da.FourDVar(STD, TIGHT), filter_, 0.3, 0.7, C, key)
     windows = da.split_windows(RECORD, 4, 2)
     last = jax.tree.map(lambda leaf: leaf[1:], windows)

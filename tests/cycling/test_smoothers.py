@@ -14,7 +14,8 @@ import pytest
 import diffassim as da
 from diffassim.core.errors import AssimilationWarning, ConfigurationError, ShapeError
 from diffassim.core.pytree import Pytree
-from diffassim.ensemble import EnsembleWindowMethod, Lagged
+from diffassim.ensemble import Lagged
+from diffassim.methods import EnsembleWindowMethod
 from tests.ensemble.zoo import WINDOW_METHODS
 
 RNG = np.random.default_rng(0)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from diffassim.core.errors import DataError, ShapeError
-from diffassim.covariances import Dense, Diagonal, Ensemble, Gaussian, Grid, LowRank
+from diffassim.covariances import Dense, Diagonal, Ensemble, Gaussian, LowRank
 from diffassim.diagnostics import check_covariance
+from diffassim.grids import Grid
 
 FACTOR = np.array([[2.0, 0.0, 0.0], [0.5, 1.0, 0.0], [0.3, -0.4, 0.7]])
 

@@ -10,7 +10,7 @@ import pytest
 import diffassim as da
 from diffassim.cycling import EnsembleHistory, Moments
 from diffassim.diagnostics import cycle_summary
-from diffassim.ensemble.base import AnalysisInfo
+from diffassim.methods.account import AnalysisInfo
 
 TIMES = 6
 

@@ -128,7 +128,7 @@ def test_innovations_of_a_cycle_that_is_right():
     Q, R = da.covariances.Diagonal(std=0.5), da.covariances.Diagonal(std=1.0)
     truth = jnp.cumsum(0.5 * jax.random.normal(key[0], (800, 4)), axis=0)
     obs = da.Observations(truth + jax.random.normal(key[1], truth.shape), np.arange(1, 801), error=R)
-    start = da.kalman.Gaussian(jnp.zeros(4), jnp.eye(4))
+    start = da.gaussian.Gaussian(jnp.zeros(4), jnp.eye(4))
     _, history = da.cycle(da.EKF(Q=Q), da.models.FunctionModel(lambda x, t: x), start, obs, key=key[2])
     (found,) = innovation_statistics(history.background.mean[:, None], obs, history.step)
     assert abs(found.correlation) < 4 / 3200**0.5 and abs(found.bias) < 4 * found.bias_error

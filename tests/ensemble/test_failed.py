@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import diffassim as da
-from diffassim.ensemble.members import without_failed
+from diffassim.methods.members import without_failed
 from tests.cycling.test_ensemble import MODEL, twin
 from tests.ensemble.zoo import KEY, Column, ensemble, observed, values
 

@@ -11,7 +11,7 @@ import diffassim as da
 from diffassim.ensemble import draw_ensemble
 from tests.ensemble.zoo import KEY
 
-GRID = da.covariances.Grid(1.0)
+GRID = da.grids.Grid(1.0)
 CENTER = {"t": jnp.linspace(1.0, 2.0, 6), "q": jnp.zeros(3)}
 B = da.covariances.Blocks(
     {

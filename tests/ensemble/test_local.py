@@ -11,9 +11,10 @@ from scipy.linalg import sqrtm
 
 import diffassim as da
 from diffassim.core.errors import ConfigurationError, ShapeError
-from diffassim.core.grid import Grid
-from diffassim.ensemble import GaspariCohn, Sphere, etkf, nearest_observations
+from diffassim.ensemble import GaspariCohn, etkf, nearest_observations
 from diffassim.ensemble.etkf import transformed_columns
+from diffassim.grids import Sphere
+from diffassim.grids.grid import Grid
 from tests.cycling.test_ensemble import MODEL, STD, check_gradient, twin
 from tests.ensemble.zoo import ensemble, observed, values
 

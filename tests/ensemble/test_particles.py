@@ -92,7 +92,7 @@ def test_the_filters_approach_the_kalman_filter_at_the_monte_carlo_rate():
     n, times = 2, 4
     y = np.random.default_rng(5).normal(size=(times, n))
     obs = da.Observations(y, np.arange(1, times + 1), error=da.covariances.Diagonal(std=0.7))
-    start = da.kalman.Gaussian(jnp.zeros(n), jnp.eye(n))
+    start = da.gaussian.Gaussian(jnp.zeros(n), jnp.eye(n))
     exact, _ = da.cycle(da.EKF(Q=NOISE), MODEL, start, obs)
     repetitions, sizes = 48, (40, 640)
     scale = {}

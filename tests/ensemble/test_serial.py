@@ -10,8 +10,9 @@ import pytest
 
 import diffassim as da
 from diffassim.core.errors import ConfigurationError, ShapeError
-from diffassim.core.grid import Grid
-from diffassim.ensemble import EAKF, LETPF, GaspariCohn, LocalEnKF, SerialEnKF, Sphere
+from diffassim.ensemble import EAKF, LETPF, GaspariCohn, LocalEnKF, SerialEnKF
+from diffassim.grids import Sphere
+from diffassim.grids.grid import Grid
 from tests.cycling.test_ensemble import MODEL, check_gradient, twin
 from tests.ensemble.zoo import KEY, ensemble, observed, values
 

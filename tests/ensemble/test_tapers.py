@@ -11,22 +11,20 @@ import pytest
 
 import diffassim as da
 from diffassim.core.errors import ConfigurationError, ShapeError
-from diffassim.core.grid import Grid
 from diffassim.ensemble import (
     EAKF,
     Boxcar,
-    Categories,
     Exponential,
     GaspariCohn,
-    Levels,
     LocalEnKF,
-    ProductGrid,
     ProductTaper,
     SquaredExponential,
     Taper,
     Wendland,
     nearest_observations,
 )
+from diffassim.grids import Categories, Levels, ProductGrid
+from diffassim.grids.grid import Grid
 from tests.ensemble.zoo import KEY, observed
 
 # Each taper with its formula, at distance r for the radius 2.5, as a plain function of one number.

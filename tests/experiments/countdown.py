@@ -14,7 +14,7 @@ import xarray as xr
 from pydantic import Field, model_validator
 
 from diffassim.experiments import EXPERIMENTS
-from diffassim.experiments.base import Configuration, Experiment, Results, quantity, score_rows
+from diffassim.experiments.framework.base import Configuration, Experiment, Results, quantity, score_rows
 from diffassim.plotting.style import figure
 
 LOCATION = "tests.experiments.countdown:Countdown"

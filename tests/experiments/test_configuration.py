@@ -6,7 +6,7 @@ import pytest
 
 from diffassim.core.errors import ConfigurationError
 from diffassim.experiments import find_experiment
-from diffassim.experiments.configuration import build_configuration, parse_setting, read_toml, to_toml
+from diffassim.experiments.framework.configuration import build_configuration, parse_setting, read_toml, to_toml
 from tests.experiments.countdown import CountdownConfiguration
 
 

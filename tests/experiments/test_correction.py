@@ -8,10 +8,10 @@ import pytest
 import xarray as xr
 
 from diffassim.core.errors import ConfigurationError
-from diffassim.experiments import run as runs
-from diffassim.experiments.configuration import build_configuration
-from diffassim.experiments.correction import METHODS, Correction, CorrectionConfiguration
-from diffassim.experiments.correction_training import tune
+from diffassim.experiments.framework import run as runs
+from diffassim.experiments.framework.configuration import build_configuration
+from diffassim.experiments.learning.correction import METHODS, Correction, CorrectionConfiguration
+from diffassim.experiments.learning.correction_training import tune
 
 SMALL = CorrectionConfiguration(
     members=2, training_cycles=16, validation_cycles=16, cycles=16, discarded_cycles=6, width=8, offline_updates=80,

@@ -12,18 +12,29 @@ import pytest
 
 import diffassim as da
 from diffassim.core import tree
-from diffassim.experiments.configuration import build_configuration
-from diffassim.experiments.discharge_analysis import DischargeAnalysis, ErrorStatistics, analyze_days, issue_days
-from diffassim.experiments.discharge_calibration import _bounded, _objective, _unbounded, calibrate, open_loop
-from diffassim.experiments.discharge_references import (
+from diffassim.experiments.applications.discharge_analysis import (
+    DischargeAnalysis,
+    ErrorStatistics,
+    analyze_days,
+    issue_days,
+)
+from diffassim.experiments.applications.discharge_calibration import (
+    _bounded,
+    _objective,
+    _unbounded,
+    calibrate,
+    open_loop,
+)
+from diffassim.experiments.applications.discharge_references import (
     Dressing,
     autoregression,
     climatology,
     fit_autoregression,
     persistence,
 )
-from diffassim.experiments.fulda import METHODS, Fulda, FuldaConfiguration
-from diffassim.experiments.run import run
+from diffassim.experiments.applications.fulda import METHODS, Fulda, FuldaConfiguration
+from diffassim.experiments.framework.configuration import build_configuration
+from diffassim.experiments.framework.run import run
 from diffassim.models import GR4J, CatchmentForcing
 
 LEADS = (1, 3)

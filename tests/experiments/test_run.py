@@ -17,8 +17,8 @@ import pytest
 import xarray as xr
 
 from diffassim.core.errors import AssimilationWarning, ConfigurationError, DataError
-from diffassim.experiments import run as runs
-from diffassim.experiments.run_directory import as_numpy
+from diffassim.experiments.framework import run as runs
+from diffassim.experiments.framework.run_directory import as_numpy
 from tests.experiments.countdown import Countdown, CountdownConfiguration
 
 ROOT = Path(__file__).parents[2]

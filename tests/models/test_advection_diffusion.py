@@ -9,7 +9,7 @@ import pytest
 
 import diffassim as da
 from diffassim.core.errors import ConfigurationError, ShapeError
-from diffassim.core.grid import Grid
+from diffassim.grids.grid import Grid
 from diffassim.models import AdvectionDiffusion
 
 TORUS = Grid(periodic=(True, True))

@@ -11,7 +11,7 @@ from scipy.integrate import solve_ivp
 import diffassim as da
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.models import KuramotoSivashinsky, exponential_runge_kutta_4
-from diffassim.models.exponential import phi_functions
+from diffassim.models.numerics.exponential import phi_functions
 
 N, LENGTH = 48, 22.0
 

@@ -12,7 +12,7 @@ import pytest
 import diffassim as da
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.models import NavierStokes
-from diffassim.models.fourier import to_grid, to_modes
+from diffassim.models.numerics.fourier import to_grid, to_modes
 
 N = 24
 POINTS = 2 * np.pi / N * np.arange(N)

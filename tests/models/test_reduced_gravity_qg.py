@@ -15,8 +15,8 @@ from scipy.sparse.linalg import spsolve
 import diffassim as da
 from diffassim.core.errors import ShapeError
 from diffassim.models import ReducedGravityQG
-from diffassim.models.arakawa import arakawa_jacobian
-from diffassim.models.helmholtz import laplacian, solve_helmholtz
+from diffassim.models.numerics.arakawa import arakawa_jacobian
+from diffassim.models.numerics.helmholtz import laplacian, solve_helmholtz
 
 N = 17
 CALM = {"rossby": 0.0, "hyperviscosity": 0.0, "wind": 0.0}

@@ -10,7 +10,7 @@ import pytest
 import diffassim as da
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.models import AdamsBashforth3, Lorenz63, TwoLayerQG
-from diffassim.models.fourier import to_grid, to_modes
+from diffassim.models.numerics.fourier import to_grid, to_modes
 
 N = 12
 

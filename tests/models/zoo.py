@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffassim.core.grid import Grid
+from diffassim.grids.grid import Grid
 from diffassim.models import (
     GR4J,
     AdamsBashforth3,

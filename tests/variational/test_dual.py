@@ -8,8 +8,8 @@ import pytest
 
 import diffassim as da
 from diffassim.covariances import Diagonal
-from diffassim.variational.dual import dual_step
-from diffassim.variational.trust_region import truncated_cg
+from diffassim.variational.minimizers.dual import dual_step
+from diffassim.variational.minimizers.trust_region import truncated_cg
 
 from .problems import kalman_smoother_initial_state, linear_gaussian, lorenz96_window
 

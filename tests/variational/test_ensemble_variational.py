@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import diffassim as da
-from diffassim.covariances import Ensemble, Gaussian, Grid
+from diffassim.covariances import Ensemble, Gaussian
+from diffassim.grids import Grid
 
 from .problems import LinearModel, linear_gaussian
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import diffassim as da
-from diffassim.variational.implicit import implicit_minimum
+from diffassim.variational.minimizers.implicit import implicit_minimum
 
 from .problems import lorenz96_window
 

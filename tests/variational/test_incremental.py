@@ -35,7 +35,7 @@ class Burgers(da.models.Model):
 MODEL = Burgers()
 COARSE = Simplified(MODEL.replace(dx=2 * DX, dt=0.4), Truncation(2), every=2)
 COARSEST = Simplified(MODEL.replace(dx=4 * DX, dt=0.4), Truncation(4), every=2)
-B = da.covariances.Gaussian(std=0.4, length=3.0, grid=da.covariances.Grid(DX))
+B = da.covariances.Gaussian(std=0.4, length=3.0, grid=da.grids.Grid(DX))
 TIGHT = da.GaussNewton(tolerance=1e-8)
 
 

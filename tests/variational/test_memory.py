@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import diffassim as da
-from diffassim.variational.minimize import _minimize
+from diffassim.variational.minimizers.minimize import _minimize
 
 ONE = da.covariances.Diagonal(std=1.0)
 

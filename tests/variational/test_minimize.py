@@ -13,7 +13,7 @@ import diffassim as da
 from diffassim.core.errors import AssimilationWarning, ConfigurationError, DataError, ShapeError
 from diffassim.models.base import FunctionModel
 from diffassim.variational import MinimizationError
-from diffassim.variational.minimize import _minimize
+from diffassim.variational.minimizers.minimize import _minimize
 
 from .problems import lorenz96_window
 

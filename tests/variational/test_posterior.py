@@ -18,8 +18,8 @@ from diffassim.variational import (
     posterior,
     randomized_solutions,
 )
-from diffassim.variational.influence import _influence
-from diffassim.variational.posterior import _optimize
+from diffassim.variational.products.influence import _influence
+from diffassim.variational.products.posterior import _optimize
 
 from .problems import kalman_smoother, linear_gaussian
 from .zoo import COSTS

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import diffassim as da
-from diffassim.covariances import Diagonal, Diffusion, Grid
-from diffassim.variational.preconditioner import LimitedMemory
-from diffassim.variational.trust_region import truncated_cg
+from diffassim.covariances import Diagonal, Diffusion
+from diffassim.grids import Grid
+from diffassim.variational.minimizers.preconditioner import LimitedMemory
+from diffassim.variational.minimizers.trust_region import truncated_cg
 
 from .problems import linear_gaussian
 

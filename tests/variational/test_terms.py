@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import diffassim as da
-from diffassim.variational.terms import cost_terms, observed_counts
+from diffassim.variational.costs.terms import cost_terms, observed_counts
 
 from .zoo import COSTS
 

@@ -18,12 +18,12 @@ from diffassim.covariances import (
     Ensemble,
     ExplicitDiffusion,
     Gaussian,
-    Grid,
     Kronecker,
     LowRank,
     Matern,
     Zero,
 )
+from diffassim.grids import Grid
 from diffassim.models import FunctionModel, Lorenz63, Lorenz96
 from diffassim.observations import Biased, Field, Function, Huber, Identity, Linear, Subsample, Subset, VariationalQC
 

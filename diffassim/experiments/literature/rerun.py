@@ -15,10 +15,10 @@ from diffassim.core.errors import ConfigurationError
 from diffassim.core.results import Result
 from diffassim.cycling import FourDVar, cycle, split_windows
 from diffassim.ensemble import ParticleFilter
-from diffassim.ensemble.window import EnsembleWindowMethod
 from diffassim.experiments.literature.rows import OfClimatology, Persistence, Row
-from diffassim.kalman import Gaussian, GaussianMethod
-from diffassim.kalman.static import StaticMethod
+from diffassim.gaussian import Gaussian, GaussianMethod
+from diffassim.gaussian.static import StaticMethod
+from diffassim.methods.windows import EnsembleWindowMethod
 from diffassim.models import rollout
 
 __all__ = ["Outcome", "rerun"]

@@ -24,7 +24,7 @@ from diffassim.ensemble import (
     SerialEnKF,
 )
 from diffassim.experiments.literature.setups import SETUPS, Setup
-from diffassim.kalman import EKF, Climatology, CycledThreeDVar, OptimalInterpolation
+from diffassim.gaussian import EKF, Climatology, CycledThreeDVar, OptimalInterpolation
 from diffassim.variational import GaussNewton
 
 __all__ = ["LEFT_OUT", "ROWS", "OfClimatology", "Persistence", "Row", "find_rows"]

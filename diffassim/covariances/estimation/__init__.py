@@ -1,0 +1,1 @@
+"""Covariances from data: statistics, likelihoods, and their fits."""

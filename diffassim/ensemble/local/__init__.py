@@ -1,0 +1,1 @@
+"""Ensemble methods with localization: domain filters, serial filters, tapers and places."""

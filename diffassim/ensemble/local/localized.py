@@ -1,0 +1,81 @@
+"""What all local methods share: a taper, the grid of the state, and the places of the observations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from diffassim.core import tree
+from diffassim.core.errors import ConfigurationError, ShapeError
+from diffassim.ensemble.base import EnsembleMethod
+from diffassim.ensemble.local.places import is_uncorrelated, observation_places
+from diffassim.grids.grid import Grid
+
+__all__ = ["LocalizedMethod"]
+
+
+class LocalizedMethod(EnsembleMethod):
+    """Base of the methods in which the influence of an observation falls with distance.
+
+    All leaves of the state share the grid on their trailing axes; axes in front (levels, variables) are treated alike.
+    R has to be uncorrelated, because a whitened value has to have a place.
+
+    Args:
+        inflation: an `Inflation`, or a number that multiplies the posterior anomalies.
+        rotation: whether the posterior anomalies are rotated at random, the same at all points (static).
+        localization: taper, for example `GaspariCohn(radius)`: a function of distance.
+        grid: `Grid`, `Sphere` or `ProductGrid` of the state; default: a periodic line of unit spacing.
+        places: coordinates of the observations, shape (m, D), or a tuple with one entry (or None) for each stream;
+            None where the operator knows them.
+    """
+
+    localization: Any = None
+    grid: Any = Grid()
+    places: Any = None
+
+    def require_localization(self, instead: str) -> None:
+        """Raise `ConfigurationError`, naming the method to use `instead`, unless there is a taper."""
+        if not callable(self.localization):
+            raise ConfigurationError(
+                f"{type(self).__name__}: localization must be a taper like GaspariCohn(radius), found "
+                f"{self.localization!r}; without one use {instead}"
+            )
+
+    def grid_shape(self, ensemble: Any) -> tuple[int, ...]:
+        """Return the shape of the grid axes that all leaves share; raise `ShapeError` if they do not."""
+        shapes = {leaf.shape[1:][-self.grid.ndim :] for leaf in jax.tree.leaves(ensemble)}
+        if len(shapes) != 1 or len(next(iter(shapes))) != self.grid.ndim:
+            raise ShapeError(
+                f"{type(self).__name__}: all leaves of the state need the same {self.grid.ndim} grid axes at their "
+                f"end, found members of shapes {tree.describe_shapes(jax.tree.map(lambda leaf: leaf[0], ensemble))}"
+            )
+        return shapes.pop()
+
+    def stream_places(self, streams: tuple[Any, ...], shape: tuple[int, ...]) -> Float[Array, "m D"]:
+        """Return the coordinates of all observed values.
+
+        Raises:
+            ShapeError: if there is not one entry of `places` for each stream, or one does not fit.
+            ConfigurationError: if places are not known, or errors are correlated.
+        """
+        name = type(self).__name__
+        given = self.places if isinstance(self.places, tuple) else (self.places,)
+        if len(given) == 1 and given[0] is None:
+            given = (None,) * len(streams)
+        if len(given) != len(streams):
+            raise ShapeError(f"{name}: there are {len(streams)} streams of observations, but places for {len(given)}")
+        for stream in streams:
+            if not is_uncorrelated(stream.error):
+                raise ConfigurationError(
+                    f"{name}: a local analysis needs uncorrelated observation errors, found "
+                    f"{type(stream.error).__name__}; use Diagonal, or a global filter such as ETKF"
+                )
+        found = [observation_places(s, self.grid, shape, g) for s, g in zip(streams, given, strict=True)]
+        return jnp.concatenate(found)
+
+    def taper(self, a: Any, b: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Return the coefficients between places a and b, which broadcast against each other."""
+        return self.localization(self.grid.distance(a, b, shape)).astype(dtype)

@@ -1,0 +1,1 @@
+"""Methods whose members carry weights."""

@@ -1,0 +1,184 @@
+"""The bootstrap particle filter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from diffassim.core import tree
+from diffassim.core.errors import ConfigurationError, concrete, require_positive
+from diffassim.core.results import Result
+from diffassim.ensemble.particles.resampling import Resampling, Systematic
+from diffassim.ensemble.particles.weighted import Particles, as_particles, jittered
+from diffassim.methods.account import AnalysisInfo
+from diffassim.methods.departures import flat, whitened_innovation
+from diffassim.methods.sequential import SequentialMethod
+from diffassim.observations.container import as_streams
+
+__all__ = ["ParticleFilter", "ParticleInfo"]
+
+COLLAPSE = 0.99  # share of the weight on one particle from which on the analysis counts as collapsed
+
+
+class ParticleInfo(AnalysisInfo):
+    """What the analysis of a particle filter reports, beside the fields of `AnalysisInfo`.
+
+    `non_finite` counts particles that are not finite; they get no weight. `result` is `COLLAPSED` where one particle
+    has more than .99 of the weight, and `DIVERGED` where none is left.
+
+    Args:
+        effective_size: 1 / sum w^2 after weighting, before resampling.
+        resampled: whether the particles were resampled.
+    """
+
+    effective_size: Float[Array, ""]
+    resampled: Int[Array, ""]
+
+
+class ParticleFilter(SequentialMethod):
+    r"""Particles are weighted by the likelihood of the observations, and resampled when few of them carry the weight.
+
+    .. math::
+        w_i \propto w_i \exp(-\tfrac12 |R^{-1/2} (y - \mathcal H(x_i))|^2), \quad
+        \text{resampled if } 1 / \textstyle\sum_i w_i^2 < \text{threshold} \cdot N
+
+    Weights are kept as logarithms. It takes an ensemble or `Particles` and hands on `Particles`. Derivatives hold for
+    fixed draws and fixed indices of the resampling: they leave out how the choice of particles depends on the weights.
+
+    Args:
+        threshold: share of effective particles below which they are resampled, in [0, 1]; 1 resamples at every analysis
+            that changes the weights, 0 never.
+        jitter: width of the kernel that separates the copies of a particle, in units of Scott's bandwidth; None: copies
+            stay identical, as they may with a noisy model. The kernel needs the root of an (n, n) matrix.
+        resampling: `Systematic`, `Stratified`, `Residual` or `Multinomial`.
+        Q: covariance of the model error that is gathered from one analysis to the next, drawn at the end of each
+            forecast of a cycle; None: a perfect model.
+
+    Raises:
+        ConfigurationError: if the threshold is outside [0, 1] or the jitter is not positive.
+
+    Example:
+        >>> import diffassim as da
+        >>> y = da.Observations(jnp.array([[2.0]]), [0], error=da.covariances.Diagonal(std=1.0))
+        >>> particles, info = ParticleFilter(threshold=0.0).analyze(None, jnp.array([[0.0], [2.0]]), y)
+        >>> round(float(particles.weights[1]), 3), round(float(info.effective_size), 3)
+        (0.881, 1.266)
+
+    Source: Gordon, Salmond and Smith (1993); van Leeuwen (2009), section 3; jitter: Musso, Oudjane and Le Gland (2001).
+    """
+
+    threshold: Any = 0.5
+    jitter: Any = None
+    resampling: Resampling = Systematic()
+    Q: Any = None
+
+    def __post_init__(self) -> None:
+        known = concrete(self.threshold)
+        if known is not None and not ((known >= 0) & (known <= 1)).all():
+            raise ConfigurationError(
+                f"{type(self).__name__}: threshold must be in [0, 1], but is {self.threshold}; it is a share of the "
+                "particles, 0.5 resamples when fewer than half of them count"
+            )
+        if self.jitter is not None:
+            require_positive(f"{type(self).__name__}: jitter", self.jitter, "None leaves copies as they are.")
+
+    @property
+    def random(self) -> bool:
+        """Whether forecast or analysis draw random numbers: unless particles are never resampled and have no noise."""
+        known = concrete(self.threshold)
+        return self.Q is not None or known is None or bool((known > 0).any())
+
+    def init(self, belief: Any) -> Particles:
+        """Return the particles, checked; members alone have equal weights."""
+        return as_particles(type(self).__name__, belief)
+
+    def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: Particles) -> Particles:
+        """Return the particles at the next analysis time, model error included."""
+        members = jax.vmap(propagate)(belief.members)
+        if self.Q is not None:
+            members = tree.add(members, self.Q.sample(key, members))
+        return belief.replace(members=members)
+
+    def moments(self, belief: Particles) -> tuple[Any, Any]:
+        """Return weighted mean and standard deviation of every component of the state."""
+        return belief.mean(), belief.spread()
+
+    def proposed(self, key: Any, members: Any, innovation: Callable[[Any], Any]) -> tuple[Any, Any]:
+        """Return the members at the analysis time, and their log likelihoods up to a constant.
+
+        Args:
+            key: random key; None where nothing is drawn.
+            members: forecast members.
+            innovation: whitened innovation of one state.
+        """
+        return members, -0.5 * jnp.sum(jnp.square(jax.vmap(innovation)(members)), axis=1)
+
+    def analyze(self, key: Any, belief: Any, observations: Any) -> tuple[Particles, ParticleInfo]:
+        """Analyse one time.
+
+        Args:
+            key: random key; may be None where nothing is drawn.
+            belief: prior `Particles`, or an ensemble, N >= 2.
+            observations: `Observations` whose rows all hold now (their `steps` do not matter), or a tuple of streams.
+
+        Returns:
+            The posterior `Particles` and `ParticleInfo`.
+
+        Raises:
+            ShapeError: if there are fewer than two members, or all weights are zero.
+            ConfigurationError: if a key is needed and missing, or a stream has a robust loss.
+        """
+        if self.random and key is None:
+            raise ConfigurationError(
+                f"{type(self).__name__}: this method draws random numbers; give key=jax.random.key(...)"
+            )
+        return _analyze(self, key, self.init(belief), as_streams(observations))
+
+
+@jax.jit
+def _analyze(method: ParticleFilter, key: Any, prior: Particles, streams: tuple[Any, ...]) -> Any:
+    keys = (None, None, None) if key is None else jax.random.split(key, 3)
+    innovation = whitened_innovation(streams)
+    count = jnp.sum(flat([stream.mask for stream in streams]))
+    N = prior.log_weights.shape[0]
+    members, log_likelihood = method.proposed(keys[0], prior.members, innovation)
+    finite = jnp.isfinite(log_likelihood)
+    for leaf in jax.tree.leaves(members):
+        finite = finite & jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
+    log_weights = prior.log_weights + jnp.where(finite, log_likelihood, -jnp.inf)
+    # Where no weight is left, NaN says so; otherwise the double where keeps infinities out of the derivative.
+    weighted = Particles(members, log_weights - jax.nn.logsumexp(log_weights))
+    weighted = tree.select((count > 0) | ~jnp.all(finite), weighted, prior.replace(members=members))
+    size = weighted.effective_size()
+
+    def resampled() -> Particles:
+        indices = method.resampling(keys[1], lax.stop_gradient(weighted.weights))
+        kept = jittered(keys[2], weighted, indices, method.jitter)
+        return Particles(kept, jnp.full_like(weighted.log_weights, -jnp.log(N)))
+
+    due = (count > 0) & (size < jnp.asarray(method.threshold, size.dtype) * N)
+    posterior = weighted if key is None else lax.cond(due, resampled, lambda: weighted)
+    collapsed = jnp.max(weighted.weights) > COLLAPSE
+    sound = tree.all_finite(posterior.mean()) & jnp.any(finite)
+    info = ParticleInfo(
+        count=count,
+        chi_square=_chi_square(prior, innovation, count),
+        background_spread=prior.total_spread(),
+        analysis_spread=posterior.total_spread(),
+        non_finite=jnp.sum(~finite),
+        result=jnp.where(sound, jnp.where(collapsed, Result.COLLAPSED, Result.CONVERGED), Result.DIVERGED),
+        effective_size=size,
+        resampled=due.astype(jnp.int32),
+    )
+    return posterior, info
+
+
+def _chi_square(prior: Particles, innovation: Callable[[Any], Any], count: Any) -> Float[Array, ""]:
+    predicted = prior.replace(members=jax.vmap(innovation)(prior.members))
+    variance = 1 + jnp.square(predicted.spread())
+    return jnp.sum(jnp.square(predicted.mean()) / variance) / jnp.maximum(count, 1).astype(variance.dtype)

@@ -1,0 +1,1 @@
+"""Ensemble methods over windows and into the past."""

@@ -1,0 +1,1 @@
+"""Real data; applications do not import each other."""

@@ -1,0 +1,1 @@
+"""What all experiments share: configuration, run directory, checkpoints."""

@@ -1,0 +1,1 @@
+"""Twin experiments: a truth made by the model itself."""

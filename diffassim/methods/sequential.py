@@ -1,0 +1,56 @@
+"""The protocol of methods that analyse one time after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from diffassim.core.errors import ConfigurationError
+from diffassim.core.pytree import Pytree
+from diffassim.methods.account import AnalysisInfo
+from diffassim.methods.members import check_ensemble, mean, spread
+
+__all__ = ["SequentialMethod", "require_key"]
+
+
+class SequentialMethod(Pytree):
+    """Base of all methods that analyse one time after the other, whatever stands for what they know of the state.
+
+    What they know, the belief, is an ensemble here; a subclass may hand on something else (a mean with the square root
+    of a covariance, members with weights) if it says how that is checked, forecast, analysed and summarized.
+    """
+
+    @property
+    def random(self) -> bool:
+        """Whether forecast or analysis draw random numbers."""
+        return False
+
+    def init(self, belief: Any) -> Any:
+        """Return what the method cycles, checked: an ensemble."""
+        return check_ensemble(type(self).__name__, belief)
+
+    def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: Any) -> Any:
+        """Return the belief at the next analysis time.
+
+        Args:
+            key: random key; None where the method draws nothing.
+            propagate: takes one state to the next analysis time.
+            belief: what `init` or `analyze` returned.
+        """
+        return jax.vmap(propagate)(belief)
+
+    def analyze(self, key: Any, belief: Any, observations: Any) -> tuple[Any, AnalysisInfo]:
+        """Return the belief after the observations of one time, and an account."""
+        raise NotImplementedError(f"{type(self).__name__} does not define analyze(key, belief, observations)")
+
+    def moments(self, belief: Any) -> tuple[Any, Any]:
+        """Return mean and standard deviation of every component of the state."""
+        return mean(belief), spread(belief)
+
+
+def require_key(name: str, random: bool, key: Any) -> None:
+    """Raise `ConfigurationError` if a method that draws random numbers has no key."""
+    if random and key is None:
+        raise ConfigurationError(f"{name}: this method draws random numbers; give key=jax.random.key(...)")

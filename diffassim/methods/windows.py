@@ -1,0 +1,101 @@
+"""The protocols of methods that analyse a window of time: of states, and of ensembles."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from diffassim.core.pytree import Pytree
+
+__all__ = ["EnsembleWindowMethod", "WindowAnalysis", "WindowMethod"]
+
+
+class WindowAnalysis(NamedTuple):
+    """What the analysis of a window returns.
+
+    Args:
+        state: analysis at the window start.
+        model: the model with its analysed parameters.
+        search: the minimizer's account.
+        errors: increments after each step of the window; None where the model is perfect.
+        operators: the streams' operators with their analysed parameters; None where there are none.
+    """
+
+    state: Any
+    model: Any
+    search: Any
+    errors: Any = None
+    operators: Any = None
+
+
+class WindowMethod(Pytree):
+    """Base of the methods that analyse windows, whatever they hand on from one to the next.
+
+    That is a state here; a subclass that hands on more (an ensemble) says so in `init`, `center` and `hand_on`.
+    """
+
+    def init(self, belief: Any) -> Any:
+        """Return what is cycled, checked."""
+        return belief
+
+    def center(self, belief: Any) -> Any:
+        """Return the background state."""
+        return belief
+
+    def analyze(self, model: Any, belief: Any, observations: Any, start: Any, steps: int) -> WindowAnalysis:
+        """Return the analysis of a window.
+
+        Args:
+            model: forward model.
+            belief: background at the window start.
+            observations: `Observations` of the window, or a tuple of them.
+            start: number of the window's first step.
+            steps: window length.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define analyze(model, belief, observations, ...)")
+
+    def hand_on(
+        self, found: WindowAnalysis, belief: Any, observations: Any, start: Any, steps: int, shift: int, x_next: Any
+    ) -> tuple[Any, Any]:
+        """Return the background at the start of the next window, and an account of what is not a state in it.
+
+        Args:
+            found: what `analyze` returned.
+            belief: the background that was analysed.
+            observations: of the window.
+            start: number of the window's first step.
+            steps: window length.
+            shift: steps to the start of the next window.
+            x_next: the state there that the trajectory of the analysis leads to.
+        """
+        return x_next, None
+
+
+class EnsembleWindowMethod(Pytree):
+    """Base of all methods that analyse an ensemble with the observations of a window, each at its own time.
+
+    A subclass defines `analyze`.
+    """
+
+    @property
+    def random(self) -> bool:
+        """Whether the analysis draws random numbers."""
+        return False
+
+    def analyze(
+        self, key: Any, model: Any, ensemble: Any, observations: Any, start: Any, steps: int, rows: Any
+    ) -> tuple[Any, Any, Any]:
+        """Analyse one window.
+
+        Args:
+            key: random key; may be None where nothing is drawn.
+            model: forward model, `step(x, t) -> x` for one member.
+            ensemble: prior ensemble at the window start, a pytree with a leading member axis, N >= 2.
+            observations: `Observations` whose steps count from the window start, or a tuple of streams.
+            start: number of the window's first step.
+            steps: window length.
+            rows: steps of the window at which the ensembles are wanted, shape (rows,).
+
+        Returns:
+            Prior and posterior ensemble at these rows, leaves of shape (N, rows, ...), and the account.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define analyze")

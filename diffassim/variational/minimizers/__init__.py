@@ -1,0 +1,1 @@
+"""Minimizers, their inner problems, and derivatives through their solutions."""

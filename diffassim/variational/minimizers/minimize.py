@@ -1,0 +1,98 @@
+"""The one call that minimizes a variational cost."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import jax
+
+from diffassim.core import tree
+from diffassim.core.errors import AssimilationError, AssimilationWarning, ShapeError, concrete
+from diffassim.core.results import Result
+from diffassim.variational.minimizers.gauss_newton import GaussNewton
+from diffassim.variational.minimizers.implicit import implicit_minimum
+from diffassim.variational.minimizers.solution import Solution
+
+__all__ = ["MinimizationError", "minimize"]
+
+
+class MinimizationError(AssimilationError):
+    """The search met a cost or gradient that is not finite; `solution` holds the best state so far."""
+
+    def __init__(self, message: str, solution: Solution) -> None:
+        super().__init__(message)
+        self.solution = solution
+
+
+def minimize(cost: Any, method: Any = None, *, start: Any = None, unrolled: bool = False) -> Solution:
+    """Minimize a variational cost.
+
+    The call is compiled once for each structure of cost and method; new observations, backgrounds, covariances and
+    parameters of the same shapes reuse it. It can stand inside `jit`, `vmap` and `grad`.
+
+    Gradients through the solution are implicit by default (see `implicit_minimum`): their memory does not depend on
+    the number of iterations, and they presuppose a converged search.
+
+    Args:
+        cost: a variational cost, for example `StrongConstraint4DVar`.
+        method: minimizer with `search(cost, start, unrolled)`; default `GaussNewton()`.
+        start: control vector to start from; default: the background (v = 0).
+        unrolled: differentiate through the iterations of the search instead.
+
+    Returns:
+        `Solution`.
+
+    Raises:
+        MinimizationError: (outside of traced code) if the search met a cost or gradient that is not finite.
+        ShapeError: if `start` does not have the control vector's structure.
+
+    Warns:
+        AssimilationWarning: (outside of traced code) if the search did not converge; the message has the advice.
+
+    Example:
+        >>> import diffassim as da
+        >>> obs = da.Observations(jnp.array([[3.0]]), [0], error=da.covariances.Diagonal(std=1.0))
+        >>> B = da.covariances.Diagonal(std=1.0)
+        >>> x_a = lambda x_b: da.minimize(da.ThreeDVar(x_b, B, obs)).state[0]
+        >>> float(jax.grad(x_a)(jnp.array([1.0]))[0])
+        0.5
+    """
+    method = GaussNewton() if method is None else method
+    if start is not None:
+        expected = jax.eval_shape(cost.control)
+        if not tree.same_shapes(expected, start):
+            raise ShapeError(
+                f"minimize: `start` has the shapes {tree.describe_shapes(start)}, but the control vector has "
+                f"{tree.describe_shapes(expected)}"
+            )
+    solution = _minimize(cost, method, start, unrolled)
+    _report(solution)
+    return solution
+
+
+def _search(cost: Any, method: Any, start: Any, unrolled: bool) -> Solution:
+    start = cost.control() if start is None else start
+    found = method.search(cost, start, unrolled=True) if unrolled else implicit_minimum(cost, method, start)
+    v = found.control
+    model = cost.controlled_model(v) if hasattr(cost, "controlled_model") else None
+    operators = None
+    if isinstance(v, dict) and "operators" in v:
+        operators = tuple(stream.operator for stream in cost.controlled_observations(v))
+    search = jax.lax.stop_gradient(found)
+    return Solution(cost.state(v), v, model, 0.5 * tree.squared_norm(cost.residuals(v)), search, operators)
+
+
+_minimize = jax.jit(_search, static_argnums=3)
+
+
+def _report(solution: Solution) -> None:
+    code = concrete(solution.search.result)
+    if code is None:
+        return
+    failures = Result.describe_failures(code)
+    if failures is None:
+        return
+    if (code == Result.NON_FINITE).any():
+        raise MinimizationError(failures, solution)
+    warnings.warn(failures, AssimilationWarning, stacklevel=3)
