@@ -5,6 +5,7 @@ from diffassim.diagnostics.crps import crps
 from diffassim.diagnostics.cycle_summary import cycle_summary
 from diffassim.diagnostics.gradient import check_adjoint, check_gradient
 from diffassim.diagnostics.innovations import InnovationStatistics, innovation_statistics
+from diffassim.diagnostics.model import ModelReport, check_model
 from diffassim.diagnostics.observability import observability
 from diffassim.diagnostics.ranks import RankHistogram, rank_histogram
 from diffassim.diagnostics.reliability import (
@@ -22,12 +23,14 @@ __all__ = [
     "Coverage",
     "Exceedance",
     "InnovationStatistics",
+    "ModelReport",
     "RankHistogram",
     "Spectrum",
     "SpreadError",
     "check_adjoint",
     "check_covariance",
     "check_gradient",
+    "check_model",
     "crps",
     "cycle_summary",
     "exceedance_reliability",

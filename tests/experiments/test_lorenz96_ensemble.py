@@ -12,9 +12,9 @@ import xarray as xr
 
 from diffassim import diagnostics
 from diffassim.core.errors import AssimilationWarning, ConfigurationError
-from diffassim.experiments.twins import lorenz96_ensemble
 from diffassim.experiments.framework import run as runs
 from diffassim.experiments.framework.configuration import build_configuration
+from diffassim.experiments.twins import lorenz96_ensemble
 from diffassim.experiments.twins.lorenz96_ensemble import Lorenz96Ensemble, Lorenz96EnsembleConfiguration
 
 SHORT = {"cycles": 90, "discarded_cycles": 20}
