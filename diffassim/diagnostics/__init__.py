@@ -3,6 +3,7 @@
 from diffassim.diagnostics.covariance import check_covariance
 from diffassim.diagnostics.crps import crps
 from diffassim.diagnostics.cycle_summary import cycle_summary
+from diffassim.diagnostics.explain import Explanation, explain
 from diffassim.diagnostics.gradient import check_adjoint, check_gradient
 from diffassim.diagnostics.innovations import InnovationStatistics, innovation_statistics
 from diffassim.diagnostics.model import ModelReport, check_model
@@ -22,6 +23,7 @@ from diffassim.diagnostics.summary import summary
 __all__ = [
     "Coverage",
     "Exceedance",
+    "Explanation",
     "InnovationStatistics",
     "ModelReport",
     "RankHistogram",
@@ -34,6 +36,7 @@ __all__ = [
     "crps",
     "cycle_summary",
     "exceedance_reliability",
+    "explain",
     "innovation_statistics",
     "interval_coverage",
     "observability",

@@ -101,7 +101,8 @@ def check_model(model: Any, x: Any, *, steps: int = 1, start: int = 0, seed: int
             text = str(error).splitlines()[0]
             problem = (
                 f"the step has no reverse-mode derivative ({text}): variational methods and training need one, "
-                "ensemble filters and the UKF do without. A while_loop, or a fori_loop with a run-time bound, becomes a scan"
+                "ensemble filters and the UKF do without. A while_loop, or a fori_loop with a run-time bound, has to "
+                "become a scan"
             )
             return ModelReport((problem,), remarks, k)
         if not sound:
