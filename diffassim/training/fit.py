@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from diffassim.core import tree
-from diffassim.core.errors import AssimilationError, ConfigurationError
+from diffassim.core.errors import AssimilationError, ConfigurationError, DataError, ShapeError
+from diffassim.training.checkpoint import save_checkpoint
+from diffassim.training.state import TrainingState
+from diffassim.training.updates import advance, evaluate, sample_count
 
 __all__ = ["Fit", "TrainingError", "fit"]
 
 
 class TrainingError(AssimilationError):
-    """The loss or its gradient stopped being finite; `fit` holds the last sound trainable and the history."""
+    """The loss or its gradient stopped being finite; `fit` holds the last sound state and the history."""
 
     def __init__(self, message: str, fit: Fit) -> None:
         super().__init__(message)
@@ -25,86 +30,180 @@ class TrainingError(AssimilationError):
 
 
 class Fit(NamedTuple):
-    """Trained pytree, loss of every step, and gradient norm of every step."""
+    """What a training returns.
+
+    Attributes:
+        trained: the trainable of the lowest validation loss, or without validation that of the last update.
+        losses: loss of every update, shape (update,).
+        gradient_norms: norm of its gradient.
+        metrics: what else the loss returned, by name, each of shape (update,).
+        validation: loss on the validation samples after every chunk.
+        state: with which `fit` goes on.
+    """
 
     trained: Any
     losses: np.ndarray
     gradient_norms: np.ndarray
+    metrics: dict[str, np.ndarray]
+    validation: np.ndarray
+    state: TrainingState
 
 
 def fit(
-    loss: Callable[[Any, Any], Any],
+    loss: Callable[[Any, Any, Any], Any],
     trainable: Any,
     data: Any,
     *,
     optimizer: optax.GradientTransformation,
     steps: int,
-    batch_size: int,
-    key: jax.Array,
+    batch_size: int | None = None,
+    key: jax.Array | None = None,
+    state: TrainingState | None = None,
+    validation: Any = None,
+    patience: int | None = None,
+    accumulate: int = 1,
+    chunk: int = 100,
+    checkpoint: str | Path | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Fit:
-    """Train a pytree on random minibatches.
+    """Train a pytree on minibatches.
 
-    One compiled step draws a batch, evaluates loss and gradient (through whatever the loss contains: forecasts,
-    minimizations, whole assimilation cycles) and updates. Another call with the same loss and optimizer objects, and
-    data of the same shapes, uses the compiled step again.
+    The loss may contain anything: forecasts, minimizations, whole assimilation cycles. A chunk of updates is one
+    compiled scan, so that nothing is read back from the device within it; losses, validation, checkpoint and progress
+    come between chunks. Another call with the same loss and optimizer objects, and data of the same shapes, uses the
+    compiled chunk again. Clipping, schedules and frozen parts are optax transformations.
+
+    Training is reproducible: every update draws from the key folded with its number. A training that is continued from
+    its state, with the same data and the same chunks, gives the same weights bit by bit.
 
     Args:
-        loss: (trainable, batch) -> scalar.
-        trainable: pytree of floating-point arrays, for example a `Network` or its weights.
-        data: pytree of arrays with a leading sample axis.
+        loss: (trainable, batch, key) -> scalar, or (scalar, dict of scalar metrics). With `accumulate` it has to be a
+            mean over the samples.
+        trainable: pytree of floating-point arrays, for example a `Network` or a model that holds one.
+        data: pytree of arrays with a leading sample axis, whose batches visit every sample once in an epoch (as far as
+            whole batches go); or an iterator of batches of one shape, whose next item belongs to the next update.
         optimizer: optax transformation.
-        steps: number of updates.
-        batch_size: samples in each batch, drawn without replacement.
-        key: random key.
-        progress: called as progress(step, loss) after each update.
+        steps: number of updates, those of a given state included.
+        batch_size: samples in each batch; None for an iterator.
+        key: random key; None with a state, which has one.
+        state: where to go on (`Fit.state`, or `load_checkpoint`); `trainable` may then be None.
+        validation: samples on which the loss is evaluated after every chunk, all at once.
+        patience: validations without a new minimum after which training ends.
+        accumulate: parts in which the gradient of a batch is computed one after the other, to save memory.
+        chunk: updates between two looks at the training.
+        checkpoint: directory in which the state is kept after every chunk.
+        progress: called as progress(step, loss) after each chunk.
 
     Returns:
         `Fit`.
 
     Raises:
-        ConfigurationError: if `batch_size` exceeds the number of samples.
-        TrainingError: if loss or gradient is not finite; what was learned until then is kept in it.
+        ConfigurationError: if `batch_size`, `accumulate`, `chunk`, `key` or `patience` cannot be what they are.
+        DataError: if the iterator ends too early.
+        ShapeError: if samples or batches differ in shape.
+        TrainingError: if loss or gradient is not finite: it names the update and holds the last sound state.
 
     Example:
-        >>> found = fit(lambda w, x: jnp.mean((w - x) ** 2), jnp.zeros(()), jnp.full(8, 3.0),
+        >>> found = fit(lambda w, x, key: jnp.mean((w - x) ** 2), jnp.zeros(()), jnp.full(8, 3.0),
         ...     optimizer=optax.sgd(0.5), steps=3, batch_size=4, key=jax.random.key(0))
         >>> float(found.trained)
         3.0
     """
-    samples = jax.tree.leaves(data)[0].shape[0]
-    if not 1 <= batch_size <= samples:
-        raise ConfigurationError(f"fit: batch_size={batch_size} must lie between 1 and the {samples} samples")
+    _check(data, batch_size, accumulate, chunk, validation, patience)
+    if state is None:
+        if key is None:
+            raise ConfigurationError("fit: give key=jax.random.key(...), or a state to go on from")
+        state = TrainingState.create(trainable, optimizer, key)
+    elif key is not None:
+        raise ConfigurationError("fit: a state has its own key; leave `key` out, or replace that of the state")
 
-    memory = optimizer.init(trainable)
-    losses, norms = [], []
-    for step in range(steps):
-        following, memory, value, norm = _update(
-            loss, optimizer, batch_size, trainable, memory, jax.random.fold_in(key, step), data
-        )
-        losses.append(float(value))
-        norms.append(float(norm))
-        if not (np.isfinite(losses[-1]) and np.isfinite(norms[-1])):
-            so_far = Fit(trainable, np.array(losses), np.array(norms))
-            raise TrainingError(
-                f"fit: at step {step} the loss is {losses[-1]} and the gradient norm {norms[-1]}. Lower the learning "
-                "rate, clip the gradient, or check that the minimizations inside the loss converge.",
-                so_far,
-            )
-        trainable = following
+    step = first = int(state.step)
+    reports: list[Any] = []
+    checked: list[float] = []
+    while step < steps and not (patience is not None and int(state.stale) >= patience):
+        count = min(chunk, steps - step)
+        source = data if batch_size is not None else _stacked(data, count, chunk, accumulate, step)
+        state, report = advance(loss, optimizer, batch_size, accumulate, chunk, state, source, step + count)
+        reports.append(jax.tree.map(lambda leaf, k=count: np.asarray(leaf)[:k], report))
+        broken = step + count != int(state.step)
+        step = int(state.step)
+        if broken:
+            _raise_broken(step, first, reports, checked, state)
+        if validation is not None:
+            checked.append(float(value := evaluate(loss, state.trainable, validation, state.key)))
+            state = _compared(state, value)
+        if checkpoint is not None:
+            save_checkpoint(checkpoint, state)
         if progress is not None:
-            progress(step, losses[-1])
-    return Fit(trainable, np.array(losses), np.array(norms))
+            progress(step - 1, float(reports[-1][0][-1]))
+    return _collect(reports, checked, state, None if validation is None else state.best)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _update(
-    loss: Any, optimizer: Any, batch_size: int, trainable: Any, memory: Any, key: jax.Array, data: Any
-) -> tuple[Any, Any, Any, Any]:
-    samples = jax.tree.leaves(data)[0].shape[0]
-    rows = jax.random.choice(key, samples, (batch_size,), replace=False)
-    batch = jax.tree.map(lambda leaf: leaf[rows], data)
-    value, gradient = jax.value_and_grad(loss)(trainable, batch)
-    with jax.numpy_dtype_promotion("standard"):  # optax schedules multiply integers with floats
-        updates, memory = optimizer.update(gradient, memory, trainable)
-    return optax.apply_updates(trainable, updates), memory, value, tree.norm(gradient)
+def _compared(state: TrainingState, value: Any) -> TrainingState:
+    better = value < state.best_loss
+    return state.replace(
+        best=tree.select(better, state.trainable, state.best),
+        best_loss=jnp.where(better, value.astype(state.best_loss.dtype), state.best_loss),
+        stale=jnp.where(better, 0, state.stale + 1),
+    )
+
+
+def _collect(reports: list[Any], checked: list[float], state: TrainingState, best: Any) -> Fit:
+    trained = state.trainable if best is None else best
+    if not reports:
+        return Fit(trained, np.zeros(0), np.zeros(0), {}, np.array(checked), state)
+    losses, norms, metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves), *reports)
+    return Fit(trained, losses, norms, metrics, np.array(checked), state)
+
+
+def _raise_broken(step: int, first: int, reports: list[Any], checked: list[float], state: TrainingState) -> None:
+    so_far = _collect(reports, checked, state, None)
+    kept = jax.tree.map(lambda leaf: leaf[: step - first + 1], (so_far.losses, so_far.gradient_norms, so_far.metrics))
+    so_far = so_far._replace(losses=kept[0], gradient_norms=kept[1], metrics=kept[2])
+    raise TrainingError(
+        f"fit: in the batch of step {step} the loss is {kept[0][-1]} and the gradient norm {kept[1][-1]}. Lower the "
+        "learning rate, clip the gradient, check the batch, or check that the minimizations inside the loss converge.",
+        so_far,
+    )
+
+
+def _check(
+    data: Any, batch_size: int | None, accumulate: int, chunk: int, validation: Any, patience: int | None
+) -> None:
+    if chunk < 1 or accumulate < 1:
+        raise ConfigurationError(f"fit: chunk={chunk} and accumulate={accumulate} must be at least 1")
+    if patience is not None and (validation is None or patience < 1):
+        raise ConfigurationError(f"fit: patience={patience} counts validations (1 or more); give validation samples")
+    if isinstance(data, Iterator) != (batch_size is None):
+        raise ConfigurationError(
+            "fit: arrays of samples need a batch_size, and an iterator of batches none; found "
+            f"batch_size={batch_size} with {type(data).__name__}"
+        )
+    if batch_size is None:
+        return
+    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
+    if len(sizes) != 1 or sizes == {()}:
+        raise ShapeError(f"fit: every array of the data needs the same leading sample axis; found the sizes {sizes}")
+    if not 1 <= batch_size <= sample_count(data):
+        raise ConfigurationError(
+            f"fit: batch_size={batch_size} must lie between 1 and the {sample_count(data)} samples"
+        )
+    if batch_size % accumulate:
+        raise ConfigurationError(f"fit: batch_size={batch_size} is no multiple of accumulate={accumulate}")
+
+
+def _stacked(batches: Iterator[Any], count: int, chunk: int, accumulate: int, step: int) -> Any:
+    """Return the next batches of an iterator, padded to a chunk by repetition of the last."""
+    taken = list(itertools.islice(batches, count))
+    if len(taken) < count:
+        raise DataError(f"fit: the iterator of batches ended at step {step + len(taken)}, before the last update")
+    for k, batch in enumerate(taken):
+        if not tree.same_shapes(batch, taken[0]):
+            raise ShapeError(
+                f"fit: the batch of step {step + k} has the shapes {tree.describe_shapes(batch)}, but others "
+                f"{tree.describe_shapes(taken[0])}; drop or pad what does not fill a batch"
+            )
+    if any(jnp.shape(leaf)[0] % accumulate for leaf in jax.tree.leaves(taken[0]) if accumulate > 1):
+        raise ConfigurationError(f"fit: the batches' size is no multiple of accumulate={accumulate}")
+    taken += [taken[-1]] * (chunk - count)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *taken)

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from diffassim.core.errors import ConfigurationError
-from diffassim.training import TrainingError, fit
+from diffassim.core.errors import ConfigurationError, DataError
+from diffassim.training import TrainingError, TrainingState, fit, load_checkpoint
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(64, 3)))
@@ -17,7 +17,7 @@ Y = jnp.asarray(RNG.normal(size=64))
 KEY = jax.random.key(0)
 
 
-def squared_error(weights, batch):
+def squared_error(weights, batch, key):
     x, y = batch
     return jnp.mean((jnp.einsum("bi,i->b", x, weights["slope"]) + weights["intercept"] - y) ** 2)
 
@@ -49,8 +49,9 @@ def test_batches_come_without_replacement_and_differ_from_step_to_step():
     # The "loss" is the batch's sum of powers of two: its bits tell which samples were drawn.
     data = 2.0 ** jnp.arange(16.0)
     found = fit(
-        lambda w, b: jnp.sum(b) + 0 * w, jnp.zeros(()), data, optimizer=optax.sgd(1.0), steps=8, batch_size=4, key=KEY
-    )
+        lambda w, b, key: jnp.sum(b) + 0 * w, jnp.zeros(()), data, optimizer=optax.sgd(1.0), steps=8, batch_size=4,
+        key=KEY,
+    )  # fmt: skip
     drawn = [bin(int(loss)).count("1") for loss in found.losses]
     assert drawn == [4] * 8 and len(set(found.losses)) > 1
 
@@ -64,7 +65,7 @@ def test_the_same_key_gives_the_same_weights_and_another_key_others():
 def test_a_second_fit_of_the_same_loss_does_not_compile_anew():
     traces = []
 
-    def loss(w, batch):
+    def loss(w, batch, key):
         traces.append(1)
         return jnp.mean((w - batch) ** 2)
 
@@ -80,10 +81,63 @@ def test_schedules_work_under_strict_promotion():
     assert losses[-1] < losses[0]
 
 
-def test_progress_is_told_every_step():
+def test_progress_is_told_after_every_chunk():
     told = []
-    found = regression(steps=3, progress=lambda step, loss: told.append((step, loss)))
-    assert told == list(enumerate(found.losses))
+    found = regression(steps=5, chunk=2, progress=lambda step, loss: told.append((step, loss)))
+    assert told == [(k, found.losses[k]) for k in (1, 3, 4)]
+
+
+def test_an_epoch_visits_every_sample_once():
+    data = 2.0 ** jnp.arange(16.0)
+    found = fit(
+        lambda w, b, key: jnp.sum(b) + 0 * w, jnp.zeros(()), data, optimizer=optax.sgd(1.0), steps=8, batch_size=4,
+        chunk=3, key=KEY,
+    )  # fmt: skip
+    assert found.losses[:4].sum() == found.losses[4:].sum() == 2.0**16 - 1
+
+
+def noisy(weights, batch, key):
+    loss = squared_error(weights, batch, key) + 0.1 * jax.random.normal(key) * weights["intercept"]
+    return loss, {"intercept": weights["intercept"]}
+
+
+def test_a_training_that_was_stopped_goes_on_bit_by_bit(tmp_path):
+    settings = {"optimizer": optax.adam(0.1), "batch_size": 8, "chunk": 4, "validation": (X, Y)}
+    whole = fit(noisy, start(), (X, Y), steps=24, key=KEY, **settings)
+    first = fit(noisy, start(), (X, Y), steps=8, key=KEY, checkpoint=tmp_path / "kept", **settings)
+    state = load_checkpoint(tmp_path / "kept", TrainingState.create(start(), optax.adam(0.1), KEY))
+    second = fit(noisy, None, (X, Y), steps=24, state=state, **settings)
+    assert np.array_equal(whole.losses, np.concatenate([first.losses, second.losses]))
+    assert np.array_equal(whole.validation, np.concatenate([first.validation, second.validation]))
+    for a, b in zip(*(jax.tree.leaves(f.state.replace(key=0)) for f in (whole, second)), strict=True):
+        assert np.array_equal(a, b)
+    assert whole.metrics["intercept"].shape == (24,) and whole.validation.min() == whole.state.best_loss
+    assert float(squared_error(whole.trained, (X, Y), None)) <= float(squared_error(start(), (X, Y), None))
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+    whole, parts = regression(steps=5), regression(steps=5, accumulate=4)
+    np.testing.assert_allclose(parts.trained["slope"], whole.trained["slope"], rtol=1e-12)
+    np.testing.assert_allclose(parts.losses, whole.losses, rtol=1e-12)
+
+
+def test_batches_may_come_from_an_iterator():
+    settings = {"optimizer": optax.sgd(0.2), "steps": 7, "chunk": 3, "key": KEY}
+    found = fit(squared_error, start(), iter([(X, Y)] * 7), **settings)
+    np.testing.assert_allclose(found.losses, regression(steps=7).losses, rtol=1e-12)
+    with pytest.raises(DataError, match="ended at step 4"):
+        fit(squared_error, start(), iter([(X, Y)] * 4), **settings)
+
+
+def test_training_ends_where_validation_stops_improving():
+    def loss(w, batch, key):  # w grows by one in each step; data say where the best one is
+        return jnp.mean(jnp.abs(w - batch))
+
+    settings = {"optimizer": optax.sgd(1.0), "steps": 50, "batch_size": 2, "chunk": 1, "key": KEY}
+    found = fit(loss, jnp.zeros(()), jnp.full(2, 99.0), validation=jnp.full(2, 3.0), patience=2, **settings)
+    assert float(found.trained) == 3.0 and len(found.losses) == 5 and found.validation.tolist() == [2, 1, 0, 1, 2]
+    with pytest.raises(ConfigurationError, match="patience=2"):
+        fit(loss, jnp.zeros(()), jnp.full(2, 99.0), patience=2, **settings)
 
 
 def test_no_steps_change_nothing():
@@ -93,7 +147,7 @@ def test_no_steps_change_nothing():
 
 def test_a_loss_that_breaks_keeps_the_last_sound_weights():
     # Each step adds 1 to the weight; from 3 on the loss is not a number.
-    def loss(w, batch):
+    def loss(w, batch, key):
         return jnp.where(w < 2.5, -w, jnp.nan) + 0 * jnp.sum(batch)
 
     with pytest.raises(TrainingError, match=r"step 3.*learning rate") as caught:
@@ -105,7 +159,7 @@ def test_a_loss_that_breaks_keeps_the_last_sound_weights():
 def test_a_gradient_that_breaks_is_caught_although_the_loss_is_sound():
     with pytest.raises(TrainingError, match="gradient norm nan"):
         fit(
-            lambda w, batch: jnp.where(w > 0, jnp.sqrt(w), 0) + 0 * jnp.sum(batch), jnp.zeros(()), jnp.zeros(2),
+            lambda w, batch, key: jnp.where(w > 0, jnp.sqrt(w), 0) + 0 * jnp.sum(batch), jnp.zeros(()), jnp.zeros(2),
             optimizer=optax.sgd(1.0), steps=2, batch_size=1, key=KEY,
         )  # fmt: skip
 

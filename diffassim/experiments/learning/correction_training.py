@@ -221,8 +221,8 @@ def _samples(config: Any, history: Any, values: Any) -> WindowSample:
 
 # One loss and one optimizer object for each configuration, so that repeated fits share their compiled step.
 @lru_cache(maxsize=4)
-def _offline_loss(config: Any) -> Callable[[Any, Any], Any]:
-    def loss(network: Network, pairs: Any) -> Any:
+def _offline_loss(config: Any) -> Callable[[Any, Any, Any], Any]:
+    def loss(network: Network, pairs: Any, key: Any) -> Any:
         model = CorrectedModel(truncated_model(config), network)
         ends = jax.vmap(lambda x: rollout(model, x, config.window, at=jnp.asarray([config.window]))[0])(pairs[0])
         return jnp.mean((ends - pairs[1]) ** 2)
@@ -231,8 +231,8 @@ def _offline_loss(config: Any) -> Callable[[Any, Any], Any]:
 
 
 @lru_cache(maxsize=4)
-def _online_loss(config: Any) -> Callable[[Any, Any], Any]:
-    def loss(trainable: Any, samples: WindowSample) -> Any:
+def _online_loss(config: Any) -> Callable[[Any, Any, Any], Any]:
+    def loss(trainable: Any, samples: WindowSample, key: Any) -> Any:
         B = Diagonal(std=jnp.exp(trainable["log_std"]))
         misfit = ForecastMisfit(B, config.window, config.window + config.lead, MINIMIZER)
         return misfit.batch(CorrectedModel(truncated_model(config), trainable["network"]), samples)

@@ -1,0 +1,143 @@
+"""Many updates of an optimizer in one compiled call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from diffassim.core import tree
+from diffassim.training.state import TrainingState
+
+__all__ = ["advance", "evaluate", "sample_count"]
+
+ORDER, LOSS, VALIDATION = 0, 1, 2  # branches of the training's key
+
+
+def sample_count(data: Any) -> int:
+    """Return the length of the sample axis."""
+    return jax.tree.leaves(data)[0].shape[0]
+
+
+def _value(loss: Callable[..., Any]) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """Return the loss with a dict of metrics, empty if it has none."""
+
+    def value(trainable: Any, batch: Any, key: Any) -> tuple[Any, dict[str, Any]]:
+        found = loss(trainable, batch, key)
+        return found if isinstance(found, tuple) else (found, {})
+
+    return value
+
+
+@partial(jax.jit, static_argnums=0)
+def evaluate(loss: Callable[..., Any], trainable: Any, data: Any, key: Any) -> Any:
+    """Return the loss of all samples at once, with the same random numbers at every call."""
+    return _value(loss)(trainable, data, jax.random.fold_in(key, VALIDATION))[0]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def advance(
+    loss: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    batch_size: int | None,
+    accumulate: int,
+    length: int,
+    state: TrainingState,
+    data: Any,
+    until: Any,
+) -> tuple[TrainingState, tuple[Any, Any, dict[str, Any]]]:
+    """Make up to `length` updates in one scan; nothing is read back in between.
+
+    Args:
+        loss: (trainable, batch, key) -> scalar or (scalar, metrics) (static).
+        optimizer: optax transformation (static).
+        batch_size: samples of an update, drawn from `data`; None: `data` has a leading axis of whole batches (static).
+        accumulate: parts in which the gradient of a batch is computed (static).
+        length: largest number of updates (static).
+        state: where to go on.
+        data: samples, or batches.
+        until: run-time number of the step to stop at.
+
+    Returns:
+        The state after the last update whose loss and gradient were finite, and losses, gradient norms and metrics,
+        each of shape (length,); entries beyond the last update are zero.
+    """
+
+    @jax.jit  # so that the shapes of what it reports cost no second trace
+    def update(state: TrainingState, batch: Any) -> tuple[TrainingState, Any]:
+        key = jax.random.fold_in(jax.random.fold_in(state.key, LOSS), state.step)
+        value, metrics, gradient = _gradient(loss, accumulate, state.trainable, batch, key)
+        norm = tree.norm(gradient)
+        with jax.numpy_dtype_promotion("standard"):  # optax schedules multiply integers with floats
+            changes, memory = optimizer.update(gradient, state.memory, state.trainable)
+        following = state.replace(
+            trainable=optax.apply_updates(state.trainable, changes), memory=memory, step=state.step + 1
+        )
+        sound = jnp.isfinite(value) & jnp.isfinite(norm)
+        return tree.select(sound, following, state), (sound, (value, norm, metrics))
+
+    def body(carry: Any, item: Any) -> tuple[Any, Any]:
+        state, order, sound = carry
+        if batch_size is not None:
+            order = _order(state, order, sample_count(data) // batch_size)
+        going = sound & (state.step < until)
+        like = jax.eval_shape(update, state, _batch(data, batch_size, state, order, item))[1][1]
+
+        def go() -> Any:
+            return update(state, _batch(data, batch_size, state, order, item))
+
+        def stay() -> Any:
+            return state, (sound, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like))
+
+        state, (sound, report) = lax.cond(going, go, stay)
+        return (state, order, sound), report
+
+    order = None
+    if batch_size is not None:  # the current epoch's, so that a training may stop in the middle of one
+        order = _permutation(state, sample_count(data) // batch_size, sample_count(data))
+    items = data if batch_size is None else None
+    (state, _, _), report = lax.scan(body, (state, order, jnp.asarray(True)), items, length=length)
+    return state, report
+
+
+def _permutation(state: TrainingState, batches: int, samples: int) -> Any:
+    epoch = state.step // batches
+    return jax.random.permutation(jax.random.fold_in(jax.random.fold_in(state.key, ORDER), epoch), samples)
+
+
+def _order(state: TrainingState, order: Any, batches: int) -> Any:
+    """Return the order of the samples: a new one at the start of an epoch."""
+    new = state.step % batches == 0
+    return lax.cond(new, lambda: _permutation(state, batches, order.shape[0]), lambda: order)
+
+
+def _batch(data: Any, batch_size: int | None, state: TrainingState, order: Any, item: Any) -> Any:
+    if batch_size is None:
+        return item
+    first = state.step % (order.shape[0] // batch_size) * batch_size
+    rows = lax.dynamic_slice_in_dim(order, first, batch_size)
+    return jax.tree.map(lambda leaf: leaf[rows], data)
+
+
+def _gradient(loss: Any, accumulate: int, trainable: Any, batch: Any, key: Any) -> tuple[Any, Any, Any]:
+    """Return loss, metrics and gradient, as means over the parts of a batch."""
+    derivative = jax.jit(jax.value_and_grad(_value(loss), has_aux=True))
+    if accumulate == 1:
+        (value, metrics), gradient = derivative(trainable, batch, key)
+        return value, metrics, gradient
+    parts = jax.tree.map(lambda leaf: leaf.reshape(accumulate, -1, *leaf.shape[1:]), batch)
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return tree.add(total, derivative(trainable, *part)), None
+
+    keys = jax.random.split(key, accumulate)
+    like = jax.eval_shape(derivative, trainable, jax.tree.map(lambda leaf: leaf[0], parts), keys[0])
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+    total, _ = lax.scan(add, zero, (parts, keys))
+    (value, metrics), gradient = tree.scale(1 / accumulate, total)
+    return value, metrics, gradient
