@@ -6,6 +6,7 @@ from diffassim.diagnostics.cycle_summary import cycle_summary
 from diffassim.diagnostics.explain import Explanation, explain
 from diffassim.diagnostics.gradient import check_adjoint, check_gradient
 from diffassim.diagnostics.innovations import InnovationStatistics, innovation_statistics
+from diffassim.diagnostics.memory import MemoryReport, explain_memory
 from diffassim.diagnostics.model import ModelReport, check_model
 from diffassim.diagnostics.observability import observability
 from diffassim.diagnostics.ranks import RankHistogram, rank_histogram
@@ -25,6 +26,7 @@ __all__ = [
     "Exceedance",
     "Explanation",
     "InnovationStatistics",
+    "MemoryReport",
     "ModelReport",
     "RankHistogram",
     "Spectrum",
@@ -37,6 +39,7 @@ __all__ = [
     "cycle_summary",
     "exceedance_reliability",
     "explain",
+    "explain_memory",
     "innovation_statistics",
     "interval_coverage",
     "observability",

@@ -23,7 +23,7 @@ def linear(x):
 
 def cost(values=Y, **fields):
     y = da.Observations(values, [0], operator=linear, error=da.covariances.Diagonal(std=STD), **fields)
-    return da.ThreeDVar(jnp.zeros(2), da.covariances.Dense(jnp.asarray(B)), y)
+    return da.ThreeDVar(jnp.zeros(2), da.covariances.Dense(jnp.linalg.cholesky(jnp.asarray(B))), y)
 
 
 def test_a_variational_account_is_that_of_the_matrices():
