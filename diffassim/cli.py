@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,11 +18,14 @@ import cyclopts
 from cyclopts import Parameter
 
 from diffassim.core.errors import AssimilationError, ConfigurationError
+from diffassim.io.messages import single_line
 
 __all__ = ["app", "main"]
 
+FAILED = 1  # exit code where nothing was reached, or of an error that nobody foresaw
 USER_ERROR = 2  # exit code where the user can help it
-INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+INTERRUPTED, TERMINATED = 130, 143  # exit codes after Ctrl-C and SIGTERM, as shells have them
+HEARTBEAT = 60.0  # seconds of silence after which a run that nobody watches says what it does
 
 
 def _version() -> str:
@@ -30,7 +36,10 @@ def _version() -> str:
 
 
 app = cyclopts.App(
-    name="diffassim", help="Differentiable data assimilation.", version=_version, result_action="return_value"
+    name="diffassim",
+    help="Differentiable data assimilation. With --debug, an error is shown with its traceback.",
+    version=_version,
+    result_action="return_value",
 )
 
 
@@ -81,8 +90,8 @@ def run(
             raise ConfigurationError("--resume DIR stands alone: DIR holds the experiment and its settings")
         _configure_jax(read_toml(resume / "config.toml")[1].get("dtype"))
         directory = resume
-        with _interruptible(directory), _progress() as progress:
-            results = runs.resume(resume, progress)
+        with _interruptible(directory), _progress() as watcher:
+            results = runs.resume(resume, watcher.progress, watcher.tell)
     else:
         if experiment is None:
             raise ConfigurationError(
@@ -94,10 +103,11 @@ def run(
         config = build_configuration(found.configuration, values, name)
         _configure_jax(config.dtype)
         directory = Path("results") / name if out is None else out
-        with _interruptible(directory), _progress() as progress:
-            results = runs.run(found, config, directory, progress)
+        with _interruptible(directory), _progress() as watcher:
+            results = runs.run(found, config, directory, watcher.progress, watcher.tell)
     print(results.table.rstrip())
     print(f"\nFigures, scores.csv and analysis.nc: {directory}")
+    _require_something(results)
 
 
 @app.command
@@ -108,7 +118,9 @@ def score(directory: Path, /) -> None:
     from diffassim.experiments.framework.configuration import read_toml
 
     _configure_jax(read_toml(directory / "config.toml")[1].get("dtype"))
-    print(runs.score(directory).table.rstrip())
+    results = runs.score(directory)
+    print(results.table.rstrip())
+    _require_something(results)
 
 
 @bench.command
@@ -154,9 +166,10 @@ def literature(
         raise ConfigurationError(f"--out {out}: the name must end in .json or .csv")
     _configure_jax("float64")
     outcomes = []
-    with _progress() as progress:
+    with _progress() as watcher:
         for finished, row in enumerate(rows):
-            progress(finished, len(rows))
+            watcher.progress(finished, len(rows))
+            watcher.tell(row.name)
             outcomes.append(rerun(row, seeds, cycles=cycles))
             if out is not None:
                 write_outcomes(outcomes, out)
@@ -164,21 +177,47 @@ def literature(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the command `diffassim`: user errors are one line and exit code 2.
+    """Entry point of the command `diffassim`: every error is one line.
+
+    The exit code is 2 for what the user can help (words, settings, files), 1 for everything else.
 
     Args:
         arguments: words of the command line; default: those of this process.
     """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
     warnings.showwarning = _show_warning
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        app([word for word in words if word != "--debug"], exit_on_error=False, print_error=False)
     except (AssimilationError, cyclopts.CycloptsError, OSError) as error:
-        print(f"diffassim: {' '.join(str(error).split())}", file=sys.stderr)
+        if debug:
+            raise
+        print(f"diffassim: {single_line(error)}", file=sys.stderr)
         sys.exit(USER_ERROR)
+    except Exception as error:
+        if debug:
+            raise
+        print(f"diffassim: {_unforeseen(error)}", file=sys.stderr)
+        sys.exit(FAILED)
+
+
+def _unforeseen(error: Exception) -> str:
+    """Return a line about an error that no check foresaw, with advice."""
+    text = single_line(f"{type(error).__name__}: {error}", 300)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "Out of memory" in text:
+        return f"the memory does not suffice; choose fewer members, points, steps or cycles ({text})"
+    return f"{text}. No check foresaw this: --debug shows where it arose, for a report"
+
+
+def _require_something(results: Any) -> None:
+    """End with an error where the scores rest on nothing."""
+    if results.counted < 1:
+        print("diffassim: nothing that counts has finished; the table says what failed", file=sys.stderr)
+        sys.exit(FAILED)
 
 
 def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
-    print(f"diffassim: {category.__name__}: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"diffassim: {category.__name__}: {single_line(message)}", file=sys.stderr)
 
 
 def _print_outcomes(outcomes: list[Any]) -> None:
@@ -226,23 +265,61 @@ def _configure_jax(dtype: Any) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+class _Terminated(BaseException):
+    """Somebody sent SIGTERM, as schedulers do at the end of a job's time."""
+
+
 @contextmanager
 def _interruptible(directory: Path) -> Iterator[None]:
-    """Turn Ctrl-C into one line that says how to go on."""
+    """Turn Ctrl-C and SIGTERM into one line that says how to go on."""
+
+    def terminate(*_: Any) -> None:
+        raise _Terminated
+
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, terminate) if here else None
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _Terminated) as stop:
+        word, code = ("interrupted", INTERRUPTED) if isinstance(stop, KeyboardInterrupt) else ("terminated", TERMINATED)
         print(
-            f"\ndiffassim: interrupted. What is finished lies in {directory}; go on with: "
+            f"\ndiffassim: {word}. What is finished lies in {directory}; go on with: "
             f"diffassim run --resume {directory}",
             file=sys.stderr,
         )
-        sys.exit(INTERRUPTED)
+        sys.exit(code)
+    finally:
+        if here:
+            signal.signal(signal.SIGTERM, before)
+
+
+class _Watcher:
+    """Tells what a run does: a bar on a terminal; elsewhere a line a minute, so that a long run is not silent."""
+
+    def __init__(self, bar: Any, watched: bool) -> None:
+        self._bar, self._watched = bar, watched
+        self._task = bar.add_task("preparing", total=None)
+        self._doing, self._finished, self._count = "preparing", 0, 0
+        self._start = time.monotonic()
+
+    def progress(self, finished: int, count: int) -> None:
+        self._finished, self._count = finished, count
+        self._bar.update(self._task, completed=finished, total=count)
+
+    def tell(self, doing: str) -> None:
+        self._doing = doing
+        self._bar.update(self._task, description=doing)
+
+    def beat(self, stop: threading.Event) -> None:
+        while not self._watched and not stop.wait(HEARTBEAT):
+            seconds = time.monotonic() - self._start
+            of = f", {self._finished} of {self._count} parts finished" if self._count else ""
+            print(f"diffassim: {self._doing}, {seconds:.0f} s{of}", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Show a progress bar with the remaining time, only where somebody can watch it."""
+def _progress() -> Iterator[_Watcher]:
+    """Show a progress bar with the remaining time where somebody can watch it, and else a sign of life."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -257,16 +334,17 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
     )  # fmt: skip
     console = Console(stderr=True)
+    stop = threading.Event()
     # Chunks may take minutes: the speed is the mean over an hour.
     with Progress(
         *columns, console=console, disable=not console.is_terminal, transient=True, speed_estimate_period=3600
     ) as bar:
-        task = bar.add_task("preparing", total=None)
-
-        def update(finished: int, count: int) -> None:
-            bar.update(task, completed=finished, total=count, description="running" if finished else "preparing")
-
-        yield update
+        watcher = _Watcher(bar, console.is_terminal)
+        threading.Thread(target=watcher.beat, args=(stop,), daemon=True).start()
+        try:
+            yield watcher
+        finally:
+            stop.set()
 
 
 if __name__ == "__main__":

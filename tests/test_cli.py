@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 pytest.importorskip("xarray")
@@ -11,7 +13,7 @@ import jax
 
 from diffassim.cli import main
 from diffassim.experiments import EXPERIMENTS
-from tests.experiments.countdown import LOCATION
+from tests.experiments.countdown import LOCATION, Countdown
 
 
 @pytest.fixture(autouse=True)
@@ -96,11 +98,45 @@ def test_precision_is_double_unless_the_configuration_says_otherwise():
         ("score", "DIRECTORY"),
         ("assimilate", "assimilate"),
         ("run countdown --out file", "file"),
+        ("run countdown --out \udce4", "is no UTF-8"),
+        ("run --resume \udce4", "is no UTF-8"),
     ],
 )
 def test_a_user_error_is_one_line(capsys, tmp_path, words, message):
     (tmp_path / "file").write_text("not a directory")
     assert message in fails(capsys, *words.split())
+
+
+@pytest.mark.parametrize("error", [KeyError("x\ny"), RuntimeError("RESOURCE_EXHAUSTED: 9 TB"), RecursionError("deep")])
+def test_an_unforeseen_error_is_one_line_with_advice_and_a_traceback_on_request(capsys, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("tests.experiments.countdown.Countdown.start", fail)
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "countdown", "--out", "a"])
+    shown = capsys.readouterr().err
+    assert caught.value.code == 1 and shown.count("\n") == 1
+    assert ("--debug" in shown) != ("memory does not suffice" in shown)
+    with pytest.raises(type(error)):
+        main(["run", "countdown", "--out", "b", "--debug"])
+
+
+def test_a_run_of_which_nothing_counts_ends_with_an_error(capsys, monkeypatch):
+    finish = Countdown.finish
+    monkeypatch.setattr(Countdown, "finish", lambda *words: finish(*words)._replace(counted=0))
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "countdown", "--out", "a"])
+    assert caught.value.code == 1
+    assert "nothing that counts has finished" in capsys.readouterr().err
+
+
+def test_a_long_run_that_nobody_watches_gives_signs_of_life(capsys, monkeypatch):
+    monkeypatch.setattr("diffassim.cli.HEARTBEAT", 0.05)
+    start = Countdown.start
+    monkeypatch.setattr(Countdown, "start", lambda *words: (time.sleep(0.3), start(*words))[1])
+    main(["run", "countdown", "--out", "a"])
+    assert "diffassim: preparing, 0 s" in capsys.readouterr().err
 
 
 def test_a_run_is_not_overwritten(capsys):

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from diffassim.core.errors import ConfigurationError
+from diffassim.io.messages import shortened
 
 __all__ = ["EXPERIMENTS", "find_experiment"]
 
@@ -26,8 +27,8 @@ def find_experiment(name: str) -> Any:
         ConfigurationError: if there is none.
     """
     if name not in EXPERIMENTS:
-        close = difflib.get_close_matches(name, EXPERIMENTS, n=1)
+        close = difflib.get_close_matches(name[:100], EXPERIMENTS, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(EXPERIMENTS)}"
-        raise ConfigurationError(f"unknown experiment {name!r}; {hint}")
+        raise ConfigurationError(f"unknown experiment {shortened(repr(name))}; {hint}")
     module, _, attribute = EXPERIMENTS[name].partition(":")
     return getattr(import_module(module), attribute)()

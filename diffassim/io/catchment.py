@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import NamedTuple
@@ -9,11 +11,17 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from diffassim.core.errors import DataError
+from diffassim.core.errors import ConfigurationError, DataError
+from diffassim.io.messages import shortened
+from diffassim.io.tables import read_table
 
-__all__ = ["CatchmentRecord", "fulda_file", "oudin_evaporation", "read_catchment"]
+__all__ = ["CatchmentLimits", "CatchmentRecord", "fulda_file", "oudin_evaporation", "read_catchment"]
 
 SECONDS_PER_DAY = 86400.0
+EARTH = 5.1e8  # km2
+FILL_FACTOR = 3.0  # no flood is so many times as large as the second largest
+MISSING = ("", "nan", "na", "n/a", "null", "none")
+GAPS = "fill gaps before, for example from a neighbouring station"
 
 
 class CatchmentRecord(NamedTuple):
@@ -64,6 +72,31 @@ def fulda_file() -> Path:
     return Path(str(found[0].locate()))
 
 
+@dataclasses.dataclass(frozen=True)
+class CatchmentLimits:
+    """Bounds (lowest, highest) of what a record may hold; a number outside of them is refused by name, never clipped.
+
+    Args:
+        temperature: of daily means, degrees Celsius; tighter than any mistake of unit (Kelvin, tenths) or fill value.
+        precipitation: mm per day; most ever measured within a day are 1,825.
+        depth: of discharge, mm per day over the catchment.
+
+    Example:
+        >>> CatchmentLimits(precipitation=(0.0, 300.0)).temperature
+        (-90.0, 60.0)
+    """
+
+    temperature: tuple[float, float] = (-90.0, 60.0)
+    precipitation: tuple[float, float] = (0.0, 2000.0)
+    depth: tuple[float, float] = (0.0, 2000.0)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            lowest, highest = getattr(self, field.name)
+            if not (math.isfinite(lowest) and math.isfinite(highest) and lowest < highest):
+                raise ConfigurationError(f"{field.name}: limits {lowest} to {highest} must be finite and increase")
+
+
 def read_catchment(
     path: str | Path,
     *,
@@ -74,12 +107,13 @@ def read_catchment(
     precipitation: str = "Prec",
     temperature: str = "tmean",
     date_format: str = "%d.%m.%Y",
-    units_row: bool = True,
+    units_row: bool | None = None,
+    limits: CatchmentLimits | None = None,
 ) -> CatchmentRecord:
     """Read and check a daily record.
 
     Args:
-        path: CSV file with a header row.
+        path: CSV file with a header row, which may be compressed (.gz, .bz2, .xz, .zip).
         area: catchment area, km2.
         latitude: degrees north, for the potential evaporation.
         date: name of the column of dates ...
@@ -87,42 +121,47 @@ def read_catchment(
         precipitation: ... of precipitation in mm per day ...
         temperature: ... and of mean air temperature in degrees Celsius.
         date_format: how dates are written.
-        units_row: whether the second row holds units instead of data.
+        units_row: whether the second row holds units instead of data; default: it does if none of its cells is a date
+            or a number.
+        limits: bounds of the numbers.
 
     Returns:
         The record, discharge converted to mm per day.
 
     Raises:
-        DataError: if the file or a column is missing, a date cannot be read, is repeated or left out, or a number that
-            the model needs is missing, not a number, or out of range.
+        ConfigurationError: if area or latitude is impossible.
+        DataError: if the file or a column is missing or damaged, a date cannot be read, is repeated or left out, or a
+            number that the model needs is missing, not a number, not finite, or outside of the limits.
     """
+    limits = CatchmentLimits() if limits is None else limits
+    if not (math.isfinite(area) and 0 < area < EARTH):
+        raise ConfigurationError(f"area: {area} km2; the catchment's area is above 0 and below {EARTH:g} km2")
+    if not -90 <= latitude <= 90:
+        raise ConfigurationError(f"latitude: {latitude}; degrees north lie between -90 and 90")
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        table = pd.read_csv(path, encoding="latin-1", skiprows=[1] if units_row else None)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise DataError(f"{path.name}: not a CSV table: {error}") from None
-    wanted = (date, discharge, precipitation, temperature)
-    missing = [name for name in wanted if name not in table.columns]
+    table = read_table(path)
+    name, wanted = path.name, (date, discharge, precipitation, temperature)
+    missing = [column for column in wanted if column not in table.columns]
     if missing:
-        raise DataError(f"{path.name}: column {missing[0]!r} is missing; the file has {', '.join(table.columns)}")
-    dates = _dates(path.name, table[date], date_format)
-    columns = {name: _numbers(path.name, table[name], dates) for name in wanted[1:]}
-    for name, least in ((precipitation, 0.0), (temperature, -80.0)):
-        bad = ~(columns[name] >= least)
-        if bad.any():
-            day = dates[int(np.argmax(bad))].date()
-            raise DataError(
-                f"{path.name}: {name} on {day} is {columns[name][bad][0]}; the model needs a value >= {least} for "
-                "every day: fill gaps before, for example from a neighbouring station"
-            )
+        found = shortened(", ".join(map(str, table.columns)), 300)
+        raise DataError(f"{name}: column {missing[0]!r} is missing; the file has {found}")
+    table = table[list(wanted)]
+    table = _without_units(name, table, date_format, units_row)
+    dates = _dates(name, table[date], date_format)
+    columns = {column: _numbers(name, table[column], dates) for column in wanted[1:]}
+    for column, bounds in ((precipitation, limits.precipitation), (temperature, limits.temperature)):
+        _require(name, column, columns[column], dates, bounds, "the model needs a value {bounds} for every day: ", GAPS)
     flow = columns[discharge]
-    if (flow < 0).any():
-        day = dates[int(np.argmax(flow < 0))].date()
-        raise DataError(f"{path.name}: {discharge} on {day} is negative; leave it empty if it is unknown")
-    evaporation = oudin_evaporation(columns[temperature], dates.day_of_year.to_numpy(), latitude)
     depth = flow * SECONDS_PER_DAY / (area * 1e3)
+    unit = area * 1e3 / SECONDS_PER_DAY  # of a mm per day, in m3/s
+    bounds = (limits.depth[0] * unit, limits.depth[1] * unit)
+    known = np.isfinite(flow) | np.isinf(flow)
+    _require(
+        name, discharge, np.where(known, flow, bounds[0]), dates, bounds,
+        f"for {area:g} km2 {{bounds}} m3/s is possible: ", "leave it empty if it is unknown",
+    )  # fmt: skip
+    _refuse_fill_value(name, discharge, flow, dates)
+    evaporation = oudin_evaporation(columns[temperature], dates.day_of_year.to_numpy(), latitude)
     return CatchmentRecord(dates, depth, columns[precipitation], evaporation, columns[temperature], area)
 
 
@@ -149,13 +188,30 @@ def oudin_evaporation(temperature: np.ndarray, day_of_year: np.ndarray, latitude
     return np.where(temperature > -5, radiation / 2.45 * (temperature + 5) / 100, 0.0)
 
 
+def _without_units(name: str, table: pd.DataFrame, date_format: str, units_row: bool | None) -> pd.DataFrame:
+    """Return the table without its row of units, and make sure that no day is taken for one."""
+    if table.empty:
+        return table
+    first = table.iloc[0]
+    stamp = pd.to_datetime(first.iloc[:1], format=date_format, errors="coerce")
+    is_date = bool(stamp.notna().iloc[0])
+    is_number = pd.to_numeric(first.iloc[1:], errors="coerce").notna().any()
+    if units_row is None:
+        units_row = not is_date and not is_number
+    elif units_row and is_date and is_number:
+        raise DataError(
+            f"{name}: the row after the header is the day {shortened(first.iloc[0])}, not a row of units; give "
+            "units_row=False"
+        )
+    return table.iloc[1:].reset_index(drop=True) if units_row else table
+
+
 def _dates(name: str, column: pd.Series, date_format: str) -> pd.DatetimeIndex:
-    dates = pd.DatetimeIndex(pd.to_datetime(column, format=date_format, errors="coerce"))
+    dates = pd.DatetimeIndex(pd.to_datetime(column.str.strip(), format=date_format, errors="coerce"))
     if dates.isna().any():
         row = int(np.argmax(dates.isna()))
-        raise DataError(
-            f"{name}: data row {row + 1} has the date {column.iloc[row]!r}, expected the form {date_format}"
-        )
+        found = shortened(repr(column.iloc[row]))
+        raise DataError(f"{name}: data row {row + 1} has the date {found}, expected the form {date_format}")
     if dates.has_duplicates:
         raise DataError(f"{name}: {dates[dates.duplicated()][0].date()} appears twice; keep one row for each day")
     if len(dates) < 2:
@@ -169,9 +225,57 @@ def _dates(name: str, column: pd.Series, date_format: str) -> pd.DatetimeIndex:
 
 
 def _numbers(name: str, column: pd.Series, dates: pd.DatetimeIndex) -> np.ndarray:
-    numbers = pd.to_numeric(column, errors="coerce")
-    bad = numbers.isna() & column.notna() & (column.astype(str).str.strip() != "")
+    text = column.fillna("").str.strip()
+    numbers = pd.to_numeric(text.where(text != "", "nan"), errors="coerce")
+    bad = numbers.isna() & ~text.str.lower().isin(MISSING)
     if bad.any():
         row = int(np.argmax(bad))
-        raise DataError(f"{name}: {column.name} on {dates[row].date()} is {column.iloc[row]!r}, not a number")
+        found = shortened(repr(text.iloc[row]))
+        raise DataError(f"{name}: {column.name} on {dates[row].date()} is {found}, not a number")
     return numbers.to_numpy(dtype=float)
+
+
+def _require(
+    name: str,
+    column: str,
+    values: np.ndarray,
+    dates: pd.DatetimeIndex,
+    bounds: tuple[float, float],
+    need: str,
+    advice: str,
+) -> None:
+    """Raise for the first value that is not between the bounds (NaN never is)."""
+    bad = ~((values >= bounds[0]) & (values <= bounds[1]))
+    if bad.any():
+        row = int(np.argmax(bad))
+        wanted = need.format(bounds=f"between {bounds[0]:g} and {bounds[1]:g}")
+        raise DataError(
+            f"{name}: {column} on {dates[row].date()} is {values[row]:g}{_guess(values[row])}; {wanted}{advice} "
+            f"({int(bad.sum())} such value(s); the limits can be set)"
+        )
+
+
+def _guess(value: float) -> str:
+    if _is_fill_value(value):
+        return " (a fill value?)"
+    return " (in Kelvin?)" if 180 < value < 340 else ""
+
+
+def _is_fill_value(value: float) -> bool:
+    digits = f"{abs(value):.12g}".replace(".", "") if math.isfinite(value) else ""
+    return len(digits) >= 3 and set(digits) == {"9"}
+
+
+def _refuse_fill_value(name: str, column: str, flow: np.ndarray, dates: pd.DatetimeIndex) -> None:
+    """Raise where the largest discharge is written in nines only and far above all others: `missing`, in many files."""
+    known = np.flatnonzero(np.isfinite(flow))
+    if not known.size:
+        return
+    largest = flow[known].max()
+    others = flow[known][flow[known] < largest]
+    if _is_fill_value(float(largest)) and largest > FILL_FACTOR * (others.max() if others.size else 0.0):
+        row = int(known[np.argmax(flow[known])])
+        raise DataError(
+            f"{name}: {column} on {dates[row].date()} is {largest:g}, more than {FILL_FACTOR:g} times all other "
+            "values: probably a fill value; leave it empty if it is unknown"
+        )

@@ -24,6 +24,12 @@ def build(**settings):
         ({"chunks": "many"}, "countdown: chunks: Input should be a valid integer"),
         ({"length": 11}, "countdown: length: the window of 11.0 days is longer than limit = 10.0 days"),
         ({"length": float("nan")}, "countdown: length: Input should be a finite number (found nan)"),
+        ({"seed": True}, "countdown: seed: a truth value"),
+        ({"seed": 2**63}, "countdown: seed: an integer of 64 bits"),
+        ({"seed": 2**63 - 1}, "countdown: seed: Input should be less than"),
+        ({"chunks": 10**400}, "countdown: chunks: an integer of 1329 bits"),
+        ({"chunks": "9" * 10**6}, "countdown: chunks: "),
+        ({"x" * 10**6: 1}, "countdown: unknown key 'xxx"),
         ({"dtype": "float16"}, "countdown: dtype: Input should be 'float32' or 'float64' (found 'float16')"),
     ],
 )
@@ -31,7 +37,7 @@ def test_a_bad_setting_is_one_line_that_names_it(settings, message):
     with pytest.raises(ConfigurationError) as caught:
         build(**settings)
     assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 
 
 def test_a_quantity_may_carry_its_unit():
@@ -60,6 +66,15 @@ def test_toml_repeats_the_configuration_exactly(tmp_path):
 )
 def test_settings_are_read_as_toml_or_text(text, expected):
     assert parse_setting(text) == ("a", expected)
+
+
+@pytest.mark.parametrize("text", ["a=" + "9" * 5000, "a=" + "[" * 3000 + "]" * 3000], ids=["digits", "nesting"])
+def test_a_setting_beyond_all_measure_is_one_line(tmp_path, text):
+    (tmp_path / "mine.toml").write_text(text)
+    for read in (lambda: parse_setting(text), lambda: read_toml(tmp_path / "mine.toml")):
+        with pytest.raises(ConfigurationError) as caught:
+            read()
+        assert len(str(caught.value)) < 500 and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["a", "=1", ""])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from flax import serialization
 
 from diffassim.core.errors import AssimilationWarning, ConfigurationError, DataError
 from diffassim.experiments.framework import run as runs
@@ -126,10 +128,65 @@ def test_other_files_are_never_overwritten(tmp_path):
     assert (tmp_path / "scores.csv").read_text() == "mine"
 
 
-def test_a_run_that_failed_before_its_first_checkpoint_may_be_repeated(tmp_path, monkeypatch):
+def test_a_stopped_preparation_is_repeated_with_its_own_settings_only(whole, tmp_path, monkeypatch):
     path = stopped(tmp_path / "run", monkeypatch, "start")
-    runs.run(Countdown(), CountdownConfiguration(seed=1), path)
-    assert "seed = 1" in (path / "config.toml").read_text()
+    with pytest.raises(ConfigurationError, match="other settings, which are not written over"):
+        runs.run(Countdown(), CountdownConfiguration(seed=1), path)
+    assert "seed = 0" in (path / "config.toml").read_text()
+    runs.run(Countdown(), CountdownConfiguration(), path)
+    assert_same_result(path, whole)
+
+
+@pytest.mark.parametrize("name", ["config.toml", "provenance.json", "chunks/mine.nc", ".hidden"])
+def test_a_foreign_file_is_left_alone(tmp_path, name):
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    path.write_text('experiment = "mine"')
+    with pytest.raises(ConfigurationError, match=r"other settings|not empty"):
+        runs.run(Countdown(), CountdownConfiguration(), tmp_path / "run")
+    assert path.read_text() == 'experiment = "mine"'
+
+
+def test_what_a_kill_leaves_in_the_first_moments_is_written_over_or_completed(whole, tmp_path, monkeypatch):
+    path = tmp_path / "killed"  # while config.toml was written
+    (path / "chunks").mkdir(parents=True)
+    (path / ".config.toml.part").write_text("exper")
+    with pytest.raises(ConfigurationError, match="stopped before its settings were written; start it with"):
+        runs.resume(path)
+    runs.run(Countdown(), CountdownConfiguration(), path)
+    assert_same_result(path, whole)
+    path = stopped(tmp_path / "later", monkeypatch, "start")  # between config.toml and provenance.json
+    (path / "provenance.json").unlink()
+    (path / "chunks").rmdir()
+    runs.resume(path)
+    assert (path / "provenance.json").exists()
+    assert_same_result(path, whole)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: [1, 2],
+        lambda content: {"carry": {}},
+        lambda content: content | {"carry": {"foreign": np.zeros(2)}},
+        lambda content: content | {"chunks": {"00007": "0"}},
+        lambda content: content | {"chunks": {"00000": 5}},
+    ],
+)
+def test_a_checkpoint_with_a_right_checksum_and_foreign_content_is_named(tmp_path, monkeypatch, change):
+    path = stopped(tmp_path / "stopped", monkeypatch, "2")
+    content = serialization.msgpack_restore((path / "checkpoint.msgpack").read_bytes()[32:])
+    packed = serialization.msgpack_serialize(change(content))
+    (path / "checkpoint.msgpack").write_bytes(hashlib.sha256(packed).digest() + packed)
+    with pytest.raises(DataError, match=r"checkpoint.msgpack: its content"):
+        runs.resume(path)
+
+
+def test_settings_beyond_the_memory_are_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(Countdown, "memory", lambda self, config: {"chunks": 8e15, "limit": 1.0})
+    with pytest.raises(ConfigurationError, match=r"about 7.1 PiB of memory.*most of it is for chunks"):
+        runs.run(Countdown(), CountdownConfiguration(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def flip(path: Path) -> None:
@@ -192,6 +249,24 @@ def test_a_carry_is_a_nested_dict_of_arrays():
         as_numpy({1: 2.0})
 
 
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_is_one_line_that_says_how_to_go_on(whole, tmp_path, number, code, word):
+    flag, path = tmp_path / "flag", tmp_path / "stopped"
+    process = start_process(path, DISTURB_AT="2", DISTURB_HOW="wait", DISTURB_FLAG=str(flag))
+    while not flag.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert word in errors and errors.strip().endswith(f"go on with: diffassim run --resume {path}")
+    assert "Traceback" not in errors
+    runs.resume(path)
+    assert_same_result(path, whole)
+
+
 def start_process(path: Path, **environment: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "tests.experiments.countdown", "run", "countdown", "--out", str(path)]
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
@@ -203,18 +278,3 @@ def test_after_a_kill_the_run_goes_on_with_the_same_result(whole, tmp_path):
     assert process.returncode == -signal.SIGKILL
     runs.resume(tmp_path / "killed")
     assert_same_result(tmp_path / "killed", whole)
-
-
-def test_an_interrupt_is_one_line_that_says_how_to_go_on(whole, tmp_path):
-    flag, path = tmp_path / "flag", tmp_path / "interrupted"
-    process = start_process(path, DISTURB_AT="2", DISTURB_HOW="wait", DISTURB_FLAG=str(flag))
-    while not flag.exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.strip().endswith(f"go on with: diffassim run --resume {path}")
-    assert "Traceback" not in errors
-    runs.resume(path)
-    assert_same_result(path, whole)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from diffassim import DataError
-from diffassim.io.catchment import fulda_file, oudin_evaporation, read_catchment
+from diffassim import ConfigurationError, DataError
+from diffassim.io.catchment import CatchmentLimits, fulda_file, oudin_evaporation, read_catchment
 
 AREA = 86.4  # km2: 1 m3/s is 1 mm per day
 
@@ -57,10 +59,17 @@ def change(row, column, value):
         (change(4, 0, "02.01.1979"), "1979-01-02 appears twice; keep one row for each day"),
         (lambda rows: rows.pop(4), "1979-01-04 follows 1979-01-02: days are left out"),
         (lambda rows: rows.append(["01.12.1978", "1", "1", "1"]), "1978-12-01 is out of order"),
-        (change(3, 2, ""), "Prec on 1979-01-02 is nan; the model needs a value >= 0.0 for every day"),
-        (change(3, 2, "-1"), "Prec on 1979-01-02 is -1.0; the model needs a value >= 0.0"),
+        (change(3, 2, ""), "Prec on 1979-01-02 is nan; the model needs a value between 0 and 2000 for every day"),
+        (change(3, 2, "-1"), "Prec on 1979-01-02 is -1; the model needs a value between 0 and 2000"),
         (change(3, 3, "warm"), "tmean on 1979-01-02 is 'warm', not a number"),
-        (change(3, 1, "-4"), "Q on 1979-01-02 is negative; leave it empty if it is unknown"),
+        (change(3, 1, "-4"), "Q on 1979-01-02 is -4; .*: leave it empty if it is unknown"),
+        (change(3, 1, "inf"), "Q on 1979-01-02 is inf; "),
+        (change(3, 1, "999.9"), r"Q on 1979-01-02 is 999.9, more than 3 times all other values: probably a fill value"),
+        (change(3, 2, "9999"), r"Prec on 1979-01-02 is 9999 \(a fill value\?\)"),
+        (change(3, 2, "9" * 10**7), r"Prec on 1979-01-02 is '9+\.\.\. \(10000002 characters\), not a number"),
+        (change(3, 2, "x" * 10**7), r"Prec on 1979-01-02 is 'x+\.\.\. \(10000002 characters\), not a number"),
+        (change(3, 3, "278.15"), r"tmean on 1979-01-02 is 278.15 \(in Kelvin\?\); .* between -90 and 60"),
+        (change(0, 2, "Q"), "the column 'Q' appears twice"),
         (lambda rows: rows.__delitem__(slice(3, None)), r"holds 1 day\(s\) of data"),
     ],
 )
@@ -71,6 +80,46 @@ def test_every_flaw_is_one_clear_line(tmp_path, flaw, message):
         read(written(tmp_path, rows))
     assert "gauge.csv" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_row_of_units_is_known_by_its_cells(tmp_path):
+    plain = [row for k, row in enumerate(table()) if k != 1]
+    assert len(read(written(tmp_path, plain)).dates) == len(read(written(tmp_path, table())).dates) == 5
+    with pytest.raises(DataError, match=r"is the day 01.01.1979, not a row of units"):
+        read_catchment(written(tmp_path, plain), area=AREA, latitude=50.6, units_row=True)
+
+
+@pytest.mark.parametrize("start", ["\ufeff", " "])
+def test_a_byte_order_mark_and_spaces_in_the_header_do_no_harm(tmp_path, start):
+    rows = table()
+    rows[0] = [start + "date", " Q", "Prec ", " tmean "]
+    assert read(written(tmp_path, rows)).discharge[0] == 1
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "zip", "xz", "tar", "zst"])
+def test_a_damaged_archive_is_one_line(tmp_path, suffix):
+    path = tmp_path / f"gauge.csv.{suffix}"
+    for content in (b"", b"date,Q\n1,2\n", gzip.compress(b"date,Q\n" * 1000)[:-20]):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=rf"gauge.csv.{suffix}: not a whole .{suffix} file") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"area": 0.0}, {"area": -5.0}, {"area": float("nan")}, {"latitude": 500.0}, {"latitude": float("nan")}]
+)
+def test_an_impossible_catchment_is_refused(tmp_path, wrong):
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        read_catchment(written(tmp_path, table()), **({"area": AREA, "latitude": 50.6} | wrong))
+
+
+def test_limits_can_be_set(tmp_path):
+    limits = CatchmentLimits(temperature=(0.0, 3.0))
+    with pytest.raises(DataError, match=r"tmean on 1979-01-01 is 3\.5"):
+        read_catchment(written(tmp_path, table()), area=AREA, latitude=50.6, limits=limits)
+    with pytest.raises(ConfigurationError, match="must be finite and increase"):
+        CatchmentLimits(depth=(1.0, float("inf")))
 
 
 def test_a_missing_file_is_named(tmp_path):

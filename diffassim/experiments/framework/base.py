@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import pandas as pd
 import xarray as xr
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-__all__ = ["Configuration", "Experiment", "Results", "quantity", "score_rows"]
+from diffassim.io.messages import require_plain_name
 
+__all__ = ["Configuration", "Experiment", "Results", "Stage", "StagedExperiment", "quantity", "score_rows"]
+
+LARGEST = 2**63  # integers from here on fit no array
 SCORE_COLUMNS = ["method", "variable", "lead", "metric", "value", "n"]
 
 
@@ -25,16 +29,32 @@ class Configuration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63 - 8)] = 0
     dtype: Literal["float32", "float64"] = "float64"
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_plain(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what would be cast in silence: a truth value as a number, and numbers beyond all measure."""
+        _require_plain(value, cls.model_fields[str(info.field_name)].annotation is bool)
+        return value
 
 
 class Results(NamedTuple):
-    """What a finished experiment shows: tidy scores, figures by file name, and a table as text."""
+    """What a finished experiment shows.
+
+    Args:
+        scores: tidy, see `score_rows`.
+        figures: by file name.
+        table: scores as text, with the number of what failed.
+        counted: windows, analyses or forecasts that finished and that the scores rest on; with none the command line
+            ends with an error.
+    """
 
     scores: pd.DataFrame
     figures: dict[str, Any]
     table: str
+    counted: int = 1
 
 
 class Experiment(ABC):
@@ -84,9 +104,62 @@ class Experiment(ABC):
         The carry arrives as NumPy arrays.
         """
 
+    def memory(self, config: Any) -> dict[str, float]:
+        """Return about how many bytes the largest things need, each by a name that says what makes it large.
+
+        Asked before anything is computed; a run that does not fit the machine is refused.
+        """
+        return {}
+
+    def stage(self, config: Any, index: int) -> str:
+        """Return what a chunk does, for whoever watches."""
+        return "running"
+
     @abstractmethod
     def finish(self, config: Any, dataset: xr.Dataset) -> Results:
         """Return scores and figures of the whole output (chunks concatenated along `time`)."""
+
+
+class Stage(NamedTuple):
+    """Chunks of one kind.
+
+    Args:
+        name: what they do.
+        count: how many there are.
+        advance: like `Experiment.advance`, with the index counted from the stage's first chunk.
+    """
+
+    name: str
+    count: int
+    advance: Callable[[Any, dict[str, Any], int], tuple[dict[str, Any], xr.Dataset]]
+
+
+class StagedExperiment(Experiment):
+    """An experiment whose chunks are of several kinds, one after the other; a subclass defines `stages`."""
+
+    @abstractmethod
+    def stages(self, config: Any) -> tuple[Stage, ...]:
+        """Return the stages in their order."""
+
+    def chunks(self, config: Any) -> int:
+        """Return the number of chunks of all stages."""
+        return sum(stage.count for stage in self.stages(config))
+
+    def stage(self, config: Any, index: int) -> str:
+        """Return the name of a chunk's stage."""
+        return self._find(config, index)[0].name
+
+    def advance(self, config: Any, carry: dict[str, Any], index: int) -> tuple[dict[str, Any], xr.Dataset]:
+        """Compute one chunk by its stage."""
+        stage, inner = self._find(config, index)
+        return stage.advance(config, carry, inner)
+
+    def _find(self, config: Any, index: int) -> tuple[Stage, int]:
+        for stage in self.stages(config):
+            if index < stage.count:
+                return stage, index
+            index -= stage.count
+        raise IndexError(f"{self.name} has no chunk {index} after its last one")
 
 
 def quantity(unit: str) -> Any:
@@ -112,6 +185,18 @@ def quantity(unit: str) -> Any:
         return number
 
     return BeforeValidator(read)
+
+
+def _require_plain(value: Any, truth: bool) -> None:
+    if isinstance(value, bool) and not truth:
+        raise ValueError("a truth value, where something else is needed")
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise ValueError(f"an integer of {value.bit_length()} bits; at most 63 are possible")
+    if isinstance(value, str | Path):
+        require_plain_name("text", value)
+    if isinstance(value, list | tuple):
+        for entry in value:
+            _require_plain(entry, truth)
 
 
 def score_rows(rows: Iterable[tuple[str, str, Any, str, float, int]]) -> pd.DataFrame:

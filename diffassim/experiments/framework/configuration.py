@@ -11,6 +11,7 @@ import tomlkit
 from pydantic import ValidationError
 
 from diffassim.core.errors import ConfigurationError
+from diffassim.io.messages import require_plain_name, shortened, single_line
 
 __all__ = ["build_configuration", "parse_setting", "read_toml", "to_toml"]
 
@@ -21,15 +22,17 @@ def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
     Raises:
         ConfigurationError: if the file is missing, is not TOML, or names no experiment.
     """
+    require_plain_name("file", path)
+    shown = shortened(path, 300)
     try:
-        settings = tomllib.loads(path.read_text())
+        settings = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ConfigurationError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path}: not valid TOML: {error}") from None
+        raise ConfigurationError(f"{shown}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # no TOML, no UTF-8, an integer of thousands of digits; nesting
+        raise ConfigurationError(f"{shown}: not valid TOML: {single_line(error, 200)}") from None
     name = settings.pop("experiment", None)
     if not isinstance(name, str):
-        raise ConfigurationError(f'{path}: the key `experiment` is missing; write for example: experiment = "fulda"')
+        raise ConfigurationError(f'{shown}: the key `experiment` is missing; write for example: experiment = "fulda"')
     return name, settings
 
 
@@ -42,11 +45,13 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigurationError(f"--set {text}: write it as key=value")
+        raise ConfigurationError(f"--set {shortened(text)}: write it as key=value")
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key.strip(), value
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits; nesting
+        raise ConfigurationError(f"--set {shortened(text)}: {single_line(error, 200)}") from None
 
 
 def build_configuration(kind: Any, settings: dict[str, Any], name: str) -> Any:
@@ -62,9 +67,9 @@ def build_configuration(kind: Any, settings: dict[str, Any], name: str) -> Any:
     """
     for key in settings:
         if key not in kind.model_fields:
-            close = difflib.get_close_matches(key, kind.model_fields, n=1)
+            close = difflib.get_close_matches(key[:100], kind.model_fields, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(kind.model_fields)}"
-            raise ConfigurationError(f"{name}: unknown key {key!r}; {hint}")
+            raise ConfigurationError(f"{name}: unknown key {shortened(repr(key))}; {hint}")
     try:
         return kind(**settings)
     except ValidationError as error:
@@ -73,7 +78,8 @@ def build_configuration(kind: Any, settings: dict[str, Any], name: str) -> Any:
         if not first["loc"]:  # a check of several fields together, which names them itself
             raise ConfigurationError(f"{name}: {message}") from None
         field = ".".join(map(str, first["loc"]))
-        raise ConfigurationError(f"{name}: {field}: {message} (found {first['input']!r})") from None
+        found = shortened(repr(first["input"]))
+        raise ConfigurationError(f"{name}: {field}: {single_line(message, 300)} (found {found})") from None
 
 
 def to_toml(name: str, config: Any) -> str:

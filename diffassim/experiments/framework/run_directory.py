@@ -19,6 +19,7 @@ from flax import serialization
 
 from diffassim.core.errors import AssimilationWarning, ConfigurationError, DataError
 from diffassim.experiments.framework.base import Results
+from diffassim.io.messages import require_plain_name, shortened
 
 __all__ = ["RunDirectory", "as_numpy"]
 
@@ -39,10 +40,12 @@ class RunDirectory:
     """
 
     def __init__(self, path: Path) -> None:
+        require_plain_name("directory", path)
         self.path = path
         self.config, self.provenance = path / "config.toml", path / "provenance.json"
         self.checkpoint, self.analysis = path / "checkpoint.msgpack", path / "analysis.nc"
         self.scores, self.table = path / "scores.csv", path / "table.txt"
+        self._chunks = path / "chunks"
         self._digests: list[str] = []
 
     @property
@@ -50,8 +53,13 @@ class RunDirectory:
         """Whether a chunk or a checkpoint has been written."""
         return any(p.exists() for p in (self.analysis, self.checkpoint, self.chunk(0)))
 
+    @property
+    def count(self) -> int:
+        """Number of chunks written so far."""
+        return len(self._digests)
+
     def create(self, configuration: str, seed: int) -> None:
-        """Make the directory for a new run.
+        """Make the directory for a new run. Only what a run with the same settings left there is written over.
 
         Args:
             configuration: content of config.toml.
@@ -65,19 +73,48 @@ class RunDirectory:
                 f"{self.path} holds a run already; give another --out, remove it, or go on with: "
                 f"diffassim run --resume {self.path}"
             )
-        if self.path.exists() and not self.config.exists() and any(self.path.iterdir()):
-            raise ConfigurationError(f"{self.path} is not empty and holds no run; give another --out")
-        (self.path / "chunks").mkdir(parents=True, exist_ok=True)
-        _replace(self.config, lambda path: path.write_text(configuration))
+        if self.config.exists() and self.config.read_bytes() != configuration.encode():
+            raise ConfigurationError(
+                f"{self.config} holds other settings, which are not written over; give another --out, remove it, or "
+                f"use them with: diffassim run --resume {self.path}"
+            )
+        others = self._others()
+        if others:
+            raise ConfigurationError(
+                f"{self.path} is not empty: it holds {shortened(others[0])}; give another --out directory"
+            )
+        self._chunks.mkdir(parents=True, exist_ok=True)
+        _replace(self.config, lambda path: path.write_bytes(configuration.encode()))
+        self._write_provenance(seed)
+
+    def complete(self, seed: int) -> None:
+        """Write what a run that was stopped before its first checkpoint may lack."""
+        self._chunks.mkdir(exist_ok=True)
+        if not self.provenance.exists():
+            self._write_provenance(seed)
+
+    def _others(self) -> list[str]:
+        """Return the names of files that no stopped preparation leaves."""
+        if not self.path.exists():
+            return []
+        left = {_beside(self.config).name, _beside(self.checkpoint).name}
+        if self.config.exists():
+            left |= {self.config.name, self.provenance.name, _beside(self.provenance).name}
+        if self._chunks.is_dir() and not any(self._chunks.iterdir()):
+            left.add(self._chunks.name)
+        return sorted(entry.name for entry in self.path.iterdir() if entry.name not in left)
+
+    def _write_provenance(self, seed: int) -> None:
         facts = {"seed": seed, "python": platform.python_version(), "versions": _versions()}
         _replace(self.provenance, lambda path: path.write_text(json.dumps(facts, indent=2) + "\n"))
 
     def chunk(self, index: int) -> Path:
         """Return the path of a chunk's file."""
-        return self.path / "chunks" / f"{index:05d}.nc"
+        return self._chunks / f"{index:05d}.nc"
 
     def write_chunk(self, index: int, dataset: xr.Dataset, carry: dict[str, Any]) -> None:
         """Write a chunk's output, then the carry that follows it."""
+        self._chunks.mkdir(exist_ok=True)
         _replace(self.chunk(index), lambda path: dataset.to_netcdf(path, engine="netcdf4"))
         self._digests.append(_digest(self.chunk(index)))
         self.write_checkpoint(carry)
@@ -103,7 +140,9 @@ class RunDirectory:
         signed = self.checkpoint.read_bytes()
         if hashlib.sha256(signed[_DIGEST:]).digest() != signed[:_DIGEST]:
             raise DataError(f"{self.checkpoint}: damaged (its checksum is wrong). {advice}")
-        content = serialization.msgpack_restore(signed[_DIGEST:])
+        content = _unpacked(signed[_DIGEST:])
+        if content is None:
+            raise DataError(f"{self.checkpoint}: its content is not that of a run. {advice}")
         if _digest(self.config) != content["config"]:
             raise DataError(f"{self.config}: changed since the run started. {advice}")
         self._digests = [content["chunks"][name] for name in sorted(content["chunks"])]
@@ -175,6 +214,19 @@ def as_numpy(carry: Any) -> Any:
     return np.asarray(carry)
 
 
+def _unpacked(packed: bytes) -> dict[str, Any] | None:
+    """Return a checkpoint's content, or None where it is something else (of which a checksum knows nothing)."""
+    try:
+        content = serialization.msgpack_restore(packed)
+        chunks = content["chunks"]
+        names = [name for name, _ in _numbered([""] * len(chunks))]
+        sound = sorted(chunks) == names and all(isinstance(digest, str) for digest in chunks.values())
+        as_numpy(content["carry"])
+        return content if sound and isinstance(content["carry"], dict) and "config" in content else None
+    except Exception:  # whatever foreign bytes make the decoder raise
+        return None
+
+
 def _numbered(digests: list[str]) -> list[tuple[str, str]]:
     return [(f"{index:05d}", digest) for index, digest in enumerate(digests)]
 
@@ -194,8 +246,12 @@ def _figure_writer(figure: Any) -> Callable[[Path], Any]:
     return lambda path: figure.savefig(path, dpi=150, format="png")
 
 
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
 def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    beside = path.with_name(f".{path.name}.part")
+    beside = _beside(path)
     write(beside)
     os.replace(beside, path)  # noqa: PTH105 (atomic on every platform)
 
