@@ -1,13 +1,30 @@
-"""Training loops, and losses that pass through an assimilation."""
+"""Training loops, and losses that pass through an assimilation.
+
+A loss is a route (from a model and a sample to states) and a score of where it leads; `fit` takes any function.
+"""
 
 from diffassim.training.checkpoint import load_checkpoint, save_checkpoint
 from diffassim.training.fit import Fit, TrainingError, fit
+from diffassim.training.routes import AnalysisForecast, FilterCycle, FilterForecast, Forecast, Route, WindowSample
+from diffassim.training.scores import CRPS, EnergyScore, GaussianLikelihood, Loss, MeanSquare, Score, Spectral
 from diffassim.training.state import TrainingState
-from diffassim.training.through_analysis import ForecastMisfit, WindowSample
+from diffassim.training.through_analysis import ForecastMisfit
 
 __all__ = [
+    "CRPS",
+    "AnalysisForecast",
+    "EnergyScore",
+    "FilterCycle",
+    "FilterForecast",
     "Fit",
+    "Forecast",
     "ForecastMisfit",
+    "GaussianLikelihood",
+    "Loss",
+    "MeanSquare",
+    "Route",
+    "Score",
+    "Spectral",
     "TrainingError",
     "TrainingState",
     "WindowSample",

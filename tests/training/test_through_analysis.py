@@ -35,8 +35,8 @@ SAMPLE = sample()
 
 
 def analysis(model, given=SAMPLE):
-    cost = da.StrongConstraint4DVar(model, given.background, MISFIT.B, given.window, steps=STEPS)
-    return da.minimize(cost, MISFIT.minimizer).state
+    cost = da.StrongConstraint4DVar(model, given.background, MISFIT.route.B, given.window, steps=STEPS)
+    return da.minimize(cost, MISFIT.route.minimizer).state
 
 
 @pytest.mark.slow
@@ -82,7 +82,7 @@ def test_the_gradient_equals_central_differences(differences):
 @pytest.mark.slow
 def test_background_errors_receive_a_gradient():
     def loss(std):
-        return MISFIT.replace(B=da.covariances.Diagonal(std=std))(MODEL, SAMPLE)
+        return ForecastMisfit(da.covariances.Diagonal(std=std), STEPS, LEAD, MISFIT.route.minimizer)(MODEL, SAMPLE)
 
     h = 1e-5
     value = jax.jit(loss)
