@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 __all__ = ["Result"]
@@ -43,7 +44,9 @@ class Result(enum.IntEnum):
             STALLED (2 of 4): no
         """
         codes = np.asarray(codes)
-        for kind in (cls.NON_FINITE, cls.STALLED, cls.MAX_ITERATIONS):
+        for kind in _SEVERITY:
+            if kind in (cls.CONVERGED, cls.INCONSISTENT):
+                continue
             count = int((codes == kind).sum())
             if count:
                 return f"{kind.name}{f' ({count} of {codes.size})' if codes.size > 1 else ''}: {kind.advice}"
@@ -52,9 +55,40 @@ class Result(enum.IntEnum):
     @classmethod
     def describe(cls, code: Any) -> str:
         """Return 'NAME: advice' for a code or for the worst code of an array."""
-        result = cls(int(np.max(np.asarray(code))))
+        result = cls.worst(code)
         return f"{result.name}: {result.advice}"
 
+    @classmethod
+    def worst(cls, codes: Any) -> Result:
+        """Return the gravest of several codes, which is not the one with the largest number.
+
+        Raises:
+            ValueError: if a number is no code, or there are none.
+
+        Example:
+            >>> Result.worst([5, 3, 0]).name
+            'NON_FINITE'
+        """
+        return min((cls(int(code)) for code in np.unique(np.asarray(codes))), key=_SEVERITY.index)
+
+    @classmethod
+    def worst_code(cls, codes: Any) -> Any:
+        """Return `worst` as an array, for codes that may be traced.
+
+        Example:
+            >>> int(Result.worst_code(jnp.array([5, 3, 0])))
+            3
+        """
+        order = jnp.asarray([int(kind) for kind in _SEVERITY], jnp.int32)
+        rank = jnp.argsort(order)  # by number: the place in the order
+        return order[jnp.min(rank[jnp.asarray(codes)])]
+
+
+# The gravest first. Numbers are those of output files and say nothing about it.
+_SEVERITY = (
+    Result.NON_FINITE, Result.DIVERGED, Result.COLLAPSED, Result.STALLED, Result.MAX_ITERATIONS, Result.LINEAR_SOLVE,
+    Result.INCONSISTENT, Result.CONVERGED,
+)  # fmt: skip
 
 _ADVICE = {
     Result.CONVERGED: "the gradient norm fell below the tolerance; for an ensemble: all members are finite.",
@@ -67,9 +101,11 @@ _ADVICE = {
         "of its dtype (try float64 or a looser tolerance) or not differentiable at this point."
     ),
     Result.NON_FINITE: (
-        "the cost or its gradient is not finite at the starting point, or where a step of a descent method led; check "
-        "the background, the observations and the model's stability over the window (a shorter window, a smaller dt or "
-        "a smaller learning rate often helps). The best state so far is returned."
+        "the cost or its gradient is not finite at the starting point, or where a step of a descent method led. Look "
+        "at the start first: cost(cost.control()), its terms by stream, the trajectory from the background. Check for "
+        "a parameter on its bound, a factor of B or R that is singular, an operator outside of its domain, or a model "
+        "that is unstable over the window (try a shorter one, a smaller dt or learning rate); check_gradient finds a "
+        "derivative that is not finite. The best state so far is returned."
     ),
     Result.LINEAR_SOLVE: (
         "the linear solve for the implicit gradient did not converge; the Hessian may be singular or indefinite here. "

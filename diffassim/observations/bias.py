@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ShapeError
-from diffassim.observations.operators import Operator, as_operator
+from diffassim.observations.operators import Operator, as_operator, check_operator
 
 __all__ = ["Biased"]
 
@@ -60,6 +60,15 @@ class Biased(Operator):
         self._set(
             operator=as_operator(self.operator), predictors=tuple(map(as_operator, given)), coefficients=coefficients
         )
+
+    def check(self, name: str, x: Any, where: Any = None) -> None:
+        """Check H."""
+        check_operator(self.operator, name, x, where)
+
+    def check_grid(self, name: str, grid: Any) -> None:
+        """Check H."""
+        if isinstance(self.operator, Operator):
+            self.operator.check_grid(name, grid)
 
     def __call__(self, x: Any, where: Any = None) -> Any:
         """Return H(x, where) and the bias."""

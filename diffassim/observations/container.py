@@ -14,13 +14,14 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, DataError, ShapeError, concrete
 from diffassim.core.pytree import Pytree
 from diffassim.observations.normalize import (
-    as_float,
     broadcast_mask,
     checked_fraction,
     checked_steps,
+    checked_where,
     filled,
     observed,
     of_first_window,
+    values_of,
     without_bad_places,
 )
 from diffassim.observations.operators import Identity, as_operator
@@ -84,9 +85,10 @@ class Observations(Pytree):
     parameters: Any = None
 
     def __post_init__(self) -> None:
-        values = jax.tree.map(as_float, self.values)
+        values = values_of(self.values)
         steps = checked_steps(self.steps)
-        for name, given in (("values", values), ("where", self.where)):
+        where = checked_where(self.where)
+        for name, given in (("values", values), ("where", where)):
             for leaf in jax.tree.leaves(given):
                 if jnp.shape(leaf)[: steps.ndim] != steps.shape:
                     times = f"{steps.shape[0]} times" if steps.ndim == 1 else f"(windows, times) {steps.shape}"
@@ -102,7 +104,7 @@ class Observations(Pytree):
                 raise DataError(
                     f"Observations: values hold {np.isinf(array).sum()} infinite entries; use NaN for missing"
                 )
-        mask, where = without_bad_places(mask, self.where, steps)
+        mask, where = without_bad_places(mask, where, steps)
         values = jax.tree.map(filled, values, mask)
         if self.error is None:
             raise DataError("Observations: `error` is missing; give R, e.g. da.covariances.Diagonal(std=...)")
@@ -220,8 +222,19 @@ class Observations(Pytree):
 
 
 def as_streams(observations: Any) -> tuple[Any, ...]:
-    """Return observations as a tuple of streams, whether they are one `Observations` or a tuple of them."""
-    return observations if isinstance(observations, tuple) else (observations,)
+    """Return observations as a tuple of streams, whether they are one `Observations` or a tuple (or list) of them.
+
+    Raises:
+        ConfigurationError: if an entry is something else.
+    """
+    streams = tuple(observations) if isinstance(observations, tuple | list) else (observations,)
+    for stream in streams:
+        if not hasattr(stream, "operator") or not hasattr(stream, "steps"):
+            raise ConfigurationError(
+                f"observations must be `Observations` or a tuple of them (one for each stream), found "
+                f"{type(stream).__name__}"
+            )
+    return streams
 
 
 def observed_rows(observations: Any) -> Int[Array, " rows"]:

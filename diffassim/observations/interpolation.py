@@ -6,9 +6,11 @@ import itertools
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from diffassim.core.errors import ConfigurationError, ShapeError
+from diffassim.core.checks import real_array
+from diffassim.core.errors import ConfigurationError, DataError, ShapeError, concrete, require_positive
 from diffassim.core.pytree import static
 from diffassim.observations.operators import Operator
 
@@ -24,9 +26,9 @@ class Interpolate(Operator):
 
     Args:
         places: coordinates, shape (m, D), in the unit of the grid; None where `Observations.where` gives them.
-        spacing: grid spacing per axis, length D.
+        spacing: grid spacing, one number for all axes or one per axis.
         origin: coordinate of the first grid point per axis, length D; default 0.
-        periodic: per axis, whether the grid wraps around (static).
+        periodic: whether an axis wraps around, one flag for all axes or one per axis (static).
 
     A place outside a bounded axis is read at the nearest boundary point (its weight is clamped); mask such
     observations if that is not wanted.
@@ -43,12 +45,52 @@ class Interpolate(Operator):
     places: Float[Array, "m D"] | None = None
     spacing: Any = (1.0,)
     origin: Any = None
-    periodic: tuple[bool, ...] = static(default=(True,))
+    periodic: Any = static(default=(True,))
 
     def __post_init__(self) -> None:
-        if len(self.spacing) != len(self.periodic):
+        ndim = max([len(v) for v in (self.spacing, self.periodic) if isinstance(v, tuple | list)], default=1)
+        spacing, periodic = (
+            tuple(v) if isinstance(v, tuple | list) else (v,) * ndim for v in (self.spacing, self.periodic)
+        )
+        if getattr(self.spacing, "ndim", 0) == 1:  # an array of one entry per axis
+            spacing = tuple(self.spacing)
+            periodic = periodic * len(spacing) if not isinstance(self.periodic, tuple | list) else periodic
+        if len(spacing) != len(periodic):
             raise ConfigurationError(
-                f"Interpolate: spacing has {len(self.spacing)} entries, but periodic has {len(self.periodic)}"
+                f"Interpolate: spacing has {len(spacing)} entries, but periodic has {len(periodic)}"
+            )
+        if not all(isinstance(flag, bool) for flag in periodic):
+            raise ConfigurationError(
+                f"Interpolate: periodic must be True or False for each axis, found {self.periodic}"
+            )
+        require_positive("Interpolate.spacing", spacing)
+        places = self.places
+        if places is not None and not hasattr(places, "dtype"):
+            places = jnp.asarray(real_array("Interpolate: places", places))
+        self._set(spacing=spacing, periodic=periodic, places=places)
+
+    def check(self, name: str, x: Any, where: Any = None) -> None:
+        """Raise `DataError` if a place of the operator is not finite."""
+        known = concrete(self.places) if where is None else None
+        if known is not None and not np.isfinite(known).all():
+            bad = int((~np.isfinite(known)).any(axis=-1).sum()) if known.ndim else 1
+            raise DataError(
+                f"{name}: {bad} places of Interpolate are not finite; leave them out, or give the places of each time "
+                "as `where` of the observations, where such a place is missing"
+            )
+
+    def check_grid(self, name: str, grid: Any) -> None:
+        """Raise `ConfigurationError` unless spacing and number of axes are those of the method's grid."""
+        spacing = getattr(grid, "spacing", None)
+        if spacing is None:
+            return
+        pairs = [(concrete(a), concrete(b)) for a, b in zip(self.spacing, spacing, strict=False)]
+        same = all(a is None or b is None or np.allclose(a, b, rtol=1e-5) for a, b in pairs)
+        if len(spacing) != len(self.spacing) or not same:
+            raise ConfigurationError(
+                f"{name}: the operator Interpolate has places on a grid with spacing {_numbers(self.spacing)}, but the "
+                f"method's grid has {_numbers(spacing)}; give both the same, e.g. "
+                f"grid=Grid(spacing={_numbers(self.spacing)}), or the method `places` in the unit of its grid"
             )
 
     def __call__(self, x: Float[Array, ...], where: Any = None) -> Float[Array, "... m"]:
@@ -85,3 +127,8 @@ class Interpolate(Operator):
                 product = factor if product is None else product * factor
             total = total + product * x[(..., *indices)]
         return total
+
+
+def _numbers(spacing: Any) -> str:
+    known = [concrete(h) for h in spacing]
+    return str(tuple("?" if h is None else float(h.flat[0]) for h in known))

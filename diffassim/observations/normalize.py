@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffassim.core import tree
+from diffassim.core.checks import real_array
 from diffassim.core.errors import DataError, ShapeError, concrete
 
 __all__ = [
@@ -16,18 +17,31 @@ __all__ = [
     "broadcast_mask",
     "checked_fraction",
     "checked_steps",
+    "checked_where",
     "filled",
     "observed",
     "of_first_window",
+    "values_of",
     "without_bad_places",
 ]
 
 
 def checked_steps(steps: Any) -> Any:
     """Return observation steps as int32, known ones known inside of jit as well."""
-    with jax.ensure_compile_time_eval():
-        steps = jnp.asarray(steps)
+    if np.ma.is_masked(steps):
+        raise DataError("Observations: steps is a masked array with missing entries; leave these rows out")
+    if not isinstance(steps, jax.Array):
+        if isinstance(steps, list | tuple) and not len(steps):
+            steps = np.zeros(0, np.int32)
+        elif isinstance(steps, list | tuple) and any(isinstance(entry, jax.Array) for entry in steps):
+            steps = jnp.asarray(steps)
+        else:
+            steps = np.asarray(steps)
+            if steps.dtype.kind not in "iuf":
+                raise DataError(f"Observations: steps must be integers (model steps), found dtype {steps.dtype}")
     known = concrete(steps)
+    if known is not None and known.size and not np.all(np.abs(known) < 2**31):
+        raise DataError("Observations: steps must be finite and below 2^31")
     if not jnp.issubdtype(steps.dtype, jnp.integer) and (known is None or np.any(known != np.round(known))):
         raise DataError(f"Observations: steps must be integers (model steps), found dtype {steps.dtype}")
     if steps.ndim not in (1, 2):
@@ -74,10 +88,10 @@ def checked_fraction(fraction: Any, steps: Any, values: Any) -> Any:
     if fraction is None:
         return None
     if concrete(fraction) is None:
-        fraction = as_float(fraction)
+        fraction = as_float(fraction, "Observations: fraction")
     else:
         with jax.ensure_compile_time_eval():
-            fraction = as_float(fraction)
+            fraction = as_float(fraction, "Observations: fraction")
     shapes = {jnp.shape(steps)} | {jnp.shape(leaf) for leaf in jax.tree.leaves(values)[:1] if leaf is values}
     if fraction.shape not in shapes:
         raise ShapeError(
@@ -91,10 +105,30 @@ def checked_fraction(fraction: Any, steps: Any, values: Any) -> Any:
     return fraction
 
 
-def as_float(value: Any) -> Any:
-    """Return a value as an array of floating-point numbers."""
-    value = jnp.asarray(value)
-    return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.result_type(float))
+def as_float(value: Any, name: str = "Observations: values") -> Any:
+    """Return a value as an array of floating-point numbers of JAX."""
+    return jnp.asarray(real_array(name, value))
+
+
+def checked_where(where: Any) -> Any:
+    """Return places as arrays: what a masked array hides is NaN, which is missing; complex numbers are refused."""
+
+    def place(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) or not isinstance(leaf, np.ndarray | list | float | int):
+            return leaf
+        if np.ma.isMaskedArray(leaf) and leaf.dtype.kind in "iu" and not np.ma.is_masked(leaf):
+            leaf = leaf.data
+        whole = not np.ma.is_masked(leaf) and np.asarray(leaf).dtype.kind in "biuV"
+        return leaf if whole else real_array("Observations: where", leaf)
+
+    return jax.tree.map(place, where)
+
+
+def values_of(values: Any) -> Any:
+    """Return observed values as arrays; a list of numbers (or of lists of them) is one array."""
+    if isinstance(values, list) and not any(jnp.ndim(leaf) for leaf in jax.tree.leaves(values)):
+        return as_float(values)
+    return jax.tree.map(as_float, values)
 
 
 def of_first_window(error: Any, windows: int) -> Any:

@@ -10,10 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from diffassim.core.errors import ConfigurationError, ShapeError, concrete
+from diffassim.core.checks import check_indices
+from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.pytree import Pytree, static
 
-__all__ = ["Compose", "Field", "Function", "Identity", "Linear", "Operator", "Subsample", "Subset", "as_operator"]
+__all__ = [
+    "Compose",
+    "Field",
+    "Function",
+    "Identity",
+    "Linear",
+    "Operator",
+    "Subsample",
+    "Subset",
+    "as_operator",
+    "check_operator",
+]
 
 
 class Operator(Pytree):
@@ -35,6 +47,20 @@ class Operator(Pytree):
             Array or pytree shaped like the observed values of one time.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define __call__(x, where)")
+
+    def check(self, name: str, x: Any, where: Any = None) -> None:
+        """Raise an error, naming `name`, if what is known of the operator does not fit a state; default: nothing does.
+
+        Costs, filters and cycles call it where they are called by a user, with all places of a stream.
+
+        Args:
+            name: who asks.
+            x: state, or its shapes.
+            where: places of a stream with leading axes of time, or None.
+        """
+
+    def check_grid(self, name: str, grid: Any) -> None:
+        """Raise an error, naming `name`, if the operator's places are in another unit than a local method's grid."""
 
 
 class Identity(Operator):
@@ -98,12 +124,15 @@ class Subset(Operator):
         indices = self.indices if where is None else where
         if indices is None:
             raise ConfigurationError("Subset needs `indices`, or Observations needs `where`")
-        known = concrete(indices)
-        if known is not None and known.size and (known.max() >= x.shape[-1] or known.min() < -x.shape[-1]):
-            raise ShapeError(
-                f"Subset: indices reach from {known.min()} to {known.max()}, but the state has {x.shape[-1]}"
-            )
+        check_indices("Subset", indices, jnp.shape(x)[-1])
         return jnp.take(x, jnp.asarray(indices), axis=-1)
+
+    def check(self, name: str, x: Any, where: Any = None) -> None:
+        """Raise `ShapeError` if an index lies outside of the state's last axis."""
+        indices = self.indices if where is None else where
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
+        if len(shapes) == 1 and shapes[0]:
+            check_indices(f"{name}: Subset", indices, shapes[0][-1])
 
 
 class Subsample(Operator):
@@ -200,6 +229,24 @@ class Compose(Operator):
         """Return a copy with other `operators`."""
         return Compose(*changes.pop("operators", self.operators), **changes)
 
+    def check(self, name: str, x: Any, where: Any = None) -> None:
+        """Check every operator against what the ones before it return."""
+        for k, operator in enumerate(self.operators):
+            check_operator(operator, name, x, where if k == 0 else None)
+            if k + 1 == len(self.operators):
+                return
+            one = None if where is None else jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], where)
+            try:
+                x = jax.eval_shape(operator, x, one if k == 0 else None)
+            except Exception:  # what it has to say, it says where it is applied
+                return
+
+    def check_grid(self, name: str, grid: Any) -> None:
+        """Check the first operator, the one that knows the model grid."""
+        first = self.operators[0]
+        if isinstance(first, Operator):
+            first.check_grid(name, grid)
+
     def __call__(self, x: Any, where: Any = None) -> Any:
         """Apply all operators in turn."""
         first, *rest = self.operators
@@ -228,3 +275,9 @@ def as_operator(operator: Any) -> Any:
     leaves = jax.tree.leaves(operator)
     is_plain_function = len(leaves) == 1 and leaves[0] is operator
     return Function(operator) if is_plain_function or isinstance(operator, np.ufunc) else operator
+
+
+def check_operator(operator: Any, name: str, x: Any, where: Any = None) -> None:
+    """Check an operator of the user's, which need not be an `Operator`, against a state (or its shapes)."""
+    if isinstance(operator, Operator):
+        operator.check(name, x, where)

@@ -9,16 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffassim.core.errors import ConfigurationError, DataError, require_positive
+from diffassim.core.checks import real_array
+from diffassim.core.errors import ConfigurationError, DataError, concrete, require_positive
 
 __all__ = ["between", "last_rows", "steps_and_fractions"]
+
+MOST_BLURRED = 0.25  # of a step: what the precision of the times may leave open
 
 
 def steps_and_fractions(times: Any, dt: Any, origin: Any = None, rounding: float = 1e-6) -> tuple[Any, Any]:
     r"""Return the model steps k and the fractions f of real times, \(t = t_0 + (k + f)\,\Delta t\), 0 <= f < 1.
 
     A time that lies within `rounding` of a step is put on it: 0.3 / 0.1 is a little more than 3, and would otherwise
-    need the row after step 3.
+    need the row after step 3. Times in single precision, as files hold them, are exact to a relative 6e-8 only, which
+    may be more: then that much counts.
 
     Args:
         times: times of the observations, any shape: numbers in the unit of `dt`, or datetime64.
@@ -31,7 +35,8 @@ def steps_and_fractions(times: Any, dt: Any, origin: Any = None, rounding: float
 
     Raises:
         ConfigurationError: if dt is not positive, or dates are mixed with numbers.
-        DataError: if a time is missing (NaN, NaT).
+        DataError: if a time is missing (NaN, NaT, masked), no number, or the precision of the times does not tell steps
+            apart.
 
     Example:
         >>> steps, fractions = steps_and_fractions([0.0, 0.3, 0.35], dt=0.1)
@@ -42,8 +47,7 @@ def steps_and_fractions(times: Any, dt: Any, origin: Any = None, rounding: float
         >>> [part.tolist() for part in steps_and_fractions(days, np.timedelta64(12, "h"), start)]
         [[0, 4], [0.5, 0.0]]
     """
-    if not isinstance(times, jax.Array):
-        times = np.asarray(times)
+    times = _known_times(times)
     dated = np.issubdtype(times.dtype, np.datetime64)
     if isinstance(dt, datetime.timedelta):
         dt = np.timedelta64(dt)
@@ -54,6 +58,7 @@ def steps_and_fractions(times: Any, dt: Any, origin: Any = None, rounding: float
             "steps_and_fractions: times, dt and origin must be numbers of one unit, or datetime64, timedelta64 and "
             f"datetime64; found {times.dtype}, {type(dt).__name__} and {type(origin).__name__}"
         )
+    tolerance: Any = rounding
     if dated:
         require_positive("steps_and_fractions: dt", dt / np.timedelta64(1, "s"))
         if np.isnat(times).any():
@@ -61,14 +66,58 @@ def steps_and_fractions(times: Any, dt: Any, origin: Any = None, rounding: float
         position = (times - origin) / dt
     else:
         require_positive("steps_and_fractions: dt", dt)
-        position = (times - (0.0 if origin is None else origin)) / dt
+        origin = 0.0 if origin is None else origin
+        if isinstance(times, np.ndarray) and concrete(dt) is not None and concrete(origin) is not None:
+            position, tolerance = _position(times, dt, origin, rounding)
+        else:
+            position = (times - origin) / dt
     xp: Any = jnp if isinstance(position, jax.Array) else np
-    if xp is np and np.isnan(position).any():
-        raise DataError(f"steps_and_fractions: {np.isnan(position).sum()} of {position.size} times are missing (NaN)")
-    steps = xp.floor(position + rounding)
+    if xp is np and not np.all(np.abs(position) < 2**31):
+        wrong = position[~(np.abs(position) < 2**31)]
+        raise DataError(
+            f"steps_and_fractions: {wrong.size} of {position.size} times are missing (NaN), infinite, or more than "
+            "2^31 steps away"
+        )
+    steps = xp.floor(position + tolerance)
     fractions = position - steps
-    fractions = xp.where(fractions < rounding, xp.zeros_like(fractions), fractions)
+    fractions = xp.where(fractions < tolerance, xp.zeros_like(fractions), fractions)
     return steps.astype(np.int32), fractions
+
+
+def _known_times(times: Any) -> Any:
+    """Return times as an array of NumPy where they are known, refusing what is no time."""
+    if isinstance(times, jax.core.Tracer):
+        return times
+    if np.ma.is_masked(times):
+        raise DataError(f"steps_and_fractions: {np.ma.count_masked(times)} of {np.size(times)} times are masked")
+    known = np.asarray(times)
+    if known.dtype.kind in "fiuM" or known.size == 0:
+        return known
+    if known.dtype.kind == "O" and all(isinstance(time, datetime.date) for time in known.flat):
+        return known.astype("datetime64[us]")
+    real_array("steps_and_fractions: times", times)
+    raise DataError(f"steps_and_fractions: times must be numbers or datetime64, found {known.dtype}")
+
+
+def _position(times: Any, dt: Any, origin: Any, rounding: float) -> tuple[Any, Any]:
+    """Return times in steps, in double precision, and by how much their own precision may have moved them."""
+    start, step = np.asarray(origin), np.asarray(dt)
+    position = (times.astype(float) - start.astype(float)) / step.astype(float)
+    largest = np.maximum(np.abs(times.astype(float)), np.abs(start.astype(float))) / step.astype(float)
+    moved = _half_spacing(times) * largest + _half_spacing(step) * np.abs(position) + _half_spacing(start) * largest
+    tolerance = np.maximum(rounding, 1.01 * moved)
+    if tolerance.size and np.nanmax(tolerance, initial=0) > MOST_BLURRED:
+        raise DataError(
+            f"steps_and_fractions: times in {times.dtype} (dt in {step.dtype}) tell apart only what is more than "
+            f"{np.nanmax(tolerance):.2g} of a step of dt = {step}; read them in double precision, or count them from "
+            "an origin nearer by"
+        )
+    return position, tolerance
+
+
+def _half_spacing(array: Any) -> float:
+    """Return the largest relative error of rounding to the array's precision; Python numbers have double."""
+    return 0.5 * float(np.finfo(array.dtype).eps) if array.dtype.kind == "f" else 0.0
 
 
 def last_rows(steps: Any, fraction: Any) -> Any:

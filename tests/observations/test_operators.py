@@ -53,7 +53,7 @@ def test_moving_places_do_not_recompile():
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: Subset(jnp.array([8]))(X), ShapeError, "indices reach from 8 to 8, but the state has 8"),
+        (lambda: Subset(jnp.array([8]))(X), ShapeError, "the index 8 lies outside of the state, 0 to 7"),
         (lambda: Subset()(X), ConfigurationError, "needs `indices`"),
         (lambda: Subsample(every=0), ConfigurationError, "every=0"),
         (lambda: Linear(jnp.ones((2, 3)))(X), ShapeError, r"matrix has shape \(2, 3\), the state \(8,\)"),

@@ -149,7 +149,7 @@ def _run(row: Row, cycles: int, key: jax.Array) -> tuple[Any, Any, Any]:
         truth = jax.tree.map(lambda leaf: leaf[max(row.lag - 1, 0) :], truth)
     error = jnp.sqrt(jnp.mean(jnp.square(tree.flat_rows(tree.subtract(analysis, truth))), axis=1))
     kept = slice(setup.burn_in, None)
-    return jnp.mean(error[kept]), jnp.mean(spread[kept]), jnp.max(result)
+    return jnp.mean(error[kept]), jnp.mean(spread[kept]), Result.worst_code(result)
 
 
 def _background(row: Row, method: Any, draws: Any) -> Any:
