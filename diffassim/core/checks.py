@@ -151,7 +151,7 @@ def unused() -> float:
     """Return what fills the entries of an account that no iteration has written: NaN.
 
     Under JAX's debugger for NaN it is infinity: the debugger stops at any NaN that leaves a compiled function, and
-    could not be used to find that of a model. Switch it on before the first call, or clear the caches (`jax.clear_caches`).
+    could not be used to find that of a model. Switch it on before the first call (or `jax.clear_caches()`).
     """
     return float("inf") if jax.config.jax_debug_nans else float("nan")
 
