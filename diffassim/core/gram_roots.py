@@ -13,8 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from diffassim.core.batching import vectorized
-from diffassim.core.linalg import symmetric_inverse_sqrt
-from diffassim.core.newton_schulz import gram_inverse_sqrt
+from diffassim.core.newton_schulz import at_least_one, gram_inverse_sqrt
 
 __all__ = ["inverse_root_products", "loss_products", "poles"]
 
@@ -86,7 +85,7 @@ def inverse_root_products(A: Float[Array, "N N"], R: Float[Array, "N C"]) -> tup
         R: right-hand sides, shape (N, C).
 
     Returns:
-        Both products, shape (N, C); NaN where `symmetric_inverse_sqrt` is.
+        Both products, shape (N, C); NaN where something is not finite.
 
     Example:
         >>> A, R = jnp.array([[4.0, 0.0], [0.0, 16.0]]), jnp.ones((2, 1))
@@ -108,7 +107,7 @@ def _derivative(primals: Any, tangents: Any) -> Any:
 
 
 def _by_eigenvectors(A: Any, R: Any) -> tuple[Any, Any]:
-    T = symmetric_inverse_sqrt(A)
+    T = at_least_one(A)
     root = T @ R
     return root, T @ root
 
@@ -129,7 +128,7 @@ def loss_products(B: Float[Array, "m m"], R: Float[Array, "m C"]) -> tuple[Float
         R: right-hand sides, few columns, shape (m, C).
 
     Returns:
-        Both products, shape (m, C); NaN where `symmetric_inverse_sqrt` is.
+        Both products, shape (m, C); NaN where something is not finite.
 
     Example:
         >>> B, R = jnp.array([[4.0, 0.0], [0.0, 16.0]]), jnp.ones((2, 1))
@@ -142,7 +141,7 @@ def loss_products(B: Float[Array, "m m"], R: Float[Array, "m C"]) -> tuple[Float
 
 
 def _loss_by_eigenvectors(B: Any, R: Any) -> tuple[Any, Any]:
-    T = symmetric_inverse_sqrt(B)
+    T = at_least_one(B)
     inverse = T @ (T @ R)
     return jnp.linalg.solve(jnp.eye(B.shape[0], dtype=B.dtype) + T, inverse), inverse
 

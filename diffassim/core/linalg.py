@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
-__all__ = ["covariance_rows", "safe_sqrt", "symmetric_inverse_sqrt", "symmetric_sqrt"]
+__all__ = [
+    "covariance_rows",
+    "factor_inverse_sqrt",
+    "gram_cholesky",
+    "safe_sqrt",
+    "symmetric_inverse_sqrt",
+    "symmetric_sqrt",
+]
 
 # The derivative S' of S = A^(1/2) solves the Lyapunov equation S S' + S' S = A'. In the eigenbasis of A it is a
 # division by sqrt(a_i) + sqrt(a_j), the divided difference of the root: no difference of eigenvalues appears, unlike in
@@ -40,17 +49,19 @@ def symmetric_sqrt(A: Float[Array, "... n n"]) -> Float[Array, "... n n"]:
     return _root((A + _transposed(A)) / 2)[0]
 
 
-def symmetric_inverse_sqrt(A: Float[Array, "... n n"]) -> Float[Array, "... n n"]:
+def symmetric_inverse_sqrt(A: Float[Array, "... n n"], least: float = 0.0) -> Float[Array, "... n n"]:
     r"""Return the symmetric inverse square root T of a symmetric positive definite matrix, T A T = I.
 
     Its derivative is exact and finite at repeated eigenvalues, in both modes and to any order.
 
     Args:
         A: shape (..., n, n); the symmetric part counts.
+        least: where positive, what is known of the smallest eigenvalue (static): computed ones below it are rounding,
+            and count as it.
 
     Returns:
-        T, of the same shape; NaN where A is not positive definite at working precision (an eigenvalue below n eps times
-        the largest): no digit of the inverse would be right.
+        T, of the same shape; NaN where an entry is not finite, or where A is not positive definite at working precision
+        (an eigenvalue below n eps times the largest) and `least` is zero: no digit of the inverse would be right.
 
     Example:
         >>> symmetric_inverse_sqrt(jnp.array([[4.0, 0.0], [0.0, 16.0]])).round(4).tolist()
@@ -58,7 +69,68 @@ def symmetric_inverse_sqrt(A: Float[Array, "... n n"]) -> Float[Array, "... n n"
 
     Source: Higham (2008), sections 3.2 and 6.1.
     """
-    return _inverse_root((A + _transposed(A)) / 2)[0]
+    return _inverse_root((A + _transposed(A)) / 2, least)[0]
+
+
+def gram_cholesky(V: Float[Array, "n m"], d: Float[Array, " m"]) -> tuple[Float[Array, "n n"], Float[Array, " n"]]:
+    r"""Return the lower triangular L with \(L L^\top = I + V V^\top\), and \(L^{-1} V d\).
+
+    In single precision both come from the QR factors of \([I\; V]^\top\): the sum itself would lose the identity beside
+    a Gram matrix of more than its seven digits, which precise observations have, and the product V d would spill its
+    rounding into directions that V does not reach.
+
+    Args:
+        V: shape (n, m).
+        d: shape (m,).
+
+    Returns:
+        L, shape (n, n), with a positive diagonal, and the product, shape (n,).
+
+    Example:
+        >>> L, half = gram_cholesky(jnp.array([[1e6], [0.0]], jnp.float32), jnp.ones(1, jnp.float32))
+        >>> L.round(1).tolist(), half.round(4).tolist()
+        ([[1000000.0, 0.0], [0.0, 1.0]], [1.0, 0.0])
+
+    Source: Golub and Van Loan (2013), section 5.3; Anderson and Moore (1979), section 6.5 for its use in filters.
+    """
+    if V.dtype == jnp.float64:
+        L = jnp.linalg.cholesky(jnp.eye(V.shape[0], dtype=V.dtype) + V @ V.T)
+        return L, solve_triangular(L, V @ d, lower=True)
+    Q, R = jnp.linalg.qr(_stacked(V))
+    signs = jnp.where(jnp.diagonal(R) < 0, -1, 1).astype(R.dtype)
+    return (R * signs[:, None]).T, signs * (d @ Q[V.shape[0] :])
+
+
+def factor_inverse_sqrt(
+    V: Float[Array, "n m"], d: Float[Array, " m"]
+) -> tuple[Float[Array, "n n"], Float[Array, " n"]]:
+    r"""Return \((I + V V^\top)^{-1/2}\), symmetric, and \((I + V V^\top)^{-1} V d\), from QR factors as above.
+
+    They are right up to a condition number of one over the squared rounding unit. There are no derivatives of
+    their own: those of `symmetric_inverse_sqrt` belong to them.
+
+    Args:
+        V: shape (n, m).
+        d: shape (m,).
+
+    Example:
+        >>> T, w = factor_inverse_sqrt(jnp.array([[3**0.5], [0.0]]), jnp.ones(1))
+        >>> T.round(4).tolist(), w.round(4).tolist()
+        ([[0.5, 0.0], [0.0, 1.0]], [0.433, 0.0])
+
+    Source: Golub and Van Loan (2013), sections 5.3 and 8.6.
+    """
+    finite = jnp.all(jnp.isfinite(V)) & jnp.all(jnp.isfinite(d))
+    Q, R = jnp.linalg.qr(_stacked(jnp.where(finite, V, 0)))
+    left, values, right = jnp.linalg.svd(R)
+    values = jnp.maximum(values, 1)
+    half = left.T @ (jnp.where(finite, d, 0) @ Q[V.shape[0] :])
+    T, w = _compose(1 / values, right.T), right.T @ (half / values)
+    return jnp.where(finite, T, jnp.nan), jnp.where(finite, w, jnp.nan)
+
+
+def _stacked(V: Any) -> Any:
+    return jnp.concatenate([jnp.eye(V.shape[0], dtype=V.dtype), V.T])
 
 
 def safe_sqrt(x: Float[Array, ...]) -> Float[Array, ...]:
@@ -109,18 +181,19 @@ def _root_jvp(primals: Any, tangents: Any) -> Any:
     return (S, eigen), (_lyapunov(S, eigen, A_dot), jax.tree.map(jnp.zeros_like, eigen))
 
 
-@jax.custom_jvp
-def _inverse_root(A: Any) -> tuple[Any, tuple[Any, Any]]:
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _inverse_root(A: Any, least: float) -> tuple[Any, tuple[Any, Any]]:
     values, vectors = jnp.linalg.eigh(A, symmetrize_input=False)
-    definite = jnp.all(values > _floor(values), axis=-1, keepdims=True)
+    values = jnp.maximum(values, least) if least else values
+    definite = jnp.all(values > (0 if least else _floor(values)), axis=-1, keepdims=True)
     roots = jnp.where(definite, 1 / jnp.sqrt(jnp.where(definite, values, 1)), jnp.nan)
     return _compose(roots, vectors), (roots, vectors)
 
 
 @_inverse_root.defjvp
-def _inverse_root_jvp(primals: Any, tangents: Any) -> Any:
+def _inverse_root_jvp(least: float, primals: Any, tangents: Any) -> Any:
     # T T = A^(-1), hence T T' + T' T = -A^(-1) A' A^(-1) = -T T A' T T.
-    T, eigen = _inverse_root(*primals)
+    T, eigen = _inverse_root(*primals, least)
     (A_dot,) = tangents
     inverse = T @ T
     return (T, eigen), (_lyapunov(T, eigen, -inverse @ A_dot @ inverse), jax.tree.map(jnp.zeros_like, eigen))

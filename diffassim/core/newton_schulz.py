@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 from numpy.polynomial import Chebyshev, Polynomial
 
 from diffassim.core.batching import vectorized
-from diffassim.core.linalg import symmetric_inverse_sqrt
+from diffassim.core.linalg import factor_inverse_sqrt, symmetric_inverse_sqrt
 
-__all__ = ["gram_inverse_sqrt"]
+__all__ = ["at_least_one", "gram_inverse_sqrt", "gram_transform", "with_inverse"]
 
 LARGEST = 1e4  # bound of the condition number beyond which the eigenvectors cost no more
 STEPS = 20
@@ -40,7 +40,7 @@ def gram_inverse_sqrt(A: Float[Array, "N N"]) -> Float[Array, "N N"]:
         A: symmetric with no eigenvalue below one, shape (N, N).
 
     Returns:
-        Shape (N, N); NaN where `symmetric_inverse_sqrt` is.
+        Shape (N, N); NaN where A is not finite.
 
     Example:
         >>> gram_inverse_sqrt(jnp.array([[4.0, 0.0], [0.0, 16.0]])).round(4).tolist()
@@ -53,15 +53,63 @@ def gram_inverse_sqrt(A: Float[Array, "N N"]) -> Float[Array, "N N"]:
 
 @gram_inverse_sqrt.defjvp
 def _derivative(primals: Any, tangents: Any) -> Any:
-    return jax.jvp(symmetric_inverse_sqrt, primals, tangents)
+    return jax.jvp(at_least_one, primals, tangents)
+
+
+def gram_transform(
+    A: Float[Array, "N N"], b: Float[Array, " N"], V: Float[Array, "N m"], d: Float[Array, " m"]
+) -> tuple[Float[Array, "N N"], Float[Array, " N"]]:
+    r"""Return \(A^{-1/2}\) and \(A^{-1} b\) for \(A = I + V V^\top\) and \(b = V d\), of which all four are given.
+
+    As `gram_inverse_sqrt`, but what is too badly conditioned for it takes the factors V and d: in single precision A
+    has lost its identity there, and b its digits in directions that V does not reach.
+
+    Args:
+        A: shape (N, N).
+        b: shape (N,).
+        V: shape (N, m), of which no derivative is taken.
+        d: shape (m,), of which no derivative is taken.
+    """
+    return _transform(A, b, lax.stop_gradient(V), lax.stop_gradient(d))
+
+
+@jax.custom_jvp
+def _transform(A: Any, b: Any, V: Any, d: Any) -> tuple[Any, Any]:
+    return _solve_factor(A, b, V, d)  # type: ignore[no-any-return]
+
+
+@_transform.defjvp
+def _transform_derivative(primals: Any, tangents: Any) -> Any:
+    _, moved = jax.jvp(lambda A, b: with_inverse(at_least_one(A), b), primals[:2], tangents[:2])
+    return _transform(*primals), moved
+
+
+def at_least_one(A: Any) -> Any:
+    """Return the inverse root by eigenvectors, no eigenvalue below one."""
+    return symmetric_inverse_sqrt(A, 1.0)
+
+
+def with_inverse(T: Any, b: Any) -> tuple[Any, Any]:
+    """Return T and T T b."""
+    # Of many filters at once, sums cost less than products with a vector.
+    return T, jnp.sum(T * jnp.sum(T * b[None], axis=1)[None], axis=1)
 
 
 def _root(A: Any) -> Any:
     Z, sound = newton_schulz(A)
-    return lax.cond(sound, lambda: Z, lambda: symmetric_inverse_sqrt(A))
+    return lax.cond(sound, lambda: Z, lambda: at_least_one(A))
+
+
+def _roots_of_factors(A: Any, b: Any, V: Any, d: Any) -> Any:
+    Z, sound = newton_schulz(A)
+    usual, other = with_inverse, factor_inverse_sqrt
+    if A.ndim > 2:
+        usual, other = jax.vmap(usual), jax.vmap(other)
+    return lax.cond(sound, lambda: usual(Z, b), lambda: other(V, d))
 
 
 _solve = vectorized(_root, _root, CACHE)
+_solve_factor = vectorized(_roots_of_factors, _roots_of_factors, CACHE)
 
 
 @jax.default_matmul_precision("highest")

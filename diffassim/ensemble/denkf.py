@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_factor, cho_solve
+from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float
 
+from diffassim.core.linalg import gram_cholesky
 from diffassim.ensemble.base import GlobalFilter
 
 __all__ = ["DEnKF"]
@@ -37,7 +38,8 @@ class DEnKF(GlobalFilter):
     def weights(self, key: Any, S: Float[Array, "N m"], d: Float[Array, " m"]) -> Float[Array, "N N"]:
         """Return w + I - S S^T A^(-1) / 2 (N - 1)."""
         N = S.shape[0]
-        identity, C = jnp.eye(N, dtype=S.dtype), S @ S.T / (N - 1)
-        factor = cho_factor(identity + C)
-        w = cho_solve(factor, S @ d) / (N - 1)
-        return w[None] + identity - 0.5 * cho_solve(factor, C)
+        identity = jnp.eye(N, dtype=S.dtype)
+        L, half = gram_cholesky(S * (N - 1) ** -0.5, d * (N - 1) ** -0.5)
+        w = solve_triangular(L, half, lower=True, trans=1)
+        # As I - S S^T A^(-1) / (N - 1) = A^(-1), which loses nothing where S is large.
+        return w[None] + 0.5 * (identity + cho_solve((L, True), identity))

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_factor, cho_solve
+from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float
 
+from diffassim.core.linalg import gram_cholesky
 from diffassim.ensemble.base import GlobalFilter
 
 __all__ = ["EnKF", "perturbations"]
@@ -50,10 +51,10 @@ class EnKF(GlobalFilter):
         N = S.shape[0]
         departures, scale = d[None] - S + perturbations(key, S), 1 / (N - 1)
         if S.shape[1] < N:  # the smaller of the two equivalent systems
-            factor = cho_factor(jnp.eye(S.shape[1], dtype=S.dtype) + S.T @ S * scale)
+            factor = gram_cholesky(S.T * scale**0.5, S[:, 0])[0], True
             gain = departures @ cho_solve(factor, S.T)
         else:
-            factor = cho_factor(jnp.eye(N, dtype=S.dtype) + S @ S.T * scale)
+            factor = gram_cholesky(S * scale**0.5, S[0])[0], True
             gain = cho_solve(factor, S @ departures.T).T
         return jnp.eye(N, dtype=S.dtype) + gain * scale
 

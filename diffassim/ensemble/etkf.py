@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.core.gram_roots import FEW, inverse_root_products, loss_products
-from diffassim.core.newton_schulz import gram_inverse_sqrt
+from diffassim.core.newton_schulz import gram_inverse_sqrt, gram_transform, with_inverse
 from diffassim.ensemble.base import GlobalFilter
 
 __all__ = ["ETKF", "symmetric_transform", "transformed_columns"]
@@ -60,10 +60,12 @@ def symmetric_transform(
         W, shape (N, N): \(W_{ij} = w_j + (A^{-1/2})_{ij}\).
     """
     A, b = _normal_equations(S, d, taper)
-    T = gram_inverse_sqrt(A)
-    # Of many filters at once, sums cost less than products with a vector.
-    inverse = jnp.sum(T * jnp.sum(T * b[None], axis=1)[None], axis=1)
-    return inverse[None] + T
+    if S.dtype == jnp.float64:
+        T, w = with_inverse(gram_inverse_sqrt(A), b)
+    else:
+        factor = jnp.full_like(d, (S.shape[0] - 1) ** -0.5) if taper is None else jnp.sqrt(taper / (S.shape[0] - 1))
+        T, w = gram_transform(A, b, S * factor[None], factor * d)
+    return w[None] + T
 
 
 def transformed_columns(

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import require_positive
 from diffassim.core.loops import bounded_while
+from diffassim.core.newton_schulz import gram_inverse_sqrt
 from diffassim.core.pytree import Pytree, static
 from diffassim.ensemble.base import GlobalFilter
 from diffassim.ensemble.etkf import symmetric_transform
@@ -127,8 +127,8 @@ def hyperprior(C: Float[Array, "N N"], exponent: Any) -> HyperPrior:
     Source: Bocquet, Raanes and Hannart (2015), equation 36, with the trace over all members.
     """
     N = C.shape[0]
-    factor = cho_factor(jnp.eye(N, dtype=C.dtype) + C / (N - 1))
-    unobserved = jnp.trace(cho_solve(factor, jnp.eye(N, dtype=C.dtype))) / N
+    T = gram_inverse_sqrt(jnp.eye(N, dtype=C.dtype) + C / (N - 1))
+    unobserved = jnp.sum(jnp.square(T)) / N  # the trace of the inverse
     epsilon, c = 1 + 1 / N, N / (N - 1)
     correction = jnp.exp(0.5 * unobserved * jnp.log(jnp.asarray(epsilon / c, C.dtype)))
     exponent = jnp.asarray(exponent, C.dtype)
@@ -159,7 +159,7 @@ def _dual(C: Any, b: Any, prior: HyperPrior) -> Any:
         return _descent(cost, lambda z: jnp.log(mass / length(z)), newton, start)
 
     def stationary(z: Any) -> Any:
-        w = cho_solve(cho_factor(C + jnp.exp(z) * jnp.eye(C.shape[0], dtype=C.dtype)), b)
+        w = _solved(C, jnp.exp(z), b)
         return jnp.exp(z) * (prior.epsilon + jnp.vdot(w, w)) - prior.degrees * prior.c
 
     return lax.custom_root(stationary, jnp.log(mass / epsilon), solve, lambda g, y: y / g(jnp.ones_like(y)))
@@ -181,7 +181,7 @@ def _primal(C: Any, b: Any, prior: HyperPrior) -> Any:
         return w - jnp.linalg.solve(C + prior.precision(w) * (identity - radial), gradient(w))
 
     def fixed(w: Any) -> Any:
-        return cho_solve(cho_factor(C + prior.precision(w) * identity), b)
+        return _solved(C, prior.precision(w), b)
 
     def solve(_: Any, start: Any) -> Any:
         return _descent(cost, fixed, newton, start)
@@ -190,6 +190,12 @@ def _primal(C: Any, b: Any, prior: HyperPrior) -> Any:
         return jnp.linalg.solve(jax.jacfwd(g)(jnp.zeros_like(y)), y)
 
     return lax.custom_root(gradient, jnp.zeros_like(b), solve, tangent_solve)
+
+
+def _solved(C: Any, zeta: Any, b: Any) -> Any:
+    """Return the solution of (C + zeta I) w = b, whose matrix no rounding makes indefinite."""
+    T = gram_inverse_sqrt(jnp.eye(C.shape[0], dtype=C.dtype) + C / zeta)
+    return T @ (T @ b) / zeta
 
 
 def _descent(cost: Callable[..., Any], safe: Callable[..., Any], newton: Callable[..., Any], start: Any) -> Any:

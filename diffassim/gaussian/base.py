@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, ShapeError, require_positive
-from diffassim.core.linalg import covariance_rows
+from diffassim.core.linalg import covariance_rows, gram_cholesky
 from diffassim.core.results import Result
 from diffassim.gaussian.belief import Gaussian, covariance_columns
 from diffassim.methods.account import AnalysisInfo
@@ -180,10 +180,8 @@ def _analyze(method: GaussianMethod, prior: Gaussian, streams: tuple[Any, ...]) 
     d, columns, departures = method.transport(whitened_innovation(streams), prior)
     mask = flat([stream.mask for stream in streams])
     Y, count = -departures, jnp.sum(mask)
-    A, identity = tree.flat_rows(columns), jnp.eye(Y.shape[0], dtype=Y.dtype)
-    C = jnp.linalg.cholesky(identity + Y @ Y.T)
-    solved = solve_triangular(C, jnp.concatenate([A, (Y @ d)[:, None]], axis=1), lower=True)
-    A, w = solved[:, :-1], solved[:, -1]
+    C, w = gram_cholesky(Y, d)
+    A = solve_triangular(C, tree.flat_rows(columns), lower=True)
     increment = jax.tree.map(lambda leaf: leaf[0], tree.state_rows((w @ A)[None], prior.mean))
     analysed = Gaussian(tree.add(prior.mean, increment), as_many(tree.state_rows(A, prior.mean), prior))
     analysed = analysed.replace(columns=method.inflated(analysed.columns))

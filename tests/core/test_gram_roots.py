@@ -11,7 +11,7 @@ import pytest
 
 from diffassim.core import batching, gram_roots
 from diffassim.core.gram_roots import CONDITIONS, inverse_root_products, loss_products, poles
-from diffassim.core.linalg import symmetric_inverse_sqrt
+from diffassim.core.newton_schulz import at_least_one
 
 N, B, C = 7, 5, 2
 products = jax.jit(jax.vmap(inverse_root_products))
@@ -48,9 +48,7 @@ def test_products_at_any_condition_number(condition, dtype):
     A, R = problems(condition, dtype)
     found, expected = products(A, R), single(A, R)
     eps = float(np.finfo(dtype).eps)
-    if condition * N * eps >= 1:  # singular at working precision: both say so where it is, and agree where it is not
-        np.testing.assert_array_equal(np.isnan(found[0]), np.isnan(expected[0]))
-        assert np.isnan(found[0]).any() and not np.isnan(found[0][2]).any()
+    assert np.isfinite(found[0]).all()  # no rounding makes an identity plus a Gram matrix singular
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == dtype
         np.testing.assert_allclose(a, b, atol=20 * N * eps * condition)
@@ -67,9 +65,8 @@ def test_losses_at_any_condition_number(condition, dtype):
     found = jax.jit(jax.vmap(loss_products))(B, R)
     expected = jax.jit(lambda B, R: jax.lax.map(lambda pair: loss_products(*pair), (B, R)))(B, R)
     eps = float(np.finfo(dtype).eps)
+    assert np.isfinite(found[0]).all()
     if condition * N * eps >= 1:
-        np.testing.assert_array_equal(np.isnan(found[0]), np.isnan(expected[0]))
-        assert np.isnan(found[0]).any() and not np.isnan(found[0][2]).any()
         return
     values, vectors = np.linalg.eigh(np.asarray(B, np.float64))
     exact = [np.einsum("bij,bj,bkj,bkc->bic", vectors, f, vectors, R)
@@ -90,7 +87,6 @@ def test_what_is_beyond_the_approximation_takes_the_eigenvectors(monkeypatch):
     np.testing.assert_array_equal(wrong, 0 * R)
     singular = A.at[0].set(jnp.diag(jnp.full(N, 1e16).at[0].set(1.0)))
     found = chunk(singular, R)[0]
-    assert np.isnan(found[0]).all()
     np.testing.assert_allclose(found[1:], single(A, R)[0][1:], rtol=1e-12)
 
 
@@ -127,7 +123,7 @@ def test_derivatives_of_both_ways_agree(condition):
     A_dot = A_dot + jnp.swapaxes(A_dot, 1, 2)
 
     def plain(A, R):
-        T = symmetric_inverse_sqrt(A)
+        T = at_least_one(A)
         return T @ R, T @ T @ R
 
     def score(function):

@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jax.scipy.linalg import cho_solve, solve_triangular
+from jax.scipy.linalg import solve_triangular
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
+from diffassim.core.linalg import gram_cholesky
 from diffassim.ensemble.particles.particle_filter import ParticleFilter
 from diffassim.ensemble.particles.weighted import Particles
 
@@ -74,10 +75,9 @@ class OptimalParticleFilter(ParticleFilter):
 
             d, tangent = jax.linearize(observed, jnp.zeros_like(v))
             Y = -jax.vmap(tangent)(jnp.eye(v.size, dtype=v.dtype))
-            C = jnp.linalg.cholesky(jnp.eye(v.size, dtype=v.dtype) + Y @ Y.T)
+            C, whitened = gram_cholesky(Y, d)
             z = jax.random.normal(key, v.shape, v.dtype)
-            xi = cho_solve((C, True), Y @ d) + solve_triangular(C, z, lower=True, trans=1)
-            whitened = solve_triangular(C, Y @ d, lower=True)
+            xi = solve_triangular(C, whitened + z, lower=True, trans=1)
             log_likelihood = -0.5 * (d @ d - whitened @ whitened) - jnp.sum(jnp.log(jnp.diagonal(C)))
             return tree.add(f, self.Q.sqrt(as_control(xi))), log_likelihood
 

@@ -183,7 +183,7 @@ def _updated(search: _Search, d: Any, S: Any, exponent: Any) -> _Search:
     C = S @ S.T
     zeta = degrees if exponent is None else hyperprior(C, exponent).precision(search.w)
     A = (C + zeta * jnp.eye(degrees + 1, dtype=S.dtype)) / degrees
-    T = symmetric_inverse_sqrt(A)
+    T = symmetric_inverse_sqrt(A * degrees / zeta, 1.0) * jnp.sqrt(jnp.asarray(degrees / zeta, A.dtype))
     change = T @ (T @ (S @ d - zeta * search.w)) / degrees
     forward = _Search(search.w, change, T, A @ T, search.count)
     back = search.replace(change=search.change / 2)
