@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,7 @@ from diffassim.core import tree
 from diffassim.core.errors import AssimilationError, ShapeError
 from diffassim.core.pytree import Pytree
 
-__all__ = ["Covariance", "NotAvailableError", "as_field", "check_field"]
+__all__ = ["Covariance", "NotAvailableError", "as_field", "check_field", "check_rows", "one_time"]
 
 
 class NotAvailableError(AssimilationError, NotImplementedError):
@@ -28,12 +31,20 @@ class Covariance(Pytree):
 
     Covariances form a cone: `a * B`, `B1 + B2` for a >= 0; the control vector of a sum is the pair of control vectors,
     \((B_1 + B_2)^{1/2} [v_1, v_2] = L_1 v_1 + L_2 v_2\), which is hybrid ensemble-variational assimilation.
+
+    A covariance of your own defines `sqrt` and `sqrt_transpose`, and for observation errors `whiten` and `masked`. If
+    arrays of its own have a row for each time, it says so in `rows`; if its errors are independent, in `uncorrelated`.
     """
 
     @property
     def ndim(self) -> int:
         """Number of trailing axes that are correlated with each other (matters for `Kronecker`)."""
         return 1
+
+    @property
+    def uncorrelated(self) -> bool:
+        """Whether the errors of different components are known to be independent, and all have one."""
+        return False
 
     def control_like(self, x: Any) -> Any:
         """Return the zero control vector v for a state like `x` (default: the space of the state itself)."""
@@ -71,12 +82,14 @@ class Covariance(Pytree):
         noise = [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=False)]
         return self.sqrt(jax.tree.unflatten(structure, noise))
 
-    def variance(self, x: Float[Array, "time ..."]) -> Float[Array, "time ..."]:
-        """Return the diagonal of B, from its products with unit vectors.
+    def variance(self, x: Any) -> Any:
+        """Return the diagonal of B, from its products with unit vectors (or with ones, where it is all there is).
 
         Args:
             x: an array with a leading axis of copies (times), for its shape and dtype.
         """
+        if self.uncorrelated:
+            return self.apply(jax.tree.map(jnp.ones_like, x))
         size = math.prod(x.shape[1:])
         units = jnp.eye(size, dtype=x.dtype).reshape((size, 1, *x.shape[1:]))
         products = jax.vmap(self.apply)(jnp.broadcast_to(units, (size, *x.shape)))
@@ -84,6 +97,66 @@ class Covariance(Pytree):
 
     def check(self, name: str, x: Any) -> None:
         """Raise `ShapeError`, naming `name`, unless the covariance fits a state like `x`."""
+
+    def check_error(self, name: str, x: Any, mask: Any) -> None:
+        """Raise, naming `name`, unless it can be the error covariance of the observations `x`, first axis time.
+
+        It has to fit them at every time, to have an inverse, and to leave out what is missing.
+
+        Args:
+            name: what to call it.
+            x: observed values with the time axis first (their shapes matter).
+            mask: True where observed, shaped like `x`.
+
+        Raises:
+            ShapeError: if it does not fit, or has other numbers of rows than there are times.
+            NotAvailableError: if it cannot leave out what is missing, or does not say which arrays have rows.
+            ConfigurationError: if it is singular.
+            DataError: if the error of an observed value is NaN.
+        """
+        self.check(name, one_time(x))
+        self.rows(x, partial(check_rows, name, x))
+        try:
+            jax.eval_shape(self.masked, jax.tree.map(lambda m: jax.ShapeDtypeStruct(jnp.shape(m), bool), mask))
+        except NotAvailableError as error:
+            raise NotAvailableError(f"{name}: {error}") from None
+
+    def rows(self, x: Any, take: Callable[[Any], Any], otherwise: Callable[[Any], Any] = lambda array: array) -> Self:
+        """Return the covariance of some times of `x`, or of all times arranged otherwise.
+
+        Here no array has rows. A class whose arrays have some, and does not say which, is found out by what it makes of
+        a single time.
+
+        Args:
+            x: what it acts on, with the time axis first (shapes only).
+            take: what to do with an array that has a row for each time ...
+            otherwise: ... and with one that serves all times.
+
+        Raises:
+            NotAvailableError: if the covariance of all times is not that of one.
+        """
+        problem = self._more_than_one_time(one_time(x))
+        if problem:
+            raise self._unavailable(
+                "rows",
+                f"{problem}; if its arrays have a row for each time, define rows(x, take, otherwise), which applies "
+                "`take` to them and `otherwise` to all others",
+            )
+        return jax.tree.map(otherwise, self)
+
+    def _more_than_one_time(self, one: Any) -> str:
+        """Return what is wrong with the covariance of a single time, or no text."""
+        for operation in ("whiten", "apply"):
+            try:
+                found = jax.eval_shape(getattr(self, operation), one)
+            except NotAvailableError:
+                continue
+            except Exception as error:
+                return f"{operation} fails for values of one time, {tree.describe_shapes(one)}: {error}".rstrip(".")
+            if tree.size(found) != tree.size(one):
+                found, wanted = tree.describe_shapes(found), tree.describe_shapes(one)
+                return f"{operation} makes {found} of values of one time, {wanted}"
+        return ""
 
     def masked(self, mask: Any) -> Covariance:
         r"""Return the covariance of the components where `mask` is True, for departures that are zero elsewhere.
@@ -94,9 +167,20 @@ class Covariance(Pytree):
         Args:
             mask: booleans shaped like what the covariance acts on, batch axes included.
         """
+        if self.uncorrelated:
+            from diffassim.covariances.diagonal import Diagonal
+
+            ones = jax.tree.map(lambda m: jnp.ones(jnp.shape(m)), mask)
+            return Diagonal.from_variance(self.variance(ones)).masked(mask)
         raise self._unavailable(
             "masked", "Missing observations need a Diagonal or Dense error covariance; see Dense.from_covariance."
         )
+
+    def _with(self, **fields: Any) -> Self:
+        """Return a copy with other fields, without checking them (they may have axes of times or windows)."""
+        changed = copy.copy(self)
+        changed._set(**fields)
+        return changed
 
     def _unavailable(self, operation: str, advice: str = "") -> NotAvailableError:
         return NotAvailableError(f"{type(self).__name__} has no {operation}. {advice}".strip())
@@ -132,12 +216,27 @@ def as_field(value: Any, leaf: Any) -> Any:
 
 
 def check_field(name: str, value: Any, leaf: Any) -> None:
-    """Raise `ShapeError` unless a parameter field broadcasts to a state leaf; it may have a leading time axis."""
+    """Raise `ShapeError` unless a parameter field broadcasts to a state leaf."""
     shape, target = jnp.shape(value), jnp.shape(leaf)
-    trailing = shape[len(shape) - len(target) :] if len(shape) > len(target) else shape
     try:
-        fits = jnp.broadcast_shapes(trailing, target) == target
+        fits = jnp.broadcast_shapes(shape, target) == target
     except ValueError:
         fits = False
     if not fits:
         raise ShapeError(f"{name} has shape {shape}, which does not broadcast to a state of shape {target}")
+
+
+def one_time(x: Any) -> Any:
+    """Return the shapes of what has a leading time axis at one time."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[1:], jnp.result_type(leaf)), x)
+
+
+def check_rows(name: str, x: Any, array: Any) -> Any:
+    """Return an array that has a row for each time; raise `ShapeError` if it has others than `x` has times."""
+    times = jnp.shape(jax.tree.leaves(x)[0])[0]
+    if jnp.shape(array)[0] != times:
+        raise ShapeError(
+            f"{name}: an array of shape {jnp.shape(array)} has {jnp.shape(array)[0]} rows, but there are {times} "
+            "observation times"
+        )
+    return array

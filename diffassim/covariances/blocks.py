@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import jax
 from jaxtyping import Array, Float
 
-from diffassim.core.errors import ShapeError
+from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.covariances.base import Covariance
 
 __all__ = ["Blocks"]
@@ -32,6 +33,11 @@ class Blocks(Covariance):
 
     def _map(self, function: Any, *trees: Any) -> Any:
         return jax.tree.map(function, self.blocks, *trees, is_leaf=_is_covariance)
+
+    @property
+    def uncorrelated(self) -> bool:
+        """Whether all blocks are."""
+        return all(block.uncorrelated for block in jax.tree.leaves(self.blocks, is_leaf=_is_covariance))
 
     def control_like(self, x: Any) -> Any:
         """Return the control vectors of the blocks, in the structure of `blocks`."""
@@ -63,15 +69,39 @@ class Blocks(Covariance):
         """Return the blocks' masked covariances."""
         return Blocks(self._map(lambda block, part: block.masked(part), mask))
 
+    def variance(self, x: Any) -> Any:
+        """Return the diagonals of the blocks."""
+        return self._map(lambda block, part: block.variance(part), x)
+
     def check(self, name: str, x: Any) -> None:
         """Raise `ShapeError` unless the blocks have the state's structure and each one fits its part."""
+        for place, block, part in self._named(name, x):
+            block.check(place, part)
+
+    def check_error(self, name: str, x: Any, mask: Any) -> None:
+        """Check each block with its part of the observations."""
+        for (place, block, part), (*_, m) in zip(self._named(name, x), self._named(name, mask), strict=True):
+            block.check_error(place, part, m)
+
+    def rows(self, x: Any, take: Callable[[Any], Any], otherwise: Callable[[Any], Any] = lambda array: array) -> Self:
+        """Return the blocks of some times."""
+        return self._with(blocks=self._map(lambda block, part: block.rows(part, take, otherwise), x))
+
+    def _named(self, name: str, x: Any) -> list[tuple[str, Covariance, Any]]:
+        """Return for each block where it stands, and its part of x."""
+        named, structure = jax.tree_util.tree_flatten_with_path(self.blocks, is_leaf=_is_covariance)
         try:
-            parts = jax.tree.structure(self.blocks, is_leaf=_is_covariance).flatten_up_to(x)
+            parts = structure.flatten_up_to(x)
         except (ValueError, TypeError) as error:
             raise ShapeError(f"{name}: the structure of Blocks is not that of the state: {error}") from None
-        named = jax.tree_util.tree_leaves_with_path(self.blocks, is_leaf=_is_covariance)
-        for (path, block), part in zip(named, parts, strict=True):
-            block.check(name + jax.tree_util.keystr(path), part)
+        for path, block in named:
+            if not _is_covariance(block):
+                raise ConfigurationError(
+                    f"{name}{jax.tree_util.keystr(path)}: Blocks needs a covariance here, found {type(block).__name__}"
+                )
+        return [
+            (name + jax.tree_util.keystr(path), block, part) for (path, block), part in zip(named, parts, strict=True)
+        ]
 
 
 def _is_covariance(node: Any) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.core.krylov import conjugate_gradients
 from diffassim.core.results import Result
 from diffassim.covariances.base import Covariance
+from diffassim.covariances.diagonal import Diagonal
 
 __all__ = ["Scaled", "Sum"]
 
@@ -53,6 +55,11 @@ class Scaled(Covariance):
     def ndim(self) -> int:
         """Number of axes of B."""
         return self.covariance.ndim
+
+    @property
+    def uncorrelated(self) -> bool:
+        """Whether B is."""
+        return self.covariance.uncorrelated
 
     def _times(self, power: float, x: Any) -> Any:
         """Multiply by factor^power, power = +-1/2 or +-1, where the components are observed."""
@@ -111,9 +118,29 @@ class Scaled(Covariance):
             mask = jax.tree.map(jnp.logical_and, mask, self.mask)
         return Scaled(self.covariance.masked(mask), self.factor, mask)
 
+    def variance(self, x: Any) -> Any:
+        """Return the diagonal of B times the factor."""
+        return self._times(1.0, self.covariance.variance(x))
+
     def check(self, name: str, x: Any) -> None:
         """Check B."""
         self.covariance.check(name, x)
+
+    def check_error(self, name: str, x: Any, mask: Any) -> None:
+        """Check B, and that the factor is not zero."""
+        if concrete(self.factor) == 0:
+            raise ConfigurationError(
+                f"{name}: a covariance times 0 leaves observations without error; leave the term out, or give it a "
+                "small factor"
+            )
+        self.covariance.check_error(name, x, mask)
+
+    def rows(self, x: Any, take: Callable[[Any], Any], otherwise: Callable[[Any], Any] = lambda array: array) -> Self:
+        """Return the same multiple of B at some times."""
+        mask = self.mask
+        if mask is not None:
+            mask = jax.tree.map(lambda m, leaf: (take if jnp.ndim(m) == jnp.ndim(leaf) else otherwise)(m), mask, x)
+        return self._with(covariance=self.covariance.rows(x, take, otherwise), factor=otherwise(self.factor), mask=mask)
 
 
 class Sum(Covariance):
@@ -141,16 +168,18 @@ class Sum(Covariance):
         if not self.terms:
             raise ConfigurationError("Sum: at least one covariance is needed")
 
+    @property
+    def uncorrelated(self) -> bool:
+        """Whether all terms are: then the sum is `Diagonal`, and offers all that it offers."""
+        return all(term.uncorrelated for term in self.terms)
+
     def control_like(self, x: Any) -> Any:
         """Return the tuple of the terms' control vectors."""
         return tuple(term.control_like(x) for term in self.terms)
 
     def sqrt(self, v: Any) -> Any:
         """Return sum_i L_i v_i."""
-        first, *rest = (term.sqrt(part) for term, part in zip(self.terms, v, strict=True))
-        for increment in rest:
-            first = tree.add(first, increment)
-        return first
+        return _total(term.sqrt(part) for term, part in zip(self.terms, v, strict=True))
 
     def sqrt_transpose(self, x: Any) -> Any:
         """Return (L_1^T x, L_2^T x, ...)."""
@@ -159,8 +188,10 @@ class Sum(Covariance):
     def solve(self, x: Any) -> Any:
         """Return (sum_i B_i)^(-1) x by conjugate gradients, to near rounding; NaN where they do not converge.
 
-        Products with all B_i only; not meant for the inside of a loop.
+        Products with all B_i only; not meant for the inside of a loop. Without correlations it is a division.
         """
+        if self.uncorrelated:
+            return self._diagonal(x).solve(x)
         dtype = jnp.result_type(*jax.tree.leaves(x))
         tolerance = 1e-13 if dtype == jnp.float64 else 1e-6
         limit = min(10 * tree.size(x) + 100, SOLVE_LIMIT)
@@ -173,14 +204,51 @@ class Sum(Covariance):
         return jax.lax.custom_linear_solve(self.apply, x, solver, symmetric=True)
 
     def whiten(self, x: Any) -> Any:
-        """Not available: a sum has no square factor; use `solve`."""
+        """Return W x where all terms are uncorrelated; any other sum has no square factor: use `solve`."""
+        if self.uncorrelated:
+            return self._diagonal(x).whiten(x)
         raise self._unavailable("whiten", "Its square root is not square; use solve, or Dense.from_covariance(B, x).")
 
     def logdet(self, x: Any) -> Float[Array, ""]:
-        """Not available without a matrix."""
+        """Return log det B where all terms are uncorrelated; not available without a matrix otherwise."""
+        if self.uncorrelated:
+            return self._diagonal(x).logdet(x)
         raise self._unavailable("logdet", "For a small vector use Dense.from_covariance(B, x).logdet(x).")
 
     def check(self, name: str, x: Any) -> None:
         """Check all terms."""
         for term in self.terms:
             term.check(name, x)
+
+    def check_error(self, name: str, x: Any, mask: Any) -> None:
+        """Check all terms, which must be uncorrelated."""
+        if not self.uncorrelated:
+            super().check_error(name, x, mask)
+        for term in self.terms:
+            term.check_error(name, x, mask)
+
+    def rows(self, x: Any, take: Callable[[Any], Any], otherwise: Callable[[Any], Any] = lambda array: array) -> Self:
+        """Return the sum of the terms at some times."""
+        return self._with(terms=tuple(term.rows(x, take, otherwise) for term in self.terms))
+
+    def variance(self, x: Any) -> Any:
+        """Return the sum of the diagonals."""
+        return _total(term.variance(x) for term in self.terms)
+
+    def masked(self, mask: Any) -> Covariance:
+        """Return the sum, written out, with unit variance where something is missing; needs uncorrelated terms."""
+        if not self.uncorrelated:
+            return super().masked(mask)
+        # Masked before they are added: the error of a missing value may be NaN.
+        ones = jax.tree.map(lambda m: jnp.ones(jnp.shape(m)), mask)
+        return Diagonal.from_variance(_total(term.masked(mask).variance(ones) for term in self.terms)).masked(mask)
+
+    def _diagonal(self, x: Any) -> Diagonal:
+        return Diagonal.from_variance(self.variance(jax.tree.map(jnp.asarray, x)))
+
+
+def _total(parts: Iterable[Any]) -> Any:
+    first, *rest = parts
+    for part in rest:
+        first = tree.add(first, part)
+    return first

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float
 
 from diffassim.core.errors import ConfigurationError, ShapeError, concrete
-from diffassim.covariances.base import Covariance
+from diffassim.covariances.base import Covariance, check_rows
 
 __all__ = ["Dense"]
 
@@ -24,7 +25,11 @@ class Dense(Covariance):
     Build it with `from_matrix`. For vectors of up to some thousand components; beyond, use a covariance on a grid.
 
     Args:
-        factor: L, shape (n, n), or (time, n, n) for one factor per leading index of what it acts on.
+        factor: L, shape (n, n), or (time, n, n) for one factor per time of observations of shape (time, n).
+
+    Raises:
+        ShapeError: if the factor is not square.
+        ConfigurationError: if it is not finite or not lower triangular, or its diagonal is negative.
 
     Example:
         >>> Dense.from_matrix(jnp.array([[2.0, 1.0], [1.0, 2.0]])).apply(jnp.array([1.0, 0.0])).round(5).tolist()
@@ -32,6 +37,23 @@ class Dense(Covariance):
     """
 
     factor: Float[Array, "... n n"]
+
+    def __post_init__(self) -> None:
+        shape, known = jnp.shape(self.factor), concrete(self.factor)
+        if len(shape) not in (2, 3) or shape[-1] != shape[-2]:
+            raise ShapeError(f"Dense: the factor must have shape (n, n) or (time, n, n), found {shape}")
+        if known is None:
+            return
+        if not np.isfinite(known).all():
+            raise ConfigurationError(
+                "Dense: the factor holds values that are not finite; the matrix that it comes from is not positive "
+                "definite, or not finite itself (Dense.from_matrix says which)"
+            )
+        if np.triu(known, 1).any() or (np.diagonal(known, axis1=-2, axis2=-1) < 0).any():
+            raise ConfigurationError(
+                "Dense: the factor must be lower triangular, with a diagonal that is not negative; give a covariance "
+                "matrix to Dense.from_matrix"
+            )
 
     @classmethod
     def from_matrix(cls, matrix: Float[Array, "... n n"]) -> Dense:
@@ -114,7 +136,37 @@ class Dense(Covariance):
         return Dense(jnp.linalg.cholesky(jnp.where(both, jnp.broadcast_to(matrix, shape), identity)))
 
     def check(self, name: str, x: Any) -> None:
-        """Raise `ShapeError` unless the last axis of the state has the matrix's size."""
+        """Raise `ShapeError` unless the last axis of the state has the matrix's size, and there is one matrix."""
+        self._check_size(name, x)
+        shape = jnp.shape(self.factor)
+        if len(shape) > 2 and shape[0] != 1:
+            raise ShapeError(
+                f"{name}: Dense has a matrix for each of {shape[0]} times, which only errors of observations may have"
+            )
+
+    def check_error(self, name: str, x: Any, mask: Any) -> None:
+        """Raise unless there is a regular matrix of the observations' size, or one for each time."""
+        self._check_size(name, x)
+        if len(jnp.shape(self.factor)) > 2 and jnp.ndim(x) != 2:
+            raise ShapeError(
+                f"{name}: Dense has a matrix for each time, which needs observations of shape (time, n), found "
+                f"{jnp.shape(x)}; use one matrix, or Kronecker for several axes"
+            )
+        self.rows(x, lambda factor: check_rows(f"{name}: Dense", x, factor))
+        known = concrete(self.factor)
+        if known is not None and not np.diagonal(known, axis1=-2, axis2=-1).all():
+            raise ConfigurationError(
+                f"{name}: the matrix of Dense is singular (a zero on the diagonal of its factor): some combination of "
+                "observations would have no error. Add a small multiple of the identity"
+            )
+
+    def rows(self, x: Any, take: Callable[[Any], Any], otherwise: Callable[[Any], Any] = lambda array: array) -> Self:
+        """Return the covariance of some times, with a matrix for each or one for all."""
+        shape = jnp.shape(self.factor)
+        has_rows = len(shape) == 3 and shape[0] != 1  # one row serves all times
+        return self._with(factor=(take if has_rows else otherwise)(self.factor))
+
+    def _check_size(self, name: str, x: Any) -> None:
         n = jnp.shape(self.factor)[-1]
         if not hasattr(x, "shape") or jnp.ndim(x) < 1 or jnp.shape(x)[-1] != n:
             found = f"shape {jnp.shape(x)}" if hasattr(x, "shape") else f"type {type(x).__name__}"

@@ -49,6 +49,11 @@ class Kronecker(Covariance):
         """Number of axes of all factors."""
         return sum(factor.ndim for factor in self.factors)
 
+    @property
+    def uncorrelated(self) -> bool:
+        """Whether all factors are."""
+        return all(factor.uncorrelated for factor in self.factors)
+
     def control_like(self, x: Any) -> Any:
         """Return the zero control vector, an array with the factors' control axes in place of the state's."""
         return self._each(lambda factor, part: factor.control_like(part), x)

@@ -11,7 +11,6 @@ import numpy as np
 
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.covariances import Diagonal
-from diffassim.cycling.times import error_rows
 
 __all__ = ["bucket_size", "pad_observations"]
 
@@ -43,7 +42,8 @@ def pad_observations(observations: Any, *, times: int | None = None, places: int
     """Pad a stream to more times, and to more places at each time, under a mask that is False.
 
     What is padded has exactly no influence, on values and gradients. Values, mask, steps, places, fractions and errors
-    with a time axis get rows; values of shape (time, place) whose `where` has a place axis too get columns.
+    with a time axis get rows; values of shape (time, place) whose `where` has a place axis too get columns, and their
+    R is written out as the `Diagonal` of all values.
 
     Args:
         observations: `Observations`, or a tuple of them.
@@ -55,7 +55,7 @@ def pad_observations(observations: Any, *, times: int | None = None, places: int
 
     Raises:
         ShapeError: if there are more rows or columns than asked for, or the record is split into windows.
-        ConfigurationError: if places are padded, but R is not diagonal.
+        ConfigurationError: if places are padded, but R has correlations.
 
     Example:
         >>> import diffassim as da
@@ -83,7 +83,7 @@ def pad_observations(observations: Any, *, times: int | None = None, places: int
         mask=jax.tree.map(lambda m: take(m) & real.reshape(real.shape + (1,) * (m.ndim - 1)), observations.mask),
         where=jax.tree.map(take, observations.where),
         fraction=jax.tree.map(take, observations.fraction),
-        error=error_rows(observations.error, observations.values, lambda leaf: take(leaf, 1.0)),
+        error=observations.error.rows(observations.values, lambda leaf: take(leaf, 1.0)),
     )
     return _with_columns(padded, places) if _has_places(padded) else padded
 
@@ -113,19 +113,16 @@ def _with_columns(stream: Any, places: int | None) -> Any:
         leaf = jnp.asarray(leaf)
         return leaf[:, columns] if count else jnp.full((len(leaf), len(columns), *leaf.shape[2:]), fill, leaf.dtype)
 
-    if not isinstance(stream.error, Diagonal):
+    if not stream.error.uncorrelated:
         raise ConfigurationError(
-            "pad_observations: places can be padded where errors are uncorrelated (Diagonal), found "
+            "pad_observations: places can be padded where errors are known to be uncorrelated, as in Diagonal; found "
             f"{type(stream.error).__name__}; fill the record with NaN to a fixed number of places instead"
         )
-    std = jnp.asarray(stream.error.std)
-    if std.ndim and std.shape[-1] == count and count != 1:
-        std = take(std[None] if std.ndim == 1 else std, 1.0)
     fraction = stream.fraction
     return stream.replace(
         values=take(stream.values),
         mask=take(stream.mask) & real[None],
         where=jax.tree.map(take, stream.where),
         fraction=take(fraction) if fraction is not None and fraction.ndim == 2 else fraction,
-        error=Diagonal(std[0] if jnp.ndim(stream.error.std) == 1 and std.ndim == 2 else std),
+        error=Diagonal.from_variance(take(stream.error.variance(stream.values), 1.0)),
     )

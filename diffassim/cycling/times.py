@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,10 +11,9 @@ from jaxtyping import Array, Bool, Int
 
 from diffassim.core.errors import ShapeError
 from diffassim.core.pytree import Pytree, static
-from diffassim.covariances import Blocks, Dense, Diagonal
 from diffassim.observations.container import as_streams, on_steps
 
-__all__ = ["AnalysisTimes", "analysis_times", "error_rows"]
+__all__ = ["AnalysisTimes", "analysis_times"]
 
 
 class AnalysisTimes(Pytree):
@@ -113,36 +111,5 @@ def _taken(stream: Any, rows: Any, real: Any) -> Any:
         steps=take(stream.steps),
         mask=mask,
         where=jax.tree.map(take, stream.where),
-        error=error_rows(stream.error, stream.values, take),
+        error=stream.error.rows(stream.values, take),
     )
-
-
-def error_rows(
-    error: Any, values: Any, take: Callable[[Any], Any], otherwise: Callable[[Any], Any] = lambda x: x
-) -> Any:
-    """Take rows of those errors that have a time axis of their own.
-
-    Args:
-        error: observation-error covariance of a record.
-        values: its values.
-        take: what to do with an array that has a time axis ...
-        otherwise: ... and with one that has none.
-    """
-    if isinstance(error, Diagonal):
-
-        def taken(std: Any, subtree: Any) -> Any:
-            has_time = jnp.ndim(std) > 0 and all(jnp.ndim(std) == leaf.ndim for leaf in jax.tree.leaves(subtree))
-            return take(std) if has_time else otherwise(std)
-
-        return Diagonal(jax.tree.map(taken, error.std, values))
-    if isinstance(error, Dense) and jnp.ndim(error.factor) == 3:
-        return Dense(take(error.factor))
-    if isinstance(error, Blocks):
-        parts = jax.tree.map(
-            lambda block, part: error_rows(block, part, take, otherwise),
-            error.blocks,
-            values,
-            is_leaf=lambda node: isinstance(node, Diagonal | Dense | Blocks),
-        )
-        return Blocks(parts)
-    return jax.tree.map(otherwise, error)

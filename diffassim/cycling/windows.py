@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffassim.core.errors import ConfigurationError, ShapeError
-from diffassim.cycling.times import error_rows
 
 __all__ = ["split_windows"]
 
@@ -93,7 +92,7 @@ def split_windows(
         steps=jnp.asarray(relative, jnp.int32),
         mask=jax.tree.map(take_mask, observations.mask),
         where=jax.tree.map(take, observations.where),
-        error=error_rows(observations.error, observations.values, take, repeat),
+        error=observations.error.rows(observations.values, take, repeat),
         operator=jax.tree.map(repeat, observations.operator),
         loss=jax.tree.map(repeat, observations.loss),
         parameters=jax.tree.map(repeat, observations.parameters),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ShapeError
-from diffassim.observations.operators import Operator, as_operator, check_operator
+from diffassim.observations.operators import Operator, as_operator, check_operator, places_of_operator
 
 __all__ = ["Biased"]
 
@@ -79,3 +79,7 @@ class Biased(Operator):
             p = p.reshape((1,) * (y.ndim - p.ndim) + p.shape)
             y = y + self.coefficients[j].astype(y.dtype) * p
         return y
+
+    def value_places(self, points: Float[Array, "*grid D"], where: Any = None) -> Float[Array, "... D"]:
+        """Return the places of H."""
+        return places_of_operator(self.operator, points, where)

@@ -15,12 +15,12 @@ from diffassim.core.errors import ConfigurationError, DataError, ShapeError, con
 from diffassim.core.pytree import Pytree
 from diffassim.observations.normalize import (
     broadcast_mask,
+    check_error,
     checked_fraction,
     checked_steps,
     checked_where,
     filled,
     observed,
-    of_first_window,
     values_of,
     without_bad_places,
 )
@@ -52,7 +52,8 @@ class Observations(Pytree):
             shape (time,), in any order; repeated steps are allowed. With shape (window, time), as `split_windows`
             makes them, every array (R's as well) has a leading axis of windows, over which `cycle` or `vmap` runs.
         operator: observation operator H(x, where); a plain function will do. Default: the whole state.
-        error: observation-error covariance R of one time, from `diffassim.covariances`.
+        error: observation-error covariance R, from `diffassim.covariances`: of one time, or with a row for each time.
+            An error may be NaN where the value is missing.
         mask: True where observed, shaped like the values or broadcastable to them; None: wherever the value is finite.
         where: places (or other run-time arguments of H) with a leading time axis; None for operators without. A place
             that is not finite is missing as well: its value where it has the values' axes, otherwise the whole row.
@@ -65,7 +66,10 @@ class Observations(Pytree):
 
     Raises:
         ShapeError: if leading axes do not agree.
-        DataError: if a value is infinite, a step is negative or not an integer, or a fraction is outside of [0, 1).
+        ConfigurationError: if the error is no covariance, or a singular one.
+        NotAvailableError: if the error covariance cannot leave out what is missing.
+        DataError: if a value is infinite, the error of an observed value is NaN, a step is negative or not an integer,
+            or a fraction is outside of [0, 1).
 
     Example:
         >>> import diffassim as da
@@ -108,10 +112,7 @@ class Observations(Pytree):
         values = jax.tree.map(filled, values, mask)
         if self.error is None:
             raise DataError("Observations: `error` is missing; give R, e.g. da.covariances.Diagonal(std=...)")
-        first = jax.tree.map(lambda v: jax.ShapeDtypeStruct(v.shape[steps.ndim :], v.dtype), values)
-        error = self.error if steps.ndim == 1 else of_first_window(self.error, steps.shape[0])
-        if hasattr(error, "check"):
-            error.check("Observations.error", first)
+        check_error(self.error, values, mask, steps)
         fraction = checked_fraction(self.fraction, steps, values)
         self._set(
             values=values, steps=steps, mask=mask, operator=as_operator(self.operator), where=where, fraction=fraction

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from diffassim.core.checks import real_array
 from diffassim.core.errors import ConfigurationError, DataError, ShapeError, concrete, require_positive
 from diffassim.core.pytree import static
-from diffassim.observations.operators import Operator
+from diffassim.observations.operators import Operator, PlacesUnknownError
 
 __all__ = ["Interpolate"]
 
@@ -127,6 +127,31 @@ class Interpolate(Operator):
                 product = factor if product is None else product * factor
             total = total + product * x[(..., *indices)]
         return total
+
+    def value_places(self, points: Float[Array, "*grid D"], where: Any = None) -> Float[Array, "... D"]:
+        """Return the places in the coordinates of the grid: H of the coordinates, continued across a seam."""
+        places = self.places if where is None else where
+        dimensions = len(self.periodic)
+        if places is None or points.ndim - 1 != dimensions or points.shape[-1] != dimensions:
+            raise PlacesUnknownError(
+                f"Interpolate acts on {dimensions} axes, but the grid has {points.ndim - 1}, and its points "
+                f"{points.shape[-1]} coordinates: where its values are is not known"
+            )
+        origin = (0.0,) * dimensions if self.origin is None else self.origin
+        found = []
+        for axis in range(dimensions):
+            along = jnp.moveaxis(points[..., axis], axis, 0).reshape(points.shape[axis], -1)[:, 0]
+            count, h = along.shape[0], self.spacing[axis]
+            index = (places[..., axis] - origin[axis]) / h
+            index = jnp.mod(index, count) if self.periodic[axis] else jnp.clip(index, 0, count - 1)
+            if count == 1:
+                found.append(jnp.broadcast_to(along[0], index.shape).astype(index.dtype))
+                continue
+            first = jnp.clip(jnp.floor(index), 0, count - 2)
+            i = first.astype(jnp.int32)
+            along = along.astype(index.dtype)
+            found.append(along[i] + (index - first) * (along[i + 1] - along[i]))
+        return jnp.stack(found, axis=-1)
 
 
 def _numbers(spacing: Any) -> str:

@@ -10,17 +10,17 @@ import numpy as np
 
 from diffassim.core import tree
 from diffassim.core.checks import real_array
-from diffassim.core.errors import DataError, ShapeError, concrete
+from diffassim.core.errors import ConfigurationError, DataError, ShapeError, concrete
 
 __all__ = [
     "as_float",
     "broadcast_mask",
+    "check_error",
     "checked_fraction",
     "checked_steps",
     "checked_where",
     "filled",
     "observed",
-    "of_first_window",
     "values_of",
     "without_bad_places",
 ]
@@ -131,15 +131,38 @@ def values_of(values: Any) -> Any:
     return jax.tree.map(as_float, values)
 
 
-def of_first_window(error: Any, windows: int) -> Any:
-    """Return the covariance of the first window, all of whose arrays have an axis of windows."""
+def check_error(error: Any, values: Any, mask: Any, steps: Any) -> None:
+    """Raise, naming the cause, unless R can be the error covariance of the values; of every window, if there are some.
+
+    Args:
+        error: R.
+        values: observed values, leading axis time, or windows and time.
+        mask: where they are observed.
+        steps: their steps, which show whether there are windows.
+    """
+    if not hasattr(error, "check_error"):
+        raise ConfigurationError(
+            f"Observations: error must be a covariance, found {type(error).__name__}; standard deviations are "
+            "da.covariances.Diagonal(std=...)"
+        )
+    if steps.ndim == 1:
+        error.check_error("Observations.error", values, mask)
+        return
+    _require_windows(error, steps.shape[0])
+    known = [concrete(leaf) for leaf in jax.tree.leaves(error)]
+    incomplete = any(leaf is not None and leaf.dtype.kind == "f" and np.isnan(leaf).any() for leaf in known)
+    for window in range(steps.shape[0] if incomplete else 1):  # shapes are those of the first, missing errors are not
+        parts = jax.tree.map(lambda leaf, w=window: leaf[w], (error, values, mask))
+        parts[0].check_error("Observations.error", *parts[1:])
+
+
+def _require_windows(error: Any, windows: int) -> None:
     for leaf in jax.tree.leaves(error):
         if jnp.shape(leaf)[:1] != (windows,):
             raise ShapeError(
                 f"Observations: error holds an array of shape {jnp.shape(leaf)}, but with {windows} windows all of its "
                 "arrays need them as leading axis; set it before the record is split"
             )
-    return jax.tree.map(lambda leaf: leaf[0], error)
 
 
 # Known numbers are handled by NumPy: in JAX each of these operations would be a small program to compile.

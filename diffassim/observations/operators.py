@@ -21,11 +21,17 @@ __all__ = [
     "Identity",
     "Linear",
     "Operator",
+    "PlacesUnknownError",
     "Subsample",
     "Subset",
     "as_operator",
     "check_operator",
+    "places_of_operator",
 ]
+
+
+class PlacesUnknownError(ConfigurationError):
+    """An operator cannot tell where its values are."""
 
 
 class Operator(Pytree):
@@ -62,6 +68,21 @@ class Operator(Pytree):
     def check_grid(self, name: str, grid: Any) -> None:
         """Raise an error, naming `name`, if the operator's places are in another unit than a local method's grid."""
 
+    def value_places(self, points: Float[Array, "*grid D"], where: Any = None) -> Float[Array, "... D"]:
+        """Return where the values are, given where the points of the grid are; local methods ask for it.
+
+        Args:
+            points: coordinates of the points, on the axes of the grid (the last ones of the state), then D coordinates.
+            where: places of one observation time, or None.
+
+        Returns:
+            Coordinates, the axes of the values of one time that belong to the grid, then D.
+
+        Raises:
+            PlacesUnknownError: if a value has no place, or the operator does not know it.
+        """
+        raise PlacesUnknownError(f"where observations of the operator {type(self).__name__} are is not known")
+
 
 class Identity(Operator):
     """H(x) = x: the whole state is observed.
@@ -74,6 +95,10 @@ class Identity(Operator):
     def __call__(self, x: Any, where: Any = None) -> Any:
         """Return x."""
         return x
+
+    def value_places(self, points: Float[Array, "*grid D"], where: Any = None) -> Float[Array, "... D"]:
+        """Return the points."""
+        return points
 
 
 class Field(Operator):
@@ -98,6 +123,10 @@ class Field(Operator):
                 sorted(x) if isinstance(x, dict) else sorted(vars(x)) if hasattr(x, "__dict__") else type(x).__name__
             )
             raise ConfigurationError(f"Field: the state has no component {self.name!r}; it has {known}") from None
+
+    def value_places(self, points: Float[Array, "*grid D"], where: Any = None) -> Float[Array, "... D"]:
+        """Return the points."""
+        return points
 
 
 class Subset(Operator):
@@ -134,6 +163,10 @@ class Subset(Operator):
         if len(shapes) == 1 and shapes[0]:
             check_indices(f"{name}: Subset", indices, shapes[0][-1])
 
+    def value_places(self, points: Float[Array, "*grid D"], where: Any = None) -> Float[Array, "... D"]:
+        """Return the chosen points."""
+        return jnp.moveaxis(self(jnp.moveaxis(points, -1, 0), where), 0, -1)
+
 
 class Subsample(Operator):
     """Observe every k-th component along the last axis: H(x) = x[..., offset::every].
@@ -157,6 +190,10 @@ class Subsample(Operator):
     def __call__(self, x: Float[Array, "... n"], where: Any = None) -> Float[Array, "... m"]:
         """Return x[..., offset::every]."""
         return x[..., self.offset :: self.every]
+
+    def value_places(self, points: Float[Array, "*grid D"], where: Any = None) -> Float[Array, "... D"]:
+        """Return every k-th point of the last axis."""
+        return points[..., self.offset :: self.every, :]
 
 
 class Linear(Operator):
@@ -254,6 +291,21 @@ class Compose(Operator):
         for operator in rest:
             y = operator(y)
         return y
+
+    def value_places(self, points: Float[Array, "*grid D"], where: Any = None) -> Float[Array, "... D"]:
+        """Return the places of the last operator's values, each operator taking those before it as its points."""
+        first, *rest = self.operators
+        points = places_of_operator(first, points, where)
+        for operator in rest:
+            points = places_of_operator(operator, points)
+        return points
+
+
+def places_of_operator(operator: Any, points: Any, where: Any = None) -> Any:
+    """Return `operator.value_places(points, where)`; raise `PlacesUnknownError` where a callable has no such method."""
+    if not hasattr(operator, "value_places"):
+        raise PlacesUnknownError(f"where observations of the operator {type(operator).__name__} are is not known")
+    return operator.value_places(points, where)
 
 
 def as_operator(operator: Any) -> Any:

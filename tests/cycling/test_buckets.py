@@ -14,7 +14,7 @@ from diffassim.cycling import bucket_size
 N = 12
 MODEL = da.models.FunctionModel(lambda x, t: x + 0.1 * jnp.sin(jnp.roll(x, 1)))
 H = da.observations.Interpolate(spacing=(1.0,))
-B = da.covariances.Diagonal(std=1.0)
+B, DENSE = da.covariances.Diagonal(std=1.0), da.covariances.Dense(np.eye(1))
 X_B = jnp.sin(jnp.arange(float(N)))
 
 
@@ -138,9 +138,9 @@ def test_a_place_that_is_not_finite_is_missing():
             "rows of observations, more than rows=1",
         ),
         (
-            lambda: da.pad_observations(one_by_one(reports(9, 0)).replace(error=0.5 * B)),
+            lambda: da.pad_observations(one_by_one(reports(9, 0)).replace(error=0.5 * DENSE)),
             da.ConfigurationError,
-            "errors are uncorrelated .*found Scaled",
+            "known to be uncorrelated.*found Scaled",
         ),
         (
             lambda: da.observations_from_reports([1.0], [0.0, 1.0], 1.0, operator=H, where=np.zeros((1, 1)), std=1.0),

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.ensemble.base import EnsembleMethod
-from diffassim.ensemble.local.places import is_uncorrelated, observation_places
+from diffassim.ensemble.local.places import observation_places
 from diffassim.grids.grid import Grid
 
 __all__ = ["LocalizedMethod"]
@@ -68,7 +68,7 @@ class LocalizedMethod(EnsembleMethod):
         if len(given) != len(streams):
             raise ShapeError(f"{name}: there are {len(streams)} streams of observations, but places for {len(given)}")
         for stream in streams:
-            if not is_uncorrelated(stream.error):
+            if not stream.error.uncorrelated:
                 raise ConfigurationError(
                     f"{name}: a local analysis needs uncorrelated observation errors, found "
                     f"{type(stream.error).__name__}; use Diagonal, or a global filter such as ETKF"

@@ -9,13 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ConfigurationError, ShapeError
-from diffassim.covariances import Blocks, Diagonal
-from diffassim.covariances.combined import Scaled
 from diffassim.grids.grid import Grid
 from diffassim.grids.sphere import Sphere
-from diffassim.observations import Field, Identity, Interpolate, Subsample, Subset
+from diffassim.observations.operators import PlacesUnknownError, places_of_operator
 
-__all__ = ["is_uncorrelated", "observation_places"]
+__all__ = ["observation_places"]
 
 
 def observation_places(
@@ -23,8 +21,8 @@ def observation_places(
 ) -> Float[Array, "m D"]:
     """Return the coordinates of all values of a stream, in the order of its ravelled values.
 
-    Known for `Identity`, `Field`, `Interpolate` and, on a line, `Subset` and `Subsample`; run-time places (`where`)
-    included. For other operators they have to be given.
+    The operator tells them (`Operator.value_places`), run-time places (`where`) included; where it does not know, they
+    have to be given.
 
     Args:
         stream: `Observations` of one time.
@@ -65,29 +63,13 @@ def observation_places(
 
 def _of_operator(stream: Any, grid: Grid | Sphere, shape: tuple[int, ...]) -> Any:
     """Return coordinates of shape (times or 1, ..., D)."""
-    operator, where = stream.operator, stream.where
     points = grid.points(shape).reshape(*shape, grid.coordinates)
-    if isinstance(operator, Identity | Field):
-        return points[None]
-    if isinstance(operator, Interpolate) and isinstance(grid, Grid):
-        places = jnp.asarray(operator.places)[None] if where is None else where
-        return places if operator.origin is None else places - jnp.asarray(operator.origin).reshape(1, 1, -1)
-    if isinstance(operator, Subsample) and grid.ndim == 1:
-        return points[None, operator.offset :: operator.every]
-    if isinstance(operator, Subset) and grid.ndim == 1:
-        indices = jnp.asarray(operator.indices)[None] if where is None else where
-        return points[indices]
-    raise ConfigurationError(
-        f"where observations of the operator {type(operator).__name__} are is not known; give `places`, coordinates of "
-        f"shape (m, {grid.coordinates})"
-    )
-
-
-def is_uncorrelated(error: Any) -> bool:
-    """Return whether an observation-error covariance is known to be diagonal."""
-    if isinstance(error, Scaled):
-        return is_uncorrelated(error.covariance)
-    if isinstance(error, Blocks):
-        parts = jax.tree.leaves(error.blocks, is_leaf=lambda node: isinstance(node, Diagonal | Scaled))
-        return all(is_uncorrelated(part) for part in parts)
-    return isinstance(error, Diagonal)
+    try:
+        if stream.where is None:
+            return places_of_operator(stream.operator, points)[None]
+        return jax.vmap(lambda where: places_of_operator(stream.operator, points, where))(stream.where)
+    except PlacesUnknownError as unknown:
+        raise ConfigurationError(
+            f"{unknown}; give `places`, coordinates of shape (m, {grid.coordinates}), or define "
+            "`value_places(points, where)` of the operator"
+        ) from None
