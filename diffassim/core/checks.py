@@ -18,7 +18,17 @@ import numpy as np
 
 from diffassim.core.errors import ConfigurationError, DataError, ShapeError, concrete
 
-__all__ = ["check_indices", "count_of", "forward_mode", "real_array", "real_state", "start_step", "unused"]
+__all__ = [
+    "arrays",
+    "check_indices",
+    "count_of",
+    "forward_mode",
+    "real_array",
+    "real_state",
+    "reverse_only",
+    "start_step",
+    "unused",
+]
 
 _HALF = 2  # bytes of a number that is too short to be computed with
 
@@ -47,6 +57,27 @@ def real_array(name: str, value: Any) -> Any:
     return _as_real(name, _numeric(name, value))
 
 
+def arrays(name: str, state: Any) -> Any:
+    """Return a pytree of arrays of JAX, of the types that were given; a list of numbers is one array.
+
+    Raises:
+        DataError: if a leaf holds strings or other objects, or values of a masked array are missing.
+        ShapeError: if there is no leaf.
+
+    Example:
+        >>> arrays("x0", [1.0, 2.0]).shape
+        (2,)
+    """
+    if _is_list_of_numbers(state):
+        state = np.asarray(state)
+    paths = [name + jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    if not paths:
+        raise ShapeError(f"{name} is empty: a state is a pytree with at least one array")
+    leaves, structure = jax.tree.flatten(state)
+    found = [jnp.asarray(_numeric(path, leaf, missing=False)) for path, leaf in zip(paths, leaves, strict=True)]
+    return jax.tree.unflatten(structure, found)
+
+
 def real_state(name: str, state: Any) -> Any:
     """Return a state as a pytree of arrays.
 
@@ -68,23 +99,13 @@ def real_state(name: str, state: Any) -> Any:
         >>> real_state("x0", [1, 2]).dtype.kind, real_state("x0", {"x": 0.5, "days": 3})["days"].dtype.kind
         ('f', 'i')
     """
-    if _is_list_of_numbers(state):
-        state = np.asarray(state)
-    leaves, structure = jax.tree.flatten(state)
-    if not leaves:
-        raise ShapeError(f"{name} is empty: a state is a pytree with at least one array")
-    paths = [name + jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
-    leaves = [
-        leaf if _is_key(leaf) else _numeric(path, leaf, missing=False) for path, leaf in zip(paths, leaves, strict=True)
-    ]
-    kinds = [None if _is_key(leaf) else _kind(leaf) for leaf in leaves]
-    if "f" not in kinds:
-        leaves = [_as_real(path, leaf) if kind in ("i", "u") else leaf
-                  for path, leaf, kind in zip(paths, leaves, kinds, strict=True)]  # fmt: skip
-    else:
-        leaves = [_as_real(path, leaf) if kind == "f" else leaf
-                  for path, leaf, kind in zip(paths, leaves, kinds, strict=True)]  # fmt: skip
-    return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in leaves])
+    state = arrays(name, state)
+    leaves = jax.tree.leaves(state)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if not _is_key(leaf) and _kind(leaf) == "c":
+            raise DataError(_complex(name + jax.tree_util.keystr(path), leaf.dtype))
+    converted = "f" if any(not _is_key(leaf) and _kind(leaf) == "f" for leaf in leaves) else "iu"
+    return jax.tree.map(lambda x: x if _is_key(x) or _kind(x) not in converted else _as_real(name, x), state)
 
 
 def check_indices(name: str, indices: Any, size: int) -> None:
@@ -166,7 +187,7 @@ def forward_mode(name: str, instead: str) -> Iterator[None]:
     """
     try:
         yield
-    except TypeError as error:
+    except (TypeError, NotImplementedError) as error:
         if not is_reverse_only(error):
             raise
         raise ConfigurationError(
@@ -176,16 +197,36 @@ def forward_mode(name: str, instead: str) -> Iterator[None]:
         ) from None
 
 
-def is_reverse_only(error: TypeError) -> bool:
+def reverse_only(function: Any, *arguments: Any) -> bool:
+    """Return whether a function calls one that has a rule for reverse mode only (`jax.custom_vjp`).
+
+    JAX itself says so only when it compiles, where no other way can be taken any more.
+
+    Example:
+        >>> twice = jax.custom_vjp(lambda x: 2 * x)
+        >>> twice.defvjp(lambda x: (2 * x, None), lambda _, g: (2 * g,))
+        >>> reverse_only(lambda x: jnp.sin(twice(x)), 1.0), reverse_only(jnp.sin, 1.0)
+        (True, False)
+    """
+    pending = [jax.make_jaxpr(function)(*arguments).jaxpr]
+    while pending:
+        for equation in pending.pop().eqns:
+            if equation.primitive.name.startswith("custom_vjp"):
+                return True
+            inner = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns"))
+            pending.extend(getattr(p, "jaxpr", p) for p in inner if hasattr(p, "eqns"))
+    return False
+
+
+def is_reverse_only(error: Exception) -> bool:
     """Return whether JAX complains that a function has a rule for reverse mode only."""
-    return "custom_vjp" in str(error) and "forward-mode" in str(error)
+    text = str(error)
+    return ("custom_vjp" in text and "forward-mode" in text) or "custom_lin" in text  # the tangent of a reverse rule
 
 
 def _numeric(name: str, value: Any, missing: bool = True) -> Any:
-    """Return an array of real numbers or booleans; masked entries are NaN, or refused where nothing may be missing."""
+    """Return an array of numbers or booleans; masked entries are NaN, or refused where nothing may be missing."""
     if isinstance(value, jax.Array):
-        if _kind(value) == "c":
-            raise DataError(_complex(name, value.dtype))
         return value
     if isinstance(value, jax.ShapeDtypeStruct):
         return value
@@ -204,9 +245,7 @@ def _numeric(name: str, value: Any, missing: bool = True) -> Any:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):
         raise DataError(f"{name} must hold numbers, found {type(value).__name__} that is no regular array") from None
-    if _kind(array) == "c":
-        raise DataError(_complex(name, array.dtype))
-    if _kind(array) not in "biuf":
+    if _kind(array) not in "biufc":
         raise DataError(f"{name} must hold numbers, found {_shown(value)} (dtype {array.dtype})")
     return array
 
@@ -228,6 +267,8 @@ def _as_real(name: str, array: Any) -> Any:
     """Return the array in a floating-point type of at least single precision."""
     if isinstance(array, jax.ShapeDtypeStruct):
         return array
+    if _kind(array) == "c":
+        raise DataError(_complex(name, array.dtype))
     if _kind(array) != "f":
         return array.astype(jnp.result_type(float))
     if array.dtype.itemsize <= _HALF:

@@ -104,8 +104,8 @@ _ADVICE = {
         "the cost or its gradient is not finite at the starting point, or where a step of a descent method led. Look "
         "at the start first: cost(cost.control()), its terms by stream, the trajectory from the background. Check for "
         "a parameter on its bound, a factor of B or R that is singular, an operator outside of its domain, or a model "
-        "that is unstable over the window (try a shorter one, a smaller dt or learning rate); check_gradient finds a "
-        "derivative that is not finite. The best state so far is returned."
+        "that is unstable over the window (try a shorter one, a smaller dt or learning rate); check_model names "
+        "the operation whose value or derivative is not finite. The best state so far is returned."
     ),
     Result.LINEAR_SOLVE: (
         "the linear solve for the implicit gradient did not converge; the Hessian may be singular or indefinite here. "

@@ -19,6 +19,7 @@ __all__ = [
     "describe_shapes",
     "dot",
     "flat_rows",
+    "moved",
     "norm",
     "same_shapes",
     "scale",
@@ -34,6 +35,16 @@ __all__ = [
 def add(x: Any, y: Any) -> Any:
     """Return x + y, leaf by leaf."""
     return jax.tree.map(jnp.add, x, y)
+
+
+def moved(x: Any, increment: Any) -> Any:
+    """Return x + increment where x holds floating-point numbers, and x where it does not (a counter, a mask).
+
+    Example:
+        >>> moved({"x": jnp.ones(()), "day": jnp.array(3)}, {"x": 0.5, "day": 0.0})["day"].item()
+        3
+    """
+    return jax.tree.map(lambda a, d: a + d if jnp.issubdtype(a.dtype, jnp.inexact) else a, x, increment)
 
 
 def subtract(x: Any, y: Any) -> Any:

@@ -172,7 +172,12 @@ class Zero(Covariance):
 
     def control_like(self, x: Any) -> Any:
         """Return arrays without entries: the state's shape, then an axis of length zero."""
-        return jax.tree.map(lambda leaf: jnp.zeros((*jnp.shape(leaf), 0), jnp.result_type(leaf)), x)
+
+        def empty(leaf: Any) -> Any:  # of floating-point numbers, also for a counter, a mask or a random key
+            inexact = jnp.issubdtype(leaf.dtype, jnp.inexact) if hasattr(leaf, "dtype") else isinstance(leaf, float)
+            return jnp.zeros((*jnp.shape(leaf), 0), jnp.result_type(leaf if inexact else float))
+
+        return jax.tree.map(empty, x)
 
     def sqrt(self, v: Any) -> Any:
         """Return zeros (as the empty sum, so that batching and differentiation see the control vector)."""

@@ -7,17 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Int
 
 from diffassim.core import tree
+from diffassim.core.checks import forward_mode, start_step
 from diffassim.core.errors import AssimilationWarning, ConfigurationError, concrete
 from diffassim.core.pytree import Pytree
 from diffassim.core.results import Result
 from diffassim.cycling.times import AnalysisTimes, analysis_times
 from diffassim.methods.account import AnalysisInfo
+from diffassim.models.base import require_forcing
 from diffassim.models.rollout import rollout
 
 __all__ = ["EnsembleHistory", "Moments", "cycle_ensemble", "propagator", "report_divergence"]
@@ -113,9 +114,15 @@ def cycle_ensemble(
         raise ConfigurationError(
             f"cycle: {type(method).__name__} draws random numbers here; give key=jax.random.key(...)"
         )
+    name = type(method).__name__
+    start = start_step("cycle", start)
     ensemble = method.init(ensemble)
     times = observations if isinstance(observations, AnalysisTimes) else analysis_times(observations)
-    ensemble, history = _cycle(method, model, ensemble, times, key, jnp.asarray(start, jnp.int32), members)
+    method.check(ensemble, times.streams)
+    gaps = concrete(times.gaps)
+    require_forcing("cycle", model, start, 0 if gaps is None else int(gaps.sum()))
+    with forward_mode(f"cycle with {name}", "UKF and the ensemble filters need no derivatives"):
+        ensemble, history = _cycle(method, model, ensemble, times, key, start, members)
     report_divergence(history.info.result, history.step)
     return ensemble, history
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Int
 
-from diffassim.core.errors import ConfigurationError, ShapeError, concrete
+from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree
 from diffassim.cycling.ensemble import Moments, report_divergence
-from diffassim.cycling.windows import checked_shift
+from diffassim.cycling.windows import check_windows, checked_rows, checked_shift
 from diffassim.methods.account import AnalysisInfo
 from diffassim.methods.members import check_ensemble, mean, spread
 from diffassim.observations.container import as_streams
@@ -100,17 +100,10 @@ def cycle_ensemble_windows(
         raise ConfigurationError(f"cycle: a window (lag) of steps={steps} must have at least one step")
     shift = checked_shift("cycle", shift, steps)
     ensemble = check_ensemble(name, ensemble)
-    for stream in as_streams(windows):
-        known = concrete(stream.last_rows)
-        if known is not None and known.size and (known.ndim != 2 or known.max() > steps):
-            raise ShapeError(
-                f"cycle: observations of shape {known.shape} with steps up to {known.max()} are not cut into windows "
-                f"of {steps} steps; use split_windows(record, {steps}, count, shift={shift})"
-            )
-    rows = jnp.asarray([0, steps] if at is None else at, jnp.int32)
-    ensemble, history = _cycle(
-        method, model, ensemble, windows, key, jnp.asarray(start, jnp.int32), rows, steps, shift, members
-    )
+    windows = as_streams(windows)
+    start = check_windows(model, jax.tree.map(lambda leaf: leaf[0], ensemble), windows, start, steps, shift)
+    rows = checked_rows("cycle", at, steps)
+    ensemble, history = _cycle(method, model, ensemble, windows, key, start, rows, steps, shift, members)
     report_divergence(history.info.result, history.step[:, 0])
     return ensemble, history
 

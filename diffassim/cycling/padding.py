@@ -11,6 +11,7 @@ import numpy as np
 
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.covariances import Diagonal
+from diffassim.observations.container import as_streams
 
 __all__ = ["bucket_size", "pad_observations"]
 
@@ -64,8 +65,9 @@ def pad_observations(observations: Any, *, times: int | None = None, places: int
         >>> padded.values.shape, int(padded.count())
         ((8, 2), 6)
     """
-    if isinstance(observations, tuple):
+    if isinstance(observations, tuple | list):
         return tuple(pad_observations(stream, times=times, places=places) for stream in observations)
+    (observations,) = as_streams(observations)
     if observations.steps.ndim != 1:
         raise ShapeError(
             "pad_observations: these are windows already; pad the record before split_windows, or give that its `rows`"

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffassim.core.checks import real_array
 from diffassim.core.errors import DataError, ShapeError
 from diffassim.covariances import Diagonal
 from diffassim.cycling.padding import bucket_size
 from diffassim.observations import Observations, steps_and_fractions
+from diffassim.observations.normalize import checked_where
 
 __all__ = ["observations_from_reports"]
 
@@ -65,15 +67,19 @@ def observations_from_reports(
         >>> obs.steps[:2].tolist(), obs.fraction[0, :2].tolist(), report[:2, :2].tolist()
         ([0, 2], [0.25, 0.75], [[0, 2], [1, -1]])
     """
-    values, std = np.asarray(values), np.asarray(std)
+    name = "observations_from_reports"
+    values, std = (np.asarray(real_array(f"{name}: {part}", v)) for part, v in (("values", values), ("std", std)))
+    if values.ndim != 1:
+        raise ShapeError(f"{name}: values must have the shape (report,), found {values.shape}")
+    where = jax.tree.map(np.asarray, checked_where(where))
     count = len(values)
-    arrays = [("times", np.asarray(times)), *(("where", np.asarray(leaf)) for leaf in jax.tree.leaves(where))]
+    arrays = [("times", np.asarray(times)), *(("where", leaf) for leaf in jax.tree.leaves(where))]
     if std.ndim:
         arrays.append(("std", std))
     for name, array in arrays:
         if array.shape[:1] != (count,):
             raise ShapeError(f"observations_from_reports: {name} has shape {array.shape}, but there are {count} values")
-    steps, fractions = (np.asarray(part) for part in steps_and_fractions(np.asarray(times), dt, origin))
+    steps, fractions = (np.asarray(part) for part in steps_and_fractions(times, dt, origin))
     if count and steps.min() < 0:
         raise DataError(f"observations_from_reports: {int((steps < 0).sum())} reports lie before the origin")
     # Reports on a step and those after it are rows apart: the window that ends on the step takes only the former.
@@ -102,7 +108,6 @@ def observations_from_reports(
 
     row_steps = np.zeros(shape[0], np.int32)
     row_steps[: len(keys)] = keys // 2
-    values = values if np.issubdtype(values.dtype, np.floating) else values.astype(float)
     found = Observations(
         spread(values, np.nan),
         row_steps,

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from diffassim.core.checks import forward_mode
 from diffassim.core.errors import AssimilationWarning, ConfigurationError, concrete
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
-from diffassim.cycling.windows import checked_shift
+from diffassim.cycling.windows import check_windows, checked_rows, checked_shift
 from diffassim.methods.windows import WindowAnalysis, WindowMethod
 from diffassim.models.rollout import rollout
 from diffassim.observations.container import as_streams
@@ -151,13 +152,14 @@ def cycle_windows(
         (2, 2, 40)
     """
     shift = checked_shift("cycle", shift, steps)
-    rows = jnp.asarray([0, steps] if at is None else at, jnp.int32)
+    rows = checked_rows("cycle", at, steps)
     background = method.init(background)
     streams = as_streams(windows)
+    first = check_windows(model, jax.eval_shape(method.center, background), streams, start, steps, shift)
     if operators is None and any(stream.parameters for stream in streams):
         operators = jax.tree.map(lambda leaf: leaf[0], tuple(stream.operator for stream in streams))
-    first = jnp.asarray(start, jnp.int32)
-    found = _cycle(method, model, background, operators, streams, first, rows, steps, shift)
+    with forward_mode(f"cycle with {type(method).__name__}", "minimizer=LBFGS() or Descent(...) does without"):
+        found = _cycle(method, model, background, operators, streams, first, rows, steps, shift)
     codes = concrete(found[2].search.result)
     failures = None if codes is None else Result.describe_failures(codes)
     if failures is not None:

@@ -8,7 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffassim.core.errors import ConfigurationError, ShapeError
+from diffassim.core.checks import count_of, start_step
+from diffassim.core.errors import ConfigurationError, ShapeError, concrete
+from diffassim.models.base import require_forcing
+from diffassim.observations.container import as_streams
+from diffassim.observations.operators import check_operator
 
 __all__ = ["split_windows"]
 
@@ -51,13 +55,15 @@ def split_windows(
         >>> split_windows(obs, steps=3, count=2, shift=1).steps.tolist()
         [[0, 2, 3], [3, 0, 0]]
     """
-    if steps < 1 or count < 1:
-        raise ConfigurationError(f"split_windows: steps={steps} and count={count} must be at least 1")
+    steps, count = count_of("split_windows: steps", steps, 1), count_of("split_windows: count", count, 1)
     shift = checked_shift("split_windows", shift, steps)
-    if isinstance(observations, tuple):
+    if isinstance(observations, tuple | list):
         return tuple(
             split_windows(stream, steps, count, shift=shift, reuse=reuse, rows=rows) for stream in observations
         )
+    (observations,) = as_streams(observations)
+    if observations.steps.ndim != 1:
+        raise ShapeError("split_windows: these are windows already")
     if isinstance(observations.last_rows, jax.core.Tracer):
         raise ShapeError("split_windows: observation steps must be known outside of traced code")
     all_steps, last_rows = np.asarray(observations.steps), np.asarray(observations.last_rows)
@@ -100,9 +106,58 @@ def split_windows(
     )
 
 
+def check_windows(model: Any, x: Any, streams: tuple[Any, ...], start: Any, steps: int, shift: int) -> Any:
+    """Check, where numbers are known, what is asked of a cycle over windows, and return the number of the first step.
+
+    Args:
+        model: forward model, which needs forcing for all of the windows.
+        x: one state, or its shapes.
+        streams: observations cut into windows.
+        start: number of the first step.
+        steps: window length.
+        shift: from window to window.
+
+    Raises:
+        ShapeError: if the observations are not cut into windows of this length, all streams into as many, or an
+            operator does not fit the state.
+        ConfigurationError: if `start` is no whole number.
+        DataError: if the model has no forcing for some window.
+    """
+    first = start_step("cycle", start)
+    counts = {stream.steps.shape[0] if stream.steps.ndim == 2 else -1 for stream in streams}
+    for stream in streams:
+        known = concrete(stream.last_rows)
+        if stream.steps.ndim != 2 or (known is not None and known.size and known.max() > steps):
+            reach = "" if known is None or not known.size else f" with steps up to {known.max()}"
+            raise ShapeError(
+                f"cycle: observations of shape {stream.steps.shape}{reach} are not cut into windows of {steps} steps; "
+                f"use split_windows(record, {steps}, count, shift={shift})"
+            )
+        operator = jax.tree.map(lambda leaf: leaf[0], stream.operator)
+        check_operator(operator, "cycle", x, stream.where)
+    if len(counts) > 1:
+        raise ShapeError(f"cycle: the streams are cut into different numbers of windows, {sorted(counts)}")
+    require_forcing("cycle", model, first, (max(counts, default=0) - 1) * shift + steps)
+    return first
+
+
+def checked_rows(name: str, at: Any, steps: int) -> Any:
+    """Return the rows of a window that are kept, by default the first and the last.
+
+    Raises:
+        ConfigurationError: if one is known to lie outside of the window, or is no whole number.
+    """
+    at = [0, steps] if at is None else at
+    known = concrete(at)
+    if known is not None and known.size and (known.dtype.kind not in "iu" or known.min() < 0 or known.max() > steps):
+        raise ConfigurationError(f"{name}: at must hold steps of the window, integers from 0 to {steps}, found {at}")
+    return jnp.asarray(at, jnp.int32)
+
+
 def checked_shift(name: str, shift: int | None, steps: int) -> int:
     """Return the shift of windows of this length (by default the length), or raise `ConfigurationError`."""
-    shift = steps if shift is None else shift
+    steps = count_of(f"{name}: steps", steps)
+    shift = steps if shift is None else count_of(f"{name}: shift", shift)
     if not 1 <= shift <= steps:
         raise ConfigurationError(
             f"{name}: shift={shift} must lie between 1 and the window's {steps} steps; a longer one would leave "

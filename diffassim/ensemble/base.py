@@ -72,6 +72,10 @@ class EnsembleMethod(SequentialMethod):
         drawn = as_inflation(self.inflation).random or draws_model_error(self.Q)
         return self.rotation or self.replace_failed or drawn
 
+    def state_like(self, belief: Any) -> Any:
+        """Return the shapes of one member."""
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), belief)
+
     def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: Any) -> Any:
         """Return the ensemble at the next analysis time, model error included."""
         return with_model_error(self.Q, key, jax.vmap(propagate)(belief))
@@ -137,6 +141,7 @@ class EnsembleMethod(SequentialMethod):
         name = type(self).__name__
         ensemble = check_ensemble(name, ensemble)
         require_key(name, self.random, key)
+        self.check(ensemble, observations)
         return _analyze(self, key, ensemble, companions, as_streams(observations))
 
     def analyze_along(self, key: Any, ensemble: Any, states: Any, observations: Any) -> tuple[Any, AnalysisInfo]:
@@ -159,6 +164,7 @@ class EnsembleMethod(SequentialMethod):
         name = type(self).__name__
         ensemble = check_ensemble(name, ensemble)
         require_key(name, self.random, key)
+        self.check(ensemble, observations)
         return _analyze_along(self, key, ensemble, states, as_streams(observations))
 
     def posterior(

@@ -11,6 +11,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
 from diffassim.core import tree
+from diffassim.core.checks import forward_mode, real_state
 from diffassim.core.errors import ConfigurationError, ShapeError, require_positive
 from diffassim.core.linalg import covariance_rows, gram_cholesky
 from diffassim.core.results import Result
@@ -81,7 +82,8 @@ class GaussianMethod(SequentialMethod):
                 f"{name}: the belief is a Gaussian, found {type(belief).__name__}; use "
                 "da.gaussian.Gaussian.from_covariance(mean, P) or, for an ensemble, Gaussian.from_samples(ensemble)"
             )
-        belief = jax.tree.map(jnp.asarray, belief)
+        mean, columns = (real_state(f"{name}: the {part}", getattr(belief, part)) for part in ("mean", "columns"))
+        belief = belief.replace(mean=mean, columns=columns)
         counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(belief.columns)}
         count, n = min(counts, default=0), tree.size(belief.mean)
         like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype), belief.mean)
@@ -99,6 +101,10 @@ class GaussianMethod(SequentialMethod):
             )
         return belief
 
+    def state_like(self, belief: Gaussian) -> Any:
+        """Return the mean."""
+        return belief.mean
+
     def analyze(self, key: Any, belief: Gaussian, observations: Any) -> tuple[Gaussian, AnalysisInfo]:
         """Analyse one time.
 
@@ -114,7 +120,10 @@ class GaussianMethod(SequentialMethod):
             ConfigurationError: if the belief is not a `Gaussian`, or a stream has a robust loss.
             ShapeError: if the belief does not fit the observations.
         """
-        return _analyze(self, self.init(belief), as_streams(observations))
+        belief = self.init(belief)
+        self.check(belief, observations)
+        with forward_mode(type(self).__name__, "UKF and the ensemble filters need no derivatives"):
+            return _analyze(self, belief, as_streams(observations))
 
     def moments(self, belief: Gaussian) -> tuple[Any, Any]:
         """Return mean and standard deviation of every component of the state."""

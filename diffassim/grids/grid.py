@@ -4,17 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffassim.core.errors import ConfigurationError, ShapeError, require_positive
+from diffassim.core.checks import real_array
+from diffassim.core.errors import ConfigurationError, DataError, ShapeError, require_positive
 from diffassim.core.linalg import safe_sqrt
 from diffassim.core.pytree import Pytree, static
 
-__all__ = ["Grid"]
+__all__ = ["Grid", "check_finite_places"]
 
 MAX_DIMENSIONS = 3
+
+
+def check_finite_places(name: str, places: Any) -> Any:
+    """Return known places as an array of NumPy, or None where they are traced.
+
+    Args:
+        name: who asks, for the message.
+        places: coordinates on the last axis.
+
+    Raises:
+        DataError: if one is not finite, or no real number.
+    """
+    known = None if isinstance(places, jax.core.Tracer) else np.asarray(real_array(name, places))
+    if known is not None and not np.isfinite(known).all():
+        bad = int((~np.isfinite(known)).reshape(-1, known.shape[-1] if known.ndim else 1).any(axis=1).sum())
+        raise DataError(
+            f"{name}: {bad} places are not finite; leave these observations out, or give the places of each time as "
+            "`where` of the observations, where such a place is missing"
+        )
+    return known
 
 
 class Grid(Pytree):
@@ -73,6 +95,10 @@ class Grid(Pytree):
         """Raise `ShapeError`, naming `name`, unless a field of this shape has the grid's axes."""
         if len(shape) < self.ndim:
             raise ShapeError(f"{name}: the grid has {self.ndim} axes, but the field has shape {shape}")
+
+    def check_places(self, name: str, places: Any) -> None:
+        """Raise `DataError`, naming `name`, unless known places are finite; see `check_finite_places`."""
+        check_finite_places(name, places)
 
     def points(self, shape: tuple[int, ...]) -> Float[Array, "n D"]:
         """Return the coordinates of all points of a field of this shape, in the order of its ravelled trailing axes.

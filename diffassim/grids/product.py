@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from diffassim.core.checks import check_indices
 from diffassim.core.errors import ConfigurationError, ShapeError, concrete
 from diffassim.core.pytree import Pytree
+from diffassim.grids.grid import check_finite_places
 
 __all__ = ["Categories", "Levels", "ProductGrid"]
 
@@ -37,6 +39,10 @@ class Levels(Pytree):
             raise ShapeError(f"Levels: coordinate must be a vector, found shape {jnp.shape(self.coordinate)}")
 
     ndim = coordinates = 1
+
+    def check_places(self, name: str, places: Any) -> None:
+        """Raise `DataError`, naming `name`, unless known places are finite."""
+        check_finite_places(name, places)
 
     def points(self, shape: tuple[int, ...]) -> Float[Array, "n 1"]:
         """Return the coordinates of all points; raise `ShapeError` unless the axis has as many."""
@@ -83,6 +89,13 @@ class Categories(Pytree):
             raise ConfigurationError("Categories: apart must be symmetric and not negative, with zeros on the diagonal")
 
     ndim = coordinates = 1
+
+    def check_places(self, name: str, places: Any) -> None:
+        """Raise an error, naming `name`, unless known places are numbers of categories, 0 to n - 1."""
+        known = check_finite_places(name, places)
+        if known is not None:
+            whole = known.astype(int) if np.all(known == np.round(known)) else known
+            check_indices(f"{name}: the category", whole, jnp.shape(self.apart)[0])
 
     def points(self, shape: tuple[int, ...]) -> Float[Array, "n 1"]:
         """Return the numbers of all points; raise `ShapeError` unless the axis has as many."""
@@ -134,6 +147,13 @@ class ProductGrid(Pytree):
     def coordinates(self) -> int:
         """Number of coordinates of a place."""
         return sum(factor.coordinates for factor in self.factors)
+
+    def check_places(self, name: str, places: Any) -> None:
+        """Check the coordinates of every factor."""
+        if jnp.shape(places)[-1:] == (self.coordinates,):
+            edges = itertools.pairwise(np.cumsum([0, *(factor.coordinates for factor in self.factors)]))
+            for factor, (i, j) in zip(self.factors, edges, strict=True):
+                factor.check_places(name, places[..., i:j])
 
     def points(self, shape: tuple[int, ...]) -> Float[Array, "n D"]:
         """Return the coordinates of all points, in the order of a field's ravelled trailing axes."""

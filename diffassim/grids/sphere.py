@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from diffassim.core.errors import DataError, ShapeError, concrete, require_positive
 from diffassim.core.linalg import safe_sqrt
 from diffassim.core.pytree import Pytree
+from diffassim.grids.grid import check_finite_places
 
 __all__ = ["Sphere"]
 
@@ -85,6 +86,23 @@ class Sphere(Pytree):
     def coordinates(self) -> int:
         """Number of coordinates of a place."""
         return 2
+
+    def check_places(self, name: str, places: Any) -> None:
+        """Raise `DataError`, naming `name`, unless known places are latitudes and longitudes.
+
+        Latitudes lie in [-90, 90]; what lies beyond is a fill value, or longitude and latitude are exchanged. Full
+        turns of the longitude make no difference, but more than ten of them are a fill value.
+        """
+        known = check_finite_places(name, places)
+        if known is None or known.shape[-1:] != (2,) or not known.size:
+            return
+        for part, numbers, limit in (("latitude", known[..., 0], 90.0), ("longitude", known[..., 1], 3600.0)):
+            wrong = numbers[np.abs(numbers) > limit]
+            if wrong.size:
+                raise DataError(
+                    f"{name}: the {part} {wrong.flat[0]} of a place lies outside of [{-limit:g}, {limit:g}] degrees; "
+                    "places are (latitude, longitude), in this order, and a fill value is no place"
+                )
 
     def points(self, shape: tuple[int, ...]) -> Float[Array, "n 2"]:
         """Return latitude and longitude of all points, in the order of a field's ravelled trailing axes.

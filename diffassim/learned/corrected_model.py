@@ -53,6 +53,10 @@ class CorrectedModel(Model):
         """Variables of the corrected model."""
         return self.model.variables()
 
+    def forced_steps(self) -> tuple[int, int] | None:
+        """Return the steps that the corrected model has forcing for."""
+        return self.model.forced_steps() if isinstance(self.model, Model) else None
+
     def step(self, x: Any, t: Any) -> Any:
         """Advance by one step of the model and add the correction."""
         factor = self.model.dt * self.scale

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from diffassim.core import tree
+from diffassim.core.checks import real_state
 from diffassim.core.errors import ShapeError
 from diffassim.core.linalg import safe_sqrt
 
@@ -118,7 +119,7 @@ def check_ensemble(name: str, ensemble: Any) -> Any:
     Raises:
         ShapeError: if there are fewer than two members, the leaves disagree on how many, or a leaf holds no floats.
     """
-    ensemble = jax.tree.map(jnp.asarray, ensemble)
+    ensemble = real_state(f"{name}: the ensemble", ensemble)
     leaves = jax.tree.leaves(ensemble)
     counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
     if len(counts) != 1 or counts.pop() < 2:

@@ -11,6 +11,8 @@ from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree
 from diffassim.methods.account import AnalysisInfo
 from diffassim.methods.members import check_ensemble, mean, spread
+from diffassim.observations.container import as_streams
+from diffassim.observations.operators import check_operator
 
 __all__ = ["SequentialMethod", "require_key"]
 
@@ -30,6 +32,23 @@ class SequentialMethod(Pytree):
     def init(self, belief: Any) -> Any:
         """Return what the method cycles, checked: an ensemble."""
         return check_ensemble(type(self).__name__, belief)
+
+    def state_like(self, belief: Any) -> Any:
+        """Return the shapes of one state."""
+        return jax.eval_shape(lambda belief: self.moments(belief)[0], belief)
+
+    def check(self, belief: Any, observations: Any) -> None:
+        """Raise an error if what is known of the streams' operators and places does not fit the state.
+
+        `cycle` and `analyze` call it where a user calls them; traced numbers pass.
+
+        Args:
+            belief: what `init` returned.
+            observations: `Observations`, or a tuple of them.
+        """
+        x = self.state_like(belief)
+        for stream in as_streams(observations):
+            check_operator(stream.operator, type(self).__name__, x, stream.where)
 
     def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: Any) -> Any:
         """Return the belief at the next analysis time.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from diffassim.core.checks import real_state
 from diffassim.core.pytree import Pytree
 
 __all__ = ["EnsembleWindowMethod", "WindowAnalysis", "WindowMethod"]
@@ -35,7 +36,7 @@ class WindowMethod(Pytree):
 
     def init(self, belief: Any) -> Any:
         """Return what is cycled, checked."""
-        return belief
+        return real_state("cycle: the background", belief)
 
     def center(self, belief: Any) -> Any:
         """Return the background state."""

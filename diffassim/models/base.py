@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
+from diffassim.core.errors import DataError, concrete
 from diffassim.core.pytree import Pytree, static
 
-__all__ = ["FunctionModel", "Model", "Parameter", "Variable"]
+__all__ = ["FunctionModel", "Model", "Parameter", "Variable", "require_forcing"]
 
 
 class Variable(NamedTuple):
@@ -53,9 +54,39 @@ class Model(Pytree):
         """
         raise NotImplementedError(f"{type(self).__name__} does not define step(x, t)")
 
+    def forced_steps(self) -> tuple[int, int] | None:
+        """Return the steps t the model has forcing for, first <= t < end, as (first, end); None: it can take any.
+
+        Rollouts, costs and cycles that would leave this range are refused where it is known; inside of traced code the
+        step itself has to return NaN there.
+        """
+        return None
+
     def variables(self) -> Any:
         """Return a pytree like the state whose leaves are `Variable`s (default: one array named x)."""
         return Variable("x", ("space",), "1", "state")
+
+
+def require_forcing(name: str, model: Any, start: Any, steps: int) -> None:
+    """Raise `DataError`, naming `name`, if a run is known to leave the steps that a model has forcing for.
+
+    Args:
+        name: who runs the model.
+        model: the model.
+        start: number of the first step.
+        steps: how many are taken.
+    """
+    known = concrete(start)
+    forced = model.forced_steps() if isinstance(model, Model) else None
+    if forced is None or known is None or not known.size or not steps:
+        return
+    first, end = forced
+    if known.min() < first or known.max() + steps > end:
+        raise DataError(
+            f"{name}: steps {int(known.min())} to {int(known.max()) + steps - 1} are asked for, but "
+            f"{type(model).__name__} has forcing for steps {first} to {end - 1}; give it a longer record (for a "
+            "forecast, forecast forcing), or run less far"
+        )
 
 
 class FunctionModel(Model):

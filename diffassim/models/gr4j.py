@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from diffassim.core.errors import ConfigurationError, ShapeError
+from diffassim.core.errors import ConfigurationError, ShapeError, concrete
 from diffassim.core.pytree import Pytree, static
-from diffassim.models.base import Model, Parameter, Variable
+from diffassim.models.base import Model, Parameter, Variable, require_forcing
 
 __all__ = ["GR4J", "CatchmentForcing", "CatchmentState", "unit_hydrographs"]
 
@@ -80,6 +81,7 @@ class GR4J(Model):
 
     Raises:
         ConfigurationError: if a step is taken without forcing.
+        DataError: if a step is known to lie beyond the forcing; inside of traced code its result is NaN.
 
     Example:
         >>> model = GR4J(forcing=CatchmentForcing(jnp.full(3, 5.0), jnp.ones(3), jnp.full(3, 10.0)))
@@ -131,7 +133,16 @@ class GR4J(Model):
         if self.forcing is None:
             raise ConfigurationError("GR4J: `forcing` is missing; give a CatchmentForcing")
         dtype = jnp.result_type(x.production)
-        return self.replace(**{name: jnp.asarray(getattr(self, name), dtype) for name in self.parameters})._day(x, t)
+        model = self.replace(**{name: jnp.asarray(getattr(self, name), dtype) for name in self.parameters})
+        if concrete(t) is not None:
+            require_forcing("GR4J.step", self, t, 1)
+            return model._day(x, t)
+        # A day without forcing has no water balance. The step is taken with the nearest day's and its result replaced:
+        # an index that JAX clamps would let the last day's weather go on for ever.
+        first, end = self.forced_steps() or (0, 1)
+        inside = (t >= first) & (t < end)
+        found = model._day(x, jnp.clip(t, first, end - 1))
+        return jax.tree.map(lambda leaf: jnp.where(inside, leaf, jnp.nan), found)
 
     def _day(self, x: CatchmentState, t: Any) -> tuple[CatchmentState, dict[str, Any]]:
         rain, snowfall, potential, temperature = self._forcing_of(t)
@@ -154,6 +165,11 @@ class GR4J(Model):
             "discharge": discharge,
         }
         return state, fluxes
+
+    def forced_steps(self) -> tuple[int, int] | None:
+        """Return the days that there is weather for."""
+        days = getattr(getattr(self.forcing, "precipitation", None), "shape", None)
+        return (0, days[-1]) if days else None
 
     def stored(self, x: CatchmentState) -> Any:
         """Return all water in the catchment, mm."""

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from diffassim.core import tree
-from diffassim.core.errors import ConfigurationError, ShapeError
+from diffassim.core.checks import arrays, count_of, real_state, start_step
+from diffassim.core.errors import ConfigurationError, ShapeError, concrete
 from diffassim.core.loops import checkpointed_scan
 from diffassim.core.schedule import checkpoint_factors, nested_scan
+from diffassim.models.base import require_forcing
 
 __all__ = ["rollout"]
 
@@ -54,22 +56,23 @@ def rollout(
 
     Raises:
         ShapeError: if a step returns a state of another structure, shape or dtype, or `forcing` does not fit.
-        ConfigurationError: if `steps` is negative, `at` does not hold integers, `memory` is less than what the
-            sparsest checkpoints need, or given with `segment`.
+        DataError: if the model has no forcing for some of the steps, or x0 holds no numbers.
+        ConfigurationError: if `steps` is negative or no whole number, `at` does not hold integers, `memory` is less
+            than what the sparsest checkpoints need, or given with `segment`.
 
     Example:
         >>> from diffassim.models.base import FunctionModel
         >>> rollout(FunctionModel(lambda x, t: 2 * x), jnp.asarray(1.0), 3).tolist()
         [1.0, 2.0, 4.0, 8.0]
     """
-    if steps < 0:
-        raise ConfigurationError(f"rollout: steps must not be negative, found {steps}")
+    steps = count_of("rollout: steps", steps)
+    start = start_step("rollout", start)
+    require_forcing("rollout", model, start, _needed(steps, at, limit))
     if hasattr(model, "custom_rollout"):
         return model.custom_rollout(
             x0, steps, start=start, at=at, limit=limit, segment=segment, memory=memory, forcing=forcing
         )  # fmt: skip
-    x0 = jax.tree.map(jnp.asarray, x0)
-    start = jnp.asarray(start, jnp.int32)
+    x0 = _floating_if_stepped_so(model, arrays("rollout: x0", x0), start)
 
     def body(x: Any, k: Any, increment: Any = None) -> tuple[Any, Any]:
         following = model.step(x, start + k)
@@ -106,6 +109,23 @@ def rollout(
         if factors == ():
             segment, factors = steps, None
     return _selected_rows(body, x0, steps, at.astype(jnp.int32), segment, factors, limit, forcing)
+
+
+def _needed(steps: int, at: Any, limit: Any) -> int:
+    """Return how many steps are taken for what is asked for, as far as that is known."""
+    for bound in (at, limit):
+        known = concrete(bound)
+        if known is not None:
+            steps = min(steps, max(int(known.max(initial=0)), 0))
+    return steps
+
+
+def _floating_if_stepped_so(model: Any, x0: Any, start: Any) -> Any:
+    """Return a state of whole numbers as floating-point, if the model makes such of it: 1 means 1.0."""
+    if not all(jnp.issubdtype(leaf.dtype, jnp.integer) for leaf in jax.tree.leaves(x0)):
+        return x0
+    following = jax.tree.leaves(jax.eval_shape(model.step, x0, start))
+    return real_state("rollout: x0", x0) if any(jnp.issubdtype(f.dtype, jnp.floating) for f in following) else x0
 
 
 ROWS, STATES, STEPS = 3, 6, 2  # what the adjoint of a window holds beside its checkpoints, in copies of each

@@ -49,6 +49,10 @@ class WithParameters(Model):
         """Time step of the model."""
         return self.model.dt
 
+    def forced_steps(self) -> tuple[int, int] | None:
+        """Return the steps that the model has forcing for."""
+        return self.model.forced_steps() if isinstance(self.model, Model) else None
+
     def step(self, x: Any, t: Any) -> Any:
         """Return the state one step later, with the parameters unchanged."""
         changed = self.model.replace(**{name: x["parameters"][name] for name in self.names})

@@ -104,8 +104,8 @@ def _position(times: Any, dt: Any, origin: Any, rounding: float) -> tuple[Any, A
     start, step = np.asarray(origin), np.asarray(dt)
     position = (times.astype(float) - start.astype(float)) / step.astype(float)
     largest = np.maximum(np.abs(times.astype(float)), np.abs(start.astype(float))) / step.astype(float)
-    moved = _half_spacing(times) * largest + _half_spacing(step) * np.abs(position) + _half_spacing(start) * largest
-    tolerance = np.maximum(rounding, 1.01 * moved)
+    moved = _rounding(times) * largest + _rounding(step) * np.abs(position) + _rounding(start) * largest
+    tolerance = np.maximum(rounding, np.where(np.isfinite(moved), 1.01 * moved, 0))
     if tolerance.size and np.nanmax(tolerance, initial=0) > MOST_BLURRED:
         raise DataError(
             f"steps_and_fractions: times in {times.dtype} (dt in {step.dtype}) tell apart only what is more than "
@@ -115,9 +115,9 @@ def _position(times: Any, dt: Any, origin: Any, rounding: float) -> tuple[Any, A
     return position, tolerance
 
 
-def _half_spacing(array: Any) -> float:
-    """Return the largest relative error of rounding to the array's precision; Python numbers have double."""
-    return 0.5 * float(np.finfo(array.dtype).eps) if array.dtype.kind == "f" else 0.0
+def _rounding(array: Any) -> float:
+    """Return a bound of the relative error of numbers computed in the array's precision: two roundings."""
+    return float(np.finfo(array.dtype).eps) if array.dtype.kind == "f" else 0.0
 
 
 def last_rows(steps: Any, fraction: Any) -> Any:

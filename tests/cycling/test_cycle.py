@@ -211,5 +211,5 @@ def test_impossible_windows_are_named():
             da.cycle(da.FourDVar(STD), da.models.Lorenz96(), jnp.zeros(8), obs, steps=4, shift=shift)
     with pytest.raises(ConfigurationError, match="give Q"):
         da.FourDVar(STD, every=2)
-    with pytest.raises(ConfigurationError, match="steps=0"):
+    with pytest.raises(ConfigurationError, match="steps must be at least 1, found 0"):
         da.split_windows(obs, steps=0, count=1)

@@ -92,7 +92,7 @@ def test_a_step_that_changes_the_state_is_named():
 
 
 def test_bad_rows_and_negative_steps_are_named():
-    with pytest.raises(da.ConfigurationError, match="steps must not be negative, found -1"):
+    with pytest.raises(da.ConfigurationError, match="steps must be at least 0, found -1"):
         da.rollout(MODEL, X0, -1)
     with pytest.raises(da.ConfigurationError, match="at must be a list of integers"):
         da.rollout(MODEL, X0, 2, at=jnp.asarray([0.5]))

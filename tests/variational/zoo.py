@@ -123,7 +123,7 @@ COSTS = [
     Entry("4D-Var several streams", "StrongConstraint4DVar", four_d_var(Diagonal(std=np.linspace(0.5, 1.5, N)), (
         observed(VALUES[:, ::2], STEPS, Subsample(every=2)),
         observed(VALUES[:2, :3] ** 2, [1, 4], lambda x: x[:3] ** 2, Diagonal(std=5.0)),
-        da.Observations(VALUES[:2, :2], [3, 3], Subset(), Diagonal(std=1.0), where=jnp.array([[0, 5], [1, -1]])),
+        da.Observations(VALUES[:2, :2], [3, 3], Subset(), Diagonal(std=1.0), where=jnp.array([[0, 5], [1, 7]])),
     ))),
     Entry("4D-Var parameters and state", "StrongConstraint4DVar", four_d_var(
         Diagonal(std=0.9), observed(), parameters={"arguments": Diagonal(std=0.1)}

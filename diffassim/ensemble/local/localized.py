@@ -13,6 +13,8 @@ from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.ensemble.base import EnsembleMethod
 from diffassim.ensemble.local.places import observation_places
 from diffassim.grids.grid import Grid
+from diffassim.observations import Operator
+from diffassim.observations.container import as_streams
 
 __all__ = ["LocalizedMethod"]
 
@@ -43,6 +45,18 @@ class LocalizedMethod(EnsembleMethod):
                 f"{type(self).__name__}: localization must be a taper like GaspariCohn(radius), found "
                 f"{self.localization!r}; without one use {instead}"
             )
+
+    def check(self, belief: Any, observations: Any) -> None:
+        """Raise an error if known places lie outside of the grid, or operators count in another unit than it."""
+        super().check(belief, observations)
+        name = type(self).__name__
+        streams = as_streams(observations)
+        given = self.places if isinstance(self.places, tuple) else (self.places,) * len(streams)
+        for stream, places in zip(streams, given, strict=False):  # how many there are is checked with their shapes
+            if places is not None:
+                self.grid.check_places(f"{name}.places", places)
+            elif isinstance(stream.operator, Operator):
+                stream.operator.check_grid(name, self.grid)
 
     def grid_shape(self, ensemble: Any) -> tuple[int, ...]:
         """Return the shape of the grid axes that all leaves share; raise `ShapeError` if they do not."""

@@ -56,6 +56,7 @@ def nearest_observations(
     if known.ndim != 2 or known.shape[1] != grid.coordinates:
         raise ShapeError(f"nearest_observations: places have shape {known.shape}, expected (m, {grid.coordinates})")
     numbers = np.arange(len(known)) if observed is None else np.flatnonzero(observed.reshape(len(known)))
+    grid.check_places("nearest_observations", known[numbers])
     points = np.asarray(grid.points(shape))
     if not len(numbers):
         return jnp.full((len(points), count), len(known), jnp.int32)

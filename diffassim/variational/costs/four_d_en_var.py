@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.core import tree
+from diffassim.core.checks import real_state
 from diffassim.core.errors import ShapeError, require_finite
 from diffassim.core.pytree import Pytree
 from diffassim.covariances.ensemble import Ensemble
@@ -92,7 +93,7 @@ class FourDEnVar(Pytree):
 
     def __post_init__(self) -> None:
         require_finite("FourDEnVar: the background", self.background, "Fill or estimate missing state first.")
-        background = jax.tree.map(jnp.asarray, self.background)
+        background = real_state("FourDEnVar: the background", self.background)
         streams = as_streams(self.observations)
         self.covariance.check("FourDEnVar.members", background)
         count = observed_rows(streams).shape[0]

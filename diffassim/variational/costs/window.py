@@ -12,9 +12,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffassim.core import tree
-from diffassim.core.errors import ShapeError, concrete, require_finite
+from diffassim.core.checks import count_of, real_state, start_step
+from diffassim.core.errors import DataError, ShapeError, concrete, require_finite
+from diffassim.models.base import require_forcing
 from diffassim.models.rollout import rollout
 from diffassim.observations.container import as_streams, observed_rows
+from diffassim.observations.operators import check_operator
 from diffassim.variational.costs.parameters import (
     control_like,
     operator_control,
@@ -47,7 +50,8 @@ class WindowCost:
         name = type(self).__name__
         streams = as_streams(self.observations)
         last = [concrete(stream.last_rows) for stream in streams]
-        steps = self.steps
+        steps = None if self.steps is None else count_of(f"{name}: steps", self.steps)
+        start = start_step(name, self.start)
         if steps is None:
             if any(known is None for known in last):
                 raise ShapeError(f"{name}: give `steps`; the observation steps are traced here")
@@ -61,11 +65,15 @@ class WindowCost:
         sought = self.parameters or any(stream.parameters for stream in streams)
         if self.B is None and not sought and not hasattr(self, "Q"):
             raise ShapeError(f"{name}: nothing to control; give B, or `parameters`, or both")
-        require_finite(f"{name}: the background", self.background, "Fill or estimate missing state first.")
-        background = jax.tree.map(jnp.asarray, self.background)
+        require_forcing(name, self.model, start, steps)
+        background = real_state(f"{name}: the background", self.background)
+        require_finite(f"{name}: the background", background, "Fill or estimate missing state first.")
+        for stream in streams:
+            check_operator(stream.operator, name, background, stream.where)
         if self.B is not None and hasattr(self.B, "check"):
             self.B.check(f"{name}.B", background)
-        self._set(background=background, steps=steps, observations=streams)  # type: ignore[attr-defined]
+            _require_fixed(name, self.B, background)
+        self._set(background=background, steps=steps, start=start, observations=streams)  # type: ignore[attr-defined]
 
     def control(self) -> dict[str, Any]:
         """Return the zero control vector: a dict with 'state', 'parameters' and 'operators', where they are sought."""
@@ -92,7 +100,7 @@ class WindowCost:
                 raise ShapeError(f"{type(self).__name__}: at = {at} is no step of the window of {self.steps} steps")
             rows = self._rollout(v, self.steps, at=jnp.asarray(at, jnp.int32)[None])
             return jax.tree.map(lambda leaf: leaf[0], rows)
-        return tree.add(self.background, self.B.sqrt(v["state"])) if self.B is not None else self.background
+        return tree.moved(self.background, self.B.sqrt(v["state"])) if self.B is not None else self.background
 
     def controlled_model(self, v: Mapping[str, Any]) -> Any:
         """Return the model with the parameters that belong to v."""
@@ -148,6 +156,24 @@ class WindowCost:
             self.controlled_model(v), self.state(v), steps,
             start=self.start, segment=self.segment, memory=self.memory, forcing=self.forcing(v, steps), **options,
         )  # fmt: skip
+
+
+def _require_fixed(name: str, B: Any, background: Any) -> None:
+    """Raise `DataError` if B would move what is no floating-point number, or the state holds a random key."""
+    leaves = jax.tree.leaves(background)
+    if any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves):
+        raise DataError(
+            f"{name}: a random key cannot be part of a state that is analysed; let the model fold its step number "
+            "into a key of its own: jax.random.fold_in(key, t)"
+        )
+    if all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
+        return
+    moved = [v.dtype for v in jax.tree.leaves(jax.eval_shape(B.control_like, background))]
+    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in moved):
+        raise DataError(
+            f"{name}: B would change components that are counters or masks, of type "
+            f"{[str(leaf.dtype) for leaf in leaves]}; hold these fixed, B=Blocks({{..., name: Zero()}})"
+        )
 
 
 def innovations(streams: tuple[Any, ...], states: Any, last: Any = None) -> tuple[Any, ...]:

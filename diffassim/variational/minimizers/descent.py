@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from diffassim.core import tree
+from diffassim.core.checks import unused
 from diffassim.core.errors import require_positive
 from diffassim.core.loops import bounded_while
 from diffassim.core.pytree import Pytree, static
@@ -84,8 +85,8 @@ class Descent(Pytree):
         infinity = jnp.asarray(jnp.inf, dtype)
         names = jax.eval_shape(lambda v: cost_and_terms(v)[1], start)
         state = _State(
-            start, optimizer.init(start), start, infinity, infinity, jnp.full(self.max_iterations, jnp.nan, dtype),
-            jax.tree.map(lambda _: jnp.full(self.max_iterations, jnp.nan, dtype), names),
+            start, optimizer.init(start), start, infinity, infinity, jnp.full(self.max_iterations, unused(), dtype),
+            jax.tree.map(lambda _: jnp.full(self.max_iterations, unused(), dtype), names),
             jnp.asarray(0, jnp.int32), jnp.asarray(0, jnp.int32), jnp.asarray(Result.MAX_ITERATIONS, jnp.int32),
             jnp.asarray(False),
         )  # fmt: skip

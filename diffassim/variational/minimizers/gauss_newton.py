@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from diffassim.core import tree
+from diffassim.core.checks import unused
 from diffassim.core.errors import ConfigurationError, require_positive
 from diffassim.core.loops import bounded_while
 from diffassim.core.pytree import Pytree, static
@@ -182,8 +183,8 @@ class _Search:
             v=start, horizon=self.window, radius=infinity,
             stable_v=start, stable_horizon=zero,
             best_v=start, best_cost=infinity, best_gradient_norm=infinity,
-            cost_history=jnp.full(limit, jnp.nan, dtype), horizon_history=jnp.full(limit, -1, jnp.int32),
-            terms=jax.tree.map(lambda _: jnp.full(limit, jnp.nan, dtype), names),
+            cost_history=jnp.full(limit, unused(), dtype), horizon_history=jnp.full(limit, -1, jnp.int32),
+            terms=jax.tree.map(lambda _: jnp.full(limit, unused(), dtype), names),
             preconditioner=memory, iterations=zero, unverified=zero, level=zero, last_gradient_norm=infinity,
             work=jnp.zeros((), dtype), simplified_work=jnp.zeros(len(self.inner.levels), dtype),
             result=jnp.asarray(Result.MAX_ITERATIONS, jnp.int32), done=jnp.asarray(False),

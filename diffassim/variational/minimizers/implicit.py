@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffassim.core import tree
+from diffassim.core.checks import reverse_only
 from diffassim.core.krylov import conjugate_gradients
 from diffassim.core.results import Result
 from diffassim.variational.minimizers.linearization import stored
@@ -59,6 +60,8 @@ def _backward(kept: Any, bars: Minimum) -> tuple[Any, None, None]:
 
     def slope(cost: Any) -> Any:
         kept = stored(cost, v) or cost
+        if reverse_only(cost, v):
+            return tree.dot(jax.grad(lambda v: cost(v))(v), w)
         return jax.jvp(lambda v: kept(v), (v,), (w,))[1]
 
     value, pull_back = jax.vjp(slope, cost)
@@ -83,9 +86,12 @@ def hessian_solve(cost: Any, v: Any, v_bar: Any, tolerance: Any) -> Any:
 def _hessian(cost: Any, v: Any) -> Any:
     """Return the product with the Hessian of the cost at v; the trajectory is kept where it fits in memory."""
     whole = stored(cost, v)
+    gradient = jax.grad(lambda v: cost(v))
+    if reverse_only(cost, v):  # the Hessian is symmetric, so that its transpose will do
+        pull_back = jax.vjp(gradient, v)[1]
+        return lambda w: pull_back(w)[0]
     if whole is not None:
         return jax.linearize(jax.grad(lambda v: whole(v)), v)[1]
-    gradient = jax.grad(lambda v: cost(v))
     return lambda w: jax.jvp(gradient, (v,), (w,))[1]
 
 

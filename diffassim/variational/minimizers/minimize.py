@@ -6,9 +6,11 @@ import warnings
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from diffassim.core import tree
-from diffassim.core.errors import AssimilationError, AssimilationWarning, ShapeError, concrete
+from diffassim.core.checks import forward_mode, real_array
+from diffassim.core.errors import AssimilationError, AssimilationWarning, ShapeError, concrete, require_finite
 from diffassim.core.results import Result
 from diffassim.variational.minimizers.gauss_newton import GaussNewton
 from diffassim.variational.minimizers.implicit import implicit_minimum
@@ -46,6 +48,8 @@ def minimize(cost: Any, method: Any = None, *, start: Any = None, unrolled: bool
     Raises:
         MinimizationError: (outside of traced code) if the search met a cost or gradient that is not finite.
         ShapeError: if `start` does not have the control vector's structure.
+        DataError: if `start` is not finite, or not real.
+        ConfigurationError: if the method needs forward-mode derivatives of a model that has none.
 
     Warns:
         AssimilationWarning: (outside of traced code) if the search did not converge; the message has the advice.
@@ -61,12 +65,17 @@ def minimize(cost: Any, method: Any = None, *, start: Any = None, unrolled: bool
     method = GaussNewton() if method is None else method
     if start is not None:
         expected = jax.eval_shape(cost.control)
+        require_finite("minimize: `start`", start)
         if not tree.same_shapes(expected, start):
             raise ShapeError(
                 f"minimize: `start` has the shapes {tree.describe_shapes(start)}, but the control vector has "
                 f"{tree.describe_shapes(expected)}"
             )
-    solution = _minimize(cost, method, start, unrolled)
+        start = jax.tree.map(
+            lambda given, own: jnp.asarray(real_array("minimize: `start`", given)).astype(own.dtype), start, expected
+        )
+    with forward_mode(f"minimize with {type(method).__name__}", "LBFGS() and Descent(...) do without"):
+        solution = _minimize(cost, method, start, unrolled)
     _report(solution)
     return solution
 
