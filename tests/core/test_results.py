@@ -21,7 +21,7 @@ SAYS = {
     "CONVERGED": ("below the tolerance", "members are finite"),
     "MAX_ITERATIONS": ("iteration limit", "raise the limit"),
     "STALLED": ("no step lowers the cost", "try float64"),
-    "NON_FINITE": ("not finite", "check_gradient"),
+    "NON_FINITE": ("not finite", "check_model"),
     "LINEAR_SOLVE": ("linear solve", "Raise its iteration limit"),
     "INCONSISTENT": ("far above what the observation errors allow", "R or B is too small"),
     "DIVERGED": ("not finite", "try more members"),
