@@ -84,7 +84,7 @@ def test_a_model_that_blows_up_raises_and_keeps_the_best_state():
     model = FunctionModel(lambda x, t: x**2)
     obs = da.Observations(np.ones((1, 2)), [12], error=IDENTITY)
     cost = da.StrongConstraint4DVar(model, jnp.full(2, 10.0), IDENTITY, obs)
-    with pytest.raises(MinimizationError, match=r"NON_FINITE.*shorter window") as caught:
+    with pytest.raises(MinimizationError, match=r"NON_FINITE.*unstable over the window") as caught:
         da.minimize(cost, da.LBFGS())
     assert np.array_equal(caught.value.solution.state, cost.background)
 
