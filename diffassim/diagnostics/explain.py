@@ -171,7 +171,10 @@ def explain(
     name = f"observation {index if len(index) != 1 else index[0]} of stream {stream}"
     value = float(leaf[index])
     if not used:
-        return Explanation(name, False, reason, value if flags is not None else math.nan, *[math.nan] * 4, None, None)
+        none = math.nan
+        return Explanation(
+            name, False, reason, value if flags is not None else none, none, none, none, none, None, None
+        )
     error = _error(streams[stream], index)
     if isinstance(subject, SequentialMethod):
         told = _ensemble(subject, found, streams, stream, index, key)

@@ -14,7 +14,7 @@ from jax.extend import core as jex
 __all__ = ["Operation", "first_bad_derivative", "first_bad_value"]
 
 INLINED = {"jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"}
-PACKAGES = tuple(str(Path(module.__file__).parent) for module in (jax, np))
+PACKAGES = tuple(str(Path(str(module.__file__)).parent) for module in (jax, np))
 
 
 class Operation(NamedTuple):

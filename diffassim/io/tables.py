@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -46,7 +47,7 @@ _COMPRESSED = (".gz", ".bz2", ".xz", ".zip", ".tar", ".zst")
 
 
 def _parsed(path: Path) -> pd.DataFrame:
-    settings = {"dtype": str, "keep_default_na": False, "na_values": [], "header": None}
+    settings: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": [], "header": None}
     try:
         return pd.read_csv(path, encoding="utf-8-sig", **settings)
     except UnicodeDecodeError:

@@ -112,7 +112,7 @@ def fit_analysis(
     prior = _unbounded(jax.tree.map(lambda s: jnp.asarray(s, dtype), ErrorStatistics()))
     loss = partial(_objective, model.replace(forcing=None), leads, np.asarray(reference), prior)
     found = fit(
-        lambda trainable, batch: loss(trainable, *batch),
+        lambda trainable, batch, key: loss(trainable, *batch),
         {"statistics": prior, "persistence": jnp.asarray([rho**lead for lead in leads], dtype)},
         (days, targets),
         optimizer=optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, max(updates, 1))),

@@ -130,7 +130,7 @@ class Stage(NamedTuple):
     """
 
     name: str
-    count: int
+    count: int  # type: ignore[assignment]
     advance: Callable[[Any, dict[str, Any], int], tuple[dict[str, Any], xr.Dataset]]
 
 
