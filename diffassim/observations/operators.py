@@ -136,7 +136,7 @@ class Subset(Operator):
     time may have its own.
 
     Args:
-        indices: integers, shape (m,); negative ones count from the end.
+        indices: integers from 0 on, shape (m,); negative ones, often fill values, are refused.
 
     Raises:
         ShapeError: if an index lies outside the state (checked when the values are known).
