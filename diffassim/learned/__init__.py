@@ -1,16 +1,37 @@
-"""Networks as pytrees, and corrections that turn a model into a model."""
+"""Networks as pytrees, and what they stand in for: models, first guesses, minimizers, analyses."""
 
+import importlib
 from typing import Any
 
+from diffassim.learned.analysis import LearnedAnalysis, Remembered
 from diffassim.learned.corrected_model import CorrectedModel
+from diffassim.learned.inverse_operator import LearnedStart, control_of
+from diffassim.learned.minimizer import LearnedMinimizer
 from diffassim.learned.network import Network
+from diffassim.learned.normalized import Normalized, flop_count, parameter_count
+from diffassim.learned.surrogate import SurrogateModel
 
-__all__ = ["CorrectedModel", "LocalNetwork", "Network"]
+__all__ = [
+    "CorrectedModel",
+    "LearnedAnalysis",
+    "LearnedMinimizer",
+    "LearnedStart",
+    "LocalNetwork",
+    "Network",
+    "Normalized",
+    "Remembered",
+    "SurrogateModel",
+    "control_of",
+    "flop_count",
+    "networks",
+    "parameter_count",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "LocalNetwork":  # a flax module: imported only where it is used
-        from diffassim.learned.local_network import LocalNetwork
-
-        return LocalNetwork
+    # flax modules: imported only where they are used
+    if name == "LocalNetwork":
+        return importlib.import_module("diffassim.learned.local_network").LocalNetwork
+    if name == "networks":
+        return importlib.import_module("diffassim.learned.networks")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree, static
@@ -32,33 +33,47 @@ class Network(Pytree):
     function: Callable[..., Any] = static()
     weights: Any = None
 
-    def __call__(self, *inputs: Any) -> Any:
-        """Apply the network."""
-        return self.function(self.weights, *inputs)
+    def __call__(self, *inputs: Any, key: Any = None) -> Any:
+        """Apply the network; with a key as it is in training, random numbers (dropout) drawn from it."""
+        return self.function(self.weights, *inputs) if key is None else self.function(self.weights, *inputs, key=key)
 
     @classmethod
-    def from_nnx(cls, module: Any) -> Network:
+    def from_nnx(cls, module: Any, *, compute: Any = None, remat: bool = False) -> Network:
         """Freeze a `flax.nnx` module.
 
+        Dropout is off unless the call brings a key. (A module of Equinox is a pytree that can be called already, and
+        stands wherever a network may stand.)
+
         Args:
-            module: a module without state that changes when it is called (no dropout, no running statistics).
+            module: a module without running statistics.
+            compute: type in which it computes, such as `jax.numpy.bfloat16`, whatever the weights are; outputs come
+                back in the type of the first input.
+            remat: whether reverse mode computes the network again instead of storing what is inside it.
 
         Returns:
             The network; its weights are the module's state as a nested dict.
 
         Raises:
-            ConfigurationError: if the module holds random-number streams or batch statistics.
+            ConfigurationError: if the module holds running statistics, or other state that changes in a call.
         """
         from flax import nnx
 
-        definition, weights, rest = nnx.split(module, nnx.Param, ...)
-        if jax.tree.leaves(rest):
-            kinds = sorted({type(v).__name__ for _, v in nnx.to_flat_state(rest)})
+        copy = nnx.clone(module)
+        copy.eval()
+        definition, weights, rest = nnx.split(copy, nnx.Param, ...)
+        kinds = {type(v).__name__ for _, v in nnx.to_flat_state(rest)} - {"RngKey", "RngCount"}
+        if kinds:
+            named = ", ".join(sorted(kinds))
             raise ConfigurationError(
-                f"Network.from_nnx: the module holds state that changes when it is called ({', '.join(kinds)}); "
-                "switch off dropout and batch statistics, or write a function of (weights, x)"
+                f"Network.from_nnx: the module holds state that changes when it is called ({named}); "
+                "take layer or group normalization instead of batch statistics, or write a function of (weights, x)"
             )
-        return cls(_ApplyNNX(definition), nnx.to_pure_dict(weights))  # type: ignore[arg-type]
+        leaves, streams = jax.tree.flatten(rest)
+        copy.train()
+        training = nnx.split(copy, nnx.Param, ...)[0] if leaves else definition
+        kept = tuple(str(leaf.dtype) for leaf in leaves)
+        apply = _ApplyNNX(definition, training, streams, kept, compute, remat)
+        return cls(apply, nnx.to_pure_dict(weights))  # type: ignore[arg-type]
 
     @classmethod
     def from_linen(cls, module: Any, variables: Any) -> Network:
@@ -77,12 +92,45 @@ class Network(Pytree):
 # Named tuples rather than closures: equal architectures compare equal, so they share one compiled program.
 class _ApplyNNX(NamedTuple):
     definition: Any
+    training: Any
+    streams: Any
+    kinds: tuple[str, ...]
+    compute: Any
+    remat: bool
 
-    def __call__(self, weights: Any, *inputs: Any) -> Any:
+    def __call__(self, weights: Any, *inputs: Any, key: Any = None) -> Any:
+        run = jax.checkpoint(self._run) if self.remat else self._run
+        return run(weights, key, *inputs)
+
+    def _run(self, weights: Any, key: Any, *inputs: Any) -> Any:
         from flax import nnx
 
+        if self.compute is not None:
+            result = _first_float(inputs)
+            weights, inputs = _cast((weights, inputs), self.compute)
         state = nnx.State(jax.tree.map(nnx.Param, weights))
-        return nnx.merge(self.definition, state)(*inputs)
+        if not self.kinds:
+            out = nnx.merge(self.definition, state)(*inputs)
+        else:
+            root = jax.random.key(0) if key is None else key
+            numbers = [
+                jax.random.fold_in(root, k) if kind.startswith("key") else jnp.zeros((), kind)
+                for k, kind in enumerate(self.kinds)
+            ]
+            definition = self.definition if key is None else self.training
+            out = nnx.merge(definition, state, jax.tree.unflatten(self.streams, numbers))(*inputs)
+        return out if self.compute is None else _cast(out, result)
+
+
+def _first_float(inputs: Any) -> Any:
+    return next((x.dtype for x in jax.tree.leaves(inputs) if jnp.issubdtype(x.dtype, jnp.floating)), None)
+
+
+def _cast(x: Any, dtype: Any) -> Any:
+    """Return x with its floating-point leaves in another type."""
+    if dtype is None:
+        return x
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, x)
 
 
 class _ApplyLinen(NamedTuple):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from diffassim.core.errors import ConfigurationError
+import diffassim as da
+from diffassim.core.errors import ConfigurationError, DataError
 from diffassim.diagnostics import check_adjoint, check_gradient
-from diffassim.learned import Network
+from diffassim.learned import CorrectedModel, Network, Normalized
 
 from .networks import NETWORKS, NNXDense, from_linen
 
@@ -85,14 +86,53 @@ def test_equal_architectures_share_one_program(make):
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize(
-    ("layer", "named"),
-    [
-        (lambda rngs: nnx.Dropout(0.5, rngs=rngs), "RngCount"),
-        (lambda rngs: nnx.BatchNorm(N, rngs=rngs), "BatchStat"),
-    ],
-)
-def test_state_that_changes_in_a_call_is_refused(layer, named):
-    module = nnx.Sequential(nnx.Linear(N, N, rngs=nnx.Rngs(0)), layer(nnx.Rngs(1)))
-    with pytest.raises(ConfigurationError, match=f"{named}.*dropout"):
+def test_state_that_changes_in_a_call_is_refused():
+    module = nnx.Sequential(nnx.Linear(N, N, rngs=nnx.Rngs(0)), nnx.BatchNorm(N, rngs=nnx.Rngs(1)))
+    with pytest.raises(ConfigurationError, match=r"BatchStat.*layer or group"):
         Network.from_nnx(module)
+
+
+def test_dropout_draws_from_the_key_of_a_call_and_is_off_without_one():
+    options = {"rngs": nnx.Rngs(0), "param_dtype": jnp.float64}
+    module = nnx.Sequential(nnx.Linear(N, N, **options), nnx.Dropout(0.5, rngs=nnx.Rngs(1)))
+    network = Network.from_nnx(module)
+    plain = module.layers[0](X)
+    assert np.array_equal(network(X), plain)
+    first, again, other = (jax.jit(lambda net, k: net(X, key=k))(network, jax.random.key(k)) for k in (1, 1, 4))
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+    np.testing.assert_allclose(first, np.where(first == 0, 0, 2 * plain), rtol=1e-12)
+    assert 0 < np.sum(first == 0) < N
+
+
+def test_half_precision_and_recomputation_are_arguments():
+    module = NNXDense(N, jnp.float32)
+    x = X.astype(jnp.float32)
+    plain, half, again = (Network.from_nnx(module, **o) for o in ({}, {"compute": jnp.bfloat16}, {"remat": True}))
+    assert half(x).dtype == jnp.float32 and not np.array_equal(half(x), plain(x))
+    np.testing.assert_allclose(half(x), plain(x), atol=0.05)
+    gradients = [jax.tree.leaves(jax.grad(lambda net: net(x).sum())(net)) for net in (plain, half, again)]
+    assert all(leaf.dtype == jnp.float32 for leaf in gradients[1])
+    for a, b in zip(gradients[0], gradients[2], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_a_module_of_another_library_needs_no_adapter():
+    eqx = pytest.importorskip("equinox")
+    linear = eqx.nn.Linear(N, N, key=jax.random.key(0), dtype=jnp.float64)
+    model = CorrectedModel(da.models.Lorenz96(), linear)
+    expected = da.models.Lorenz96().step(X, 0) + da.models.Lorenz96().dt * (linear.weight @ X + linear.bias)
+    np.testing.assert_allclose(model.step(X, 0), expected, rtol=1e-12)
+
+
+def test_normalization_is_fitted_carried_and_not_trained():
+    rng = np.random.default_rng(1)
+    inputs, outputs = 3 + 2 * rng.normal(size=(50, N)), 5 * rng.normal(size=(50, N))
+    network = Normalized.fit(from_linen(N), inputs, outputs)
+    np.testing.assert_allclose(network.spread, inputs.std(0), rtol=1e-12)
+    z = (inputs[0] - inputs.mean(0)) / inputs.std(0)
+    expected = outputs.mean(0) + outputs.std(0) * network.network(jnp.asarray(z))
+    np.testing.assert_allclose(network(jnp.asarray(inputs[0])), expected, rtol=1e-12)
+    gradient = jax.grad(lambda net: jnp.sum(net(jnp.asarray(inputs[0])) ** 2))(network)
+    assert not gradient.center.any() and not gradient.output_spread.any()
+    with pytest.raises(DataError, match="inputs holds 1 non-finite"):
+        Normalized.fit(network, np.where(np.arange(50 * N).reshape(50, N) == 3, np.nan, inputs))
