@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-__all__ = ["bounded_while", "checkpointed_scan", "segment_length"]
+__all__ = ["bounded_while", "checkpointed_scan", "in_blocks", "segment_length"]
 
 
 def segment_length(length: int) -> int:
@@ -122,6 +122,31 @@ def checkpointed_scan(
 
 def _with_inputs(body: Callable[..., tuple[Any, Any]]) -> Callable[[Any, Any], tuple[Any, Any]]:
     return lambda carry, numbered: body(carry, *numbered)
+
+
+def in_blocks(function: Callable[[Any], Any], inputs: Any, size: int) -> Any:
+    """Apply a function of arrays with a leading axis to blocks of `size` rows, one block after the other.
+
+    Args:
+        function: arrays with a leading axis of rows -> arrays with the same leading axis.
+        inputs: pytree of arrays with a common leading axis.
+        size: rows of a block (static); a shorter one is left for the end.
+
+    Example:
+        >>> in_blocks(lambda x: 2 * x, jnp.arange(5), 2).tolist()
+        [0, 2, 4, 6, 8]
+    """
+    count = jax.tree.leaves(inputs)[0].shape[0]
+    blocks, rest = divmod(count, size)
+    if blocks + (rest > 0) <= 1:
+        return function(inputs)
+    edge = blocks * size
+    whole = jax.tree.map(lambda leaf: leaf[:edge].reshape((blocks, size, *leaf.shape[1:])), inputs)
+    found = jax.tree.map(lambda leaf: leaf.reshape((edge, *leaf.shape[2:])), lax.map(function, whole))
+    if not rest:
+        return found
+    last = function(jax.tree.map(lambda leaf: leaf[edge:], inputs))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), found, last)
 
 
 def bounded_while(

@@ -119,10 +119,11 @@ def cycle_ensemble(
     ensemble = method.init(ensemble)
     times = observations if isinstance(observations, AnalysisTimes) else analysis_times(observations)
     method.check(ensemble, times.streams)
+    method, numbers = method.prepared(ensemble, times.streams, times.rows, times.real)
     gaps = concrete(times.gaps)
     require_forcing("cycle", model, start, 0 if gaps is None else int(gaps.sum()))
     with forward_mode(f"cycle with {name}", "UKF and the ensemble filters need no derivatives"):
-        ensemble, history = _cycle(method, model, ensemble, times, key, start, members)
+        ensemble, history = _cycle(method, model, ensemble, times, numbers, key, start, members)
     report_divergence(history.info.result, history.step)
     return ensemble, history
 
@@ -157,9 +158,12 @@ def _keys(key: Any, step: Any) -> tuple[Any, Any]:
     return analysis, jax.random.fold_in(analysis, FORECAST)  # far from the numbers that a split would use
 
 
-def _run(method: Any, model: Any, ensemble: Any, times: AnalysisTimes, key: Any, start: Any, members: bool) -> Any:
+def _run(
+    prepared: Any, model: Any, ensemble: Any, times: AnalysisTimes, numbers: Any, key: Any, start: Any, members: bool
+) -> Any:
     def body(carry: Any, now: Any) -> tuple[Any, EnsembleHistory]:
-        (ensemble, step), (gap, rows, real) = carry, now
+        (ensemble, step), (gap, rows, real, number) = carry, now
+        method = prepared if number is None else prepared.at(number)
         step_key, forecast_key = (None, None) if key is None else _keys(key, step + gap)
         prior = method.forecast(forecast_key, propagator(model, times, step, gap), ensemble)
         if not times.uniform or times.longest == 0:  # over no step there is no forecast, and no model error
@@ -170,11 +174,11 @@ def _run(method: Any, model: Any, ensemble: Any, times: AnalysisTimes, key: Any,
         return (posterior, step), EnsembleHistory(step, background, analysis, info, posterior if members else None)
 
     body = jax.checkpoint(body, prevent_cse=False)
-    (ensemble, _), history = lax.scan(body, (ensemble, start), (times.gaps, times.rows, times.real))
+    (ensemble, _), history = lax.scan(body, (ensemble, start), (times.gaps, times.rows, times.real, numbers))
     return ensemble, history
 
 
-_cycle = jax.jit(_run, static_argnums=6)
+_cycle = jax.jit(_run, static_argnums=7)
 
 
 def report_divergence(result: Any, steps: Any) -> None:

@@ -102,20 +102,22 @@ def cycle_ensemble_windows(
     ensemble = check_ensemble(name, ensemble)
     windows = as_streams(windows)
     start = check_windows(model, jax.tree.map(lambda leaf: leaf[0], ensemble), windows, start, steps, shift)
+    method, numbers = method.prepared(ensemble, windows)
     rows = checked_rows("cycle", at, steps)
-    ensemble, history = _cycle(method, model, ensemble, windows, key, start, rows, steps, shift, members)
+    ensemble, history = _cycle(method, model, ensemble, windows, numbers, key, start, rows, steps, shift, members)
     report_divergence(history.info.result, history.step[:, 0])
     return ensemble, history
 
 
 def _run(
-    method: Any, model: Any, ensemble: Any, windows: Any, key: Any, start: Any, rows: Any, steps: int, shift: int,
-    members: bool,
+    prepared: Any, model: Any, ensemble: Any, windows: Any, numbers: Any, key: Any, start: Any, rows: Any, steps: int,
+    shift: int, members: bool,
 ) -> Any:  # fmt: skip
     wanted = jnp.concatenate([rows, jnp.asarray([shift], jnp.int32)])
 
-    def window(carry: Any, observations: Any) -> Any:
-        ensemble, first = carry
+    def window(carry: Any, now: Any) -> Any:
+        (ensemble, first), (observations, number) = carry, now
+        method = prepared if number is None else prepared.at(number)
         window_key = None if key is None else jax.random.fold_in(key, first)
         found = method.analyze(window_key, model, ensemble, as_streams(observations), first, steps, wanted)
         background, analysis = (jax.tree.map(lambda leaf: leaf[:, :-1], trajectory) for trajectory in found[:2])
@@ -125,8 +127,8 @@ def _run(
         return (following, first + shift), EnsembleWindowHistory(first + rows, before, after, found[2], kept)
 
     body = jax.checkpoint(window, prevent_cse=False)
-    (ensemble, _), history = lax.scan(body, (ensemble, start), windows)
+    (ensemble, _), history = lax.scan(body, (ensemble, start), (windows, numbers))
     return ensemble, history
 
 
-_cycle = jax.jit(_run, static_argnums=(7, 8, 9))
+_cycle = jax.jit(_run, static_argnums=(8, 9, 10))

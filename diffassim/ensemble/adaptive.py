@@ -113,6 +113,15 @@ class AdaptiveInflation(SequentialMethod):
         ensemble = check_ensemble("AdaptiveInflation", belief)
         return InflatedEnsemble(ensemble, jnp.ones((), jnp.result_type(*jax.tree.leaves(ensemble))))
 
+    def prepared(self, belief: Any, streams: tuple[Any, ...], rows: Any = None, real: Any = None) -> tuple[Any, Any]:
+        """Return the method whose filter is prepared."""
+        prepared, numbers = self.filter.prepared(belief.members, streams, rows, real)
+        return self.replace(filter=prepared), numbers
+
+    def at(self, number: Any) -> Any:
+        """Return the method whose filter is that of a time with this number."""
+        return self.replace(filter=self.filter.at(number))
+
     def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: InflatedEnsemble) -> InflatedEnsemble:
         """Return members and damped factor at the next analysis time."""
         damping = jnp.asarray(self.damping, belief.factor.dtype)

@@ -142,7 +142,8 @@ class EnsembleMethod(SequentialMethod):
         ensemble = check_ensemble(name, ensemble)
         require_key(name, self.random, key)
         self.check(ensemble, observations)
-        return _analyze(self, key, ensemble, companions, as_streams(observations))
+        streams = as_streams(observations)
+        return _analyze(self.prepared(ensemble, streams)[0], key, ensemble, companions, streams)
 
     def analyze_along(self, key: Any, ensemble: Any, states: Any, observations: Any) -> tuple[Any, AnalysisInfo]:
         """Analyse one time by the observations of other times, which the members' trajectories pass (4D).
@@ -165,7 +166,8 @@ class EnsembleMethod(SequentialMethod):
         ensemble = check_ensemble(name, ensemble)
         require_key(name, self.random, key)
         self.check(ensemble, observations)
-        return _analyze_along(self, key, ensemble, states, as_streams(observations))
+        streams = as_streams(observations)
+        return _analyze_along(self.prepared(ensemble, streams)[0], key, ensemble, states, streams)
 
     def posterior(
         self, key: Any, prior: Any, companions: Any, departures: Departures, streams: tuple[Any, ...]

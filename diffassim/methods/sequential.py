@@ -60,6 +60,27 @@ class SequentialMethod(Pytree):
         """
         return jax.vmap(propagate)(belief)
 
+    def prepared(self, belief: Any, streams: tuple[Any, ...], rows: Any = None, real: Any = None) -> tuple[Any, Any]:
+        """Return the method that knows what can be found out, outside of traced code, about a whole record.
+
+        A cycle calls it once, before it is compiled; a method that wraps another passes it on.
+
+        Args:
+            belief: what `init` returned; only shapes count.
+            streams: the record, a tuple of `Observations`.
+            rows: for each stream, the rows of every analysis time, shape (time, rows); None: one time has all.
+            real: for each stream, False where a row is padding.
+
+        Returns:
+            The method, and for each time the number that `at` is given there, shape (time,); None where one method
+            serves all times.
+        """
+        return self, None
+
+    def at(self, number: Any) -> Any:
+        """Return the prepared method for a time with this number (traced)."""
+        return self
+
     def analyze(self, key: Any, belief: Any, observations: Any) -> tuple[Any, AnalysisInfo]:
         """Return the belief after the observations of one time, and an account."""
         raise NotImplementedError(f"{type(self).__name__} does not define analyze(key, belief, observations)")

@@ -82,6 +82,19 @@ class EnsembleWindowMethod(Pytree):
         """Whether the analysis draws random numbers."""
         return False
 
+    def prepared(self, ensemble: Any, windows: tuple[Any, ...]) -> tuple[Any, Any]:
+        """Return the method that knows what can be found out about all windows; see `SequentialMethod.prepared`.
+
+        Args:
+            ensemble: members at the start; only shapes count.
+            windows: streams with a leading axis of windows.
+        """
+        return self, None
+
+    def at(self, number: Any) -> Any:
+        """Return the prepared method for a window with this number (traced)."""
+        return self
+
     def analyze(
         self, key: Any, model: Any, ensemble: Any, observations: Any, start: Any, steps: int, rows: Any
     ) -> tuple[Any, Any, Any]:

@@ -156,11 +156,6 @@ def test_on_the_sphere():
             "known outside",
         ),
         (
-            lambda: da.LETKF(localization=GaspariCohn(1.0), nearest=jnp.zeros((3, 1), int), neighbors=1),
-            ConfigurationError,
-            "not both",
-        ),
-        (
             lambda: da.LETKF(localization=GaspariCohn(1.0), nearest=jnp.zeros((3, 1), int)).analyze(
                 None, ensemble(), observed(values())
             ),

@@ -37,9 +37,10 @@ class LETKF(DomainFilter):
             None where the operator knows them.
         neighbors: observations used at a point, the nearest ones (static); None: all with a coefficient above zero.
             Bounds memory and time where observations are many.
-        nearest: numbers of the observations used at each point, from `nearest_observations`, in place of `neighbors`:
-            without them every analysis takes the distances of all points and observations.
         batch: grid points that are worked on together (static); a GPU wants tens of thousands.
+        nearest: numbers of the observations that may be used at each point, from `nearest_observations` (by name only).
+            By default those within reach of the taper are searched once, outside of traced code, if places and radius
+            are known there; else every analysis takes the distances of all points and observations.
 
     Raises:
         ConfigurationError: if there is no localization, or `neighbors` or `batch` is not positive.

@@ -25,15 +25,7 @@ class LETKFN(DomainFilter):
     the `EnKFN` is to the `ETKF`; an eigendecomposition at every point makes it slower.
 
     Args:
-        inflation: an `Inflation`, or a number that multiplies the posterior anomalies.
-        rotation: whether the posterior anomalies are rotated at random, the same at all points (static).
-        localization: taper, for example `GaspariCohn(radius)`: a function of distance.
-        grid: `Grid`, `Sphere` or `ProductGrid` of the state; default: a periodic line of unit spacing.
-        places: coordinates of the observations, shape (m, D), or a tuple with one entry (or None) for each stream;
-            None where the operator knows them.
-        neighbors: observations used at a point, the nearest ones (static); None: all with a coefficient above zero.
-        nearest: numbers of the observations used at each point, from `nearest_observations`, in place of `neighbors`.
-        batch: grid points that are worked on together (static).
+        inflation, rotation, localization, grid, places, neighbors, batch, nearest: as for the `LETKF`.
         exponent: xN, exponent of the hyperprior: above one, the inflation varies less from point to point.
 
     Raises:

@@ -29,12 +29,7 @@ class LocalEnKF(LocalizedMethod):
     the `SerialEnKF` or the `LETKF` serve. Derivatives hold for fixed draws (the key).
 
     Args:
-        inflation: an `Inflation`, or a number that multiplies the posterior anomalies.
-        rotation: whether the posterior anomalies are rotated at random, the same at all points (static).
-        localization: taper, for example `GaspariCohn(radius)`: a function of distance.
-        grid: `Grid`, `Sphere` or `ProductGrid` of the state; default: a periodic line of unit spacing.
-        places: coordinates of the observations, shape (m, D), or a tuple with one entry (or None) for each stream;
-            None where the operator knows them.
+        inflation, rotation, localization, grid, places: as for `LocalizedMethod`.
 
     Raises:
         ConfigurationError: if there is no localization.

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.ensemble.base import EnsembleMethod
 from diffassim.ensemble.local.places import observation_places
+from diffassim.ensemble.local.search import search_record
 from diffassim.grids.grid import Grid
 from diffassim.observations import Operator
 from diffassim.observations.container import as_streams
@@ -32,11 +36,14 @@ class LocalizedMethod(EnsembleMethod):
         grid: `Grid`, `Sphere` or `ProductGrid` of the state; default: a periodic line of unit spacing.
         places: coordinates of the observations, shape (m, D), or a tuple with one entry (or None) for each stream;
             None where the operator knows them.
+        nearest: what lies near what, numbers in place of all pairs. By default they are searched once, outside of
+            traced code, where places and radius are known there (by name only).
     """
 
     localization: Any = None
     grid: Any = Grid()
     places: Any = None
+    nearest: Any = dataclasses.field(default=None, kw_only=True)
 
     def require_localization(self, instead: str) -> None:
         """Raise `ConfigurationError`, naming the method to use `instead`, unless there is a taper."""
@@ -76,11 +83,7 @@ class LocalizedMethod(EnsembleMethod):
             ConfigurationError: if places are not known, or errors are correlated.
         """
         name = type(self).__name__
-        given = self.places if isinstance(self.places, tuple) else (self.places,)
-        if len(given) == 1 and given[0] is None:
-            given = (None,) * len(streams)
-        if len(given) != len(streams):
-            raise ShapeError(f"{name}: there are {len(streams)} streams of observations, but places for {len(given)}")
+        given = self.given_places(streams)
         for stream in streams:
             if not stream.error.uncorrelated:
                 raise ConfigurationError(
@@ -89,6 +92,34 @@ class LocalizedMethod(EnsembleMethod):
                 )
         found = [observation_places(s, self.grid, shape, g) for s, g in zip(streams, given, strict=True)]
         return jnp.concatenate(found)
+
+    def given_places(self, streams: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the entry of `places` of each stream; raise `ShapeError` if there is another number of them."""
+        given = self.places if isinstance(self.places, tuple) else (self.places,)
+        if len(given) == 1 and given[0] is None:
+            given = (None,) * len(streams)
+        if len(given) != len(streams):
+            raise ShapeError(
+                f"{type(self).__name__}: there are {len(streams)} streams of observations, but places for {len(given)}"
+            )
+        return given
+
+    def finder(self, shape: tuple[int, ...]) -> Callable[[np.ndarray, np.ndarray], Any] | None:
+        """Return the search of this method, of places and whether they are observed; None: it uses all pairs."""
+        return None
+
+    def prepared(self, ensemble: Any, streams: tuple[Any, ...], rows: Any = None, real: Any = None) -> Any:
+        """Return the method that knows what lies near what at each time of a record; see `SequentialMethod`."""
+        if self.nearest is not None or not callable(self.localization):
+            return self, None
+        shape = self.grid_shape(ensemble)
+        find = self.finder(shape)
+        found = None if find is None else search_record(self, shape, streams, rows, real, find)
+        return (self, None) if found is None else (self.replace(nearest=found[0]), found[1])
+
+    def at(self, number: Any) -> Any:
+        """Return the method for a time that has the set of places of this number."""
+        return self.replace(nearest=jax.tree.map(lambda leaf: leaf[number], self.nearest))
 
     def taper(self, a: Any, b: Any, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return the coefficients between places a and b, which broadcast against each other."""

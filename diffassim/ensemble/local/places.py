@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ConfigurationError, ShapeError
@@ -13,7 +14,7 @@ from diffassim.grids.grid import Grid
 from diffassim.grids.sphere import Sphere
 from diffassim.observations.operators import PlacesUnknownError, places_of_operator
 
-__all__ = ["observation_places"]
+__all__ = ["observation_places", "places_by_row"]
 
 
 def observation_places(
@@ -46,19 +47,43 @@ def observation_places(
         [0.0, 1.0, 2.0]
     """
     found = []
+    for value, places in zip(jax.tree.leaves(stream.values), places_by_row(stream, grid, shape, given), strict=True):
+        whole = jnp.broadcast_to(places, (value.shape[0], *places.shape[1:]))
+        found.append(whole.reshape(-1, grid.coordinates))
+    return jnp.concatenate(found)
+
+
+def places_by_row(stream: Any, grid: Grid | Sphere, shape: tuple[int, ...], given: Any = None) -> list[Any]:
+    """Return the coordinates of the values of each row, for each leaf of the values.
+
+    Args:
+        stream: `Observations`, of one time or a whole record.
+        grid: as `observation_places`.
+        shape: as `observation_places`.
+        given: as `observation_places`.
+
+    Returns:
+        Arrays of shape (rows, values, D), or with one row where all have the same places.
+
+    Raises:
+        ConfigurationError: if the places are not known.
+        ShapeError: if they do not fit the values.
+    """
+    known = _of_operator(stream, grid, shape) if given is None else jnp.asarray(given)[None]
+    found = []
     for value in jax.tree.leaves(stream.values):
-        places = _of_operator(stream, grid, shape) if given is None else jnp.asarray(given)[None]
-        missing = value.ndim + 1 - places.ndim
-        places = places.reshape(places.shape[:1] + (1,) * missing + places.shape[1:])
+        missing, like = value.ndim + 1 - known.ndim, (*value.shape[1:], grid.coordinates)
+        places = known.reshape(known.shape[:1] + (1,) * missing + known.shape[1:])
         try:
-            places = jnp.broadcast_to(places, (*value.shape, grid.coordinates))
+            np.broadcast_shapes(places.shape, (value.shape[0], *like))
+            places = jnp.broadcast_to(places, (places.shape[0], *like))
         except ValueError:
             raise ShapeError(
-                f"the places of the observations have shape {places.shape[1:]}, which does not fit values of shape "
+                f"the places of the observations have shape {known.shape[1:]}, which does not fit values of shape "
                 f"{value.shape[1:]} (one time) and {grid.coordinates} coordinates"
             ) from None
-        found.append(places.reshape(-1, grid.coordinates))
-    return jnp.concatenate(found)
+        found.append(places.reshape(places.shape[0], -1, grid.coordinates))
+    return found
 
 
 def _of_operator(stream: Any, grid: Grid | Sphere, shape: tuple[int, ...]) -> Any:

@@ -31,13 +31,7 @@ class RankHistogramFilter(SerialFilter):
     order that the members have; where two of them change places the update jumps.
 
     Args:
-        inflation: an `Inflation`, or a number that multiplies the posterior anomalies.
-        rotation: whether the posterior anomalies are rotated at random, the same at all points (static), which makes
-            them more Gaussian.
-        localization: taper, for example `GaspariCohn(radius)`, or None.
-        grid: `Grid`, `Sphere` or `ProductGrid` of the state; default: a periodic line of unit spacing.
-        places: coordinates of the observations, shape (m, D), or a tuple with one entry (or None) for each stream;
-            None where the operator knows them.
+        inflation, rotation, localization, grid, places: as for `LocalizedMethod`; without a taper it is global.
 
     Raises:
         ConfigurationError: (analysis) with localization, if places are not known or R is correlated.

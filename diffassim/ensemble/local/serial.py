@@ -6,11 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from diffassim.core.loops import checkpointed_scan
 from diffassim.covariances.base import as_field
+from diffassim.ensemble.local.domain import from_columns, to_columns
 from diffassim.ensemble.local.localized import LocalizedMethod
+from diffassim.ensemble.local.search import within_reach
 from diffassim.methods.departures import Departures
 from diffassim.methods.members import anomalies, mean, recombine
 
@@ -32,7 +35,8 @@ class SerialFilter(LocalizedMethod):
     The values are taken in the order of the streams. H is linear in between: it is evaluated once, before the first.
 
     Without localization, any state structure and correlated R will do. With it, the grid and the places have the
-    meaning they have for the `LETKF`, and R has to be uncorrelated. Each value costs one pass over the state.
+    meaning they have for the `LETKF`, and R has to be uncorrelated. Each value costs one pass over the state, or over
+    what its taper reaches where that is known outside of traced code.
     """
 
     def response(self, key: Any, s: Float[Array, " N"], d: Float[Array, ""]) -> Float[Array, " N"]:
@@ -53,6 +57,8 @@ class SerialFilter(LocalizedMethod):
         N, count = S.shape
         if count == 0:
             return ensemble
+        if self.nearest is not None:
+            return self._update_nearby(key, ensemble, departures, streams)
         coefficients = self._coefficients(ensemble, streams, observed, S.dtype)
 
         def take(carry: Any, j: Any) -> tuple[Any, None]:
@@ -76,6 +82,62 @@ class SerialFilter(LocalizedMethod):
         carry = (mean(ensemble), anomalies(ensemble), S, d)
         (x, X, _, _), _ = checkpointed_scan(take, carry, count, segment=count if count <= FEW else None)
         return recombine(x, X)
+
+    def _update_nearby(self, key: Any, ensemble: Any, departures: Departures, streams: tuple[Any, ...]) -> Any:
+        """Return the same, where it is known which points and which values each value can reach: no pass over all."""
+        shape, (N, count) = self.grid_shape(ensemble), departures.S.shape
+        places, points = self.stream_places(streams, shape), self.grid.points(shape)
+        dtype = departures.S.dtype
+
+        def take(carry: Any, j: Any, near: Any) -> tuple[Any, None]:
+            x, X, S, d = carry
+            s, (at_points, at_values) = S[j], near
+            c = self.response(None if key is None else jax.random.fold_in(key, j), s, d[j])
+            shift, change = jnp.mean(c), c - jnp.mean(c)
+            here, there = places[j][None], points.at[at_points].get(mode="clip")
+            to_state = self.taper(here, there, shape, dtype)
+            to_values = self.taper(here, places.at[at_values].get(mode="clip"), shape, dtype)
+
+            def gain(leaf: Any) -> Any:  # of the columns (points, N, channels)
+                found = leaf.at[at_points].get(mode="fill", fill_value=0)
+                return (
+                    jnp.einsum("n,pnc->pc", s.astype(leaf.dtype), found)
+                    / (N - 1)
+                    * to_state.astype(leaf.dtype)[:, None]
+                )
+
+            def moved(leaf: Any, g: Any) -> Any:
+                return leaf.at[at_points].add(change.astype(leaf.dtype)[None, :, None] * g[:, None], mode="drop")
+
+            gains = jax.tree.map(gain, X)
+            own = S.at[at_values].get(mode="fill", fill_value=0) @ s / (N - 1) * to_values
+            x = jax.tree.map(
+                lambda leaf, g: leaf.at[at_points].add(shift.astype(leaf.dtype) * g, mode="drop"), x, gains
+            )
+            S = S.at[at_values].add(own[:, None] * change[None], mode="drop")
+            return (x, jax.tree.map(moved, X, gains), S, d.at[at_values].add(-shift * own, mode="drop")), None
+
+        columns = jax.tree.map(lambda leaf: to_columns(leaf, self.grid.ndim), ensemble)
+        center = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=1), columns)
+        X = jax.tree.map(lambda leaf, m: leaf - m[:, None], columns, center)
+        carry = (center, X, departures.S.T, departures.d)
+        segment = count if count <= FEW else None
+        (x, X, _, _), _ = checkpointed_scan(take, carry, count, segment=segment, inputs=self.nearest)
+        return jax.tree.map(lambda m, X, leaf: from_columns(m[:, None] + X, leaf), x, X, ensemble)
+
+    def finder(self, shape: tuple[int, ...]) -> Any:
+        """Return the search for the points and the values within reach of each value."""
+
+        def find(places: Any, seen: Any) -> Any:
+            points = np.asarray(self.grid.points(shape))
+            somewhere = np.where(seen[:, None], places, points[:1])  # what was not observed has no anomalies
+            found = [
+                within_reach(self.localization, self.grid, shape, somewhere, others, known)
+                for others, known in ((points, np.ones(len(points), bool)), (places, seen))
+            ]
+            return None if any(numbers is None for numbers in found) else tuple(found)
+
+        return find
 
     def _coefficients(self, ensemble: Any, streams: tuple[Any, ...], observed: Any, dtype: Any) -> Any:
         """Return the function from the number of a value to its coefficients with the state and with all values."""

@@ -25,12 +25,7 @@ class SerialEnKF(SerialFilter):
     correlations between the perturbations of different values. Derivatives hold for fixed draws (the key).
 
     Args:
-        inflation: an `Inflation`, or a number that multiplies the posterior anomalies.
-        rotation: whether the posterior anomalies are rotated at random, the same at all points (static).
-        localization: taper, for example `GaspariCohn(radius)`, or None.
-        grid: `Grid`, `Sphere` or `ProductGrid` of the state; default: a periodic line of unit spacing.
-        places: coordinates of the observations, shape (m, D), or a tuple with one entry (or None) for each stream;
-            None where the operator knows them.
+        inflation, rotation, localization, grid, places: as for `LocalizedMethod`; without a taper it is global.
 
     Raises:
         ConfigurationError: (analysis) with localization, if places are not known or R is correlated.

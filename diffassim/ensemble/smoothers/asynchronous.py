@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffassim.core import tree
-from diffassim.core.errors import ConfigurationError
+from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.ensemble.base import EnsembleMethod
 from diffassim.ensemble.inflation import as_inflation
 from diffassim.methods.account import AnalysisInfo, account
@@ -62,6 +63,19 @@ class AsynchronousFilter(EnsembleWindowMethod):
         """Whether the filter draws random numbers."""
         return self.filter.random
 
+    def prepared(self, ensemble: Any, windows: tuple[Any, ...]) -> tuple[Any, Any]:
+        """Return the method whose filter is prepared; all rows of a window are analysed together."""
+        streams = tuple(_rows_of_windows(stream) for stream in windows)
+        if any(stream is None for stream in streams):
+            return self, None
+        rows = [np.arange(stream.steps.size).reshape(stream.steps.shape) for stream in windows]
+        prepared, numbers = self.filter.prepared(ensemble, streams, rows, [np.ones(own.shape, bool) for own in rows])
+        return self.replace(filter=prepared), numbers
+
+    def at(self, number: Any) -> Any:
+        """Return the method whose filter is that of a window with this number."""
+        return self.replace(filter=self.filter.at(number))
+
     def analyze(
         self, key: Any, model: Any, ensemble: Any, observations: Any, start: Any, steps: int, rows: Any
     ) -> tuple[Any, Any, AnalysisInfo]:
@@ -80,6 +94,29 @@ class AsynchronousFilter(EnsembleWindowMethod):
         posterior, _ = self.filter.posterior(key, background, None, departures, streams)
         posterior = tree.select(departures.count > 0, posterior, background)
         return background, posterior, account(ensemble, background, posterior, departures)
+
+
+class _Rows(NamedTuple):
+    """Rows of all windows one after the other, as far as places depend on them."""
+
+    operator: Any
+    values: Any
+    mask: Any
+    where: Any
+    steps: Any
+
+
+def _rows_of_windows(stream: Any) -> _Rows | None:
+    """Return the rows of all windows of a stream; None where its operator is traced or differs between windows."""
+    numbers = [concrete(leaf) for leaf in jax.tree.leaves(stream.operator)]
+    if any(leaf is None or not np.array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape)) for leaf in numbers):
+        return None
+    operator = jax.tree.map(lambda leaf: leaf[0], stream.operator)
+    joined = [
+        jax.tree.map(lambda leaf: jnp.reshape(leaf, (-1, *jnp.shape(leaf)[2:])), part)
+        for part in (stream.values, stream.mask, stream.where, stream.steps)
+    ]
+    return _Rows(operator, *joined)
 
 
 def require_perfect_model(name: str, method: EnsembleMethod) -> None:

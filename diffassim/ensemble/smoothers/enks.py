@@ -94,6 +94,16 @@ class EnKS(SequentialMethod):
             raise ShapeError(f"EnKS: a lag of {self.lag} needs {rows} rows of each member, found {sorted(found)}")
         return Lagged(members)
 
+    def prepared(self, belief: Lagged, streams: tuple[Any, ...], rows: Any = None, real: Any = None) -> tuple[Any, Any]:
+        """Return the smoother whose filter is prepared."""
+        now = jax.tree.map(lambda leaf: leaf[:, 0], belief.members)
+        prepared, numbers = self.filter.prepared(now, streams, rows, real)
+        return self.replace(filter=prepared), numbers
+
+    def at(self, number: Any) -> Any:
+        """Return the smoother whose filter is that of a time with this number."""
+        return self.replace(filter=self.filter.at(number))
+
     def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: Lagged) -> Lagged:
         """Return the members at the next analysis time in front of the earlier ones, without the oldest."""
         now = self.filter.forecast(key, propagate, jax.tree.map(lambda leaf: leaf[:, 0], belief.members))

@@ -1,0 +1,170 @@
+"""What lies within reach of what, found outside of traced code by a search tree, once for a whole record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffassim.core.errors import ConfigurationError, concrete
+from diffassim.ensemble.local.places import places_by_row
+from diffassim.ensemble.local.tapers import Taper
+
+__all__ = ["search_record", "within_reach"]
+
+FEW = 128  # values of one time among which nothing is searched
+SAMPLE = 32  # places for which all others are looked at, to see whether a search pays
+ROUND = 4  # numbers come in multiples of this many, so that other places seldom compile anew
+LARGEST = 1 << 31  # bytes of numbers that may be kept for a record
+
+Finder = Callable[[np.ndarray, np.ndarray], Any]
+
+
+def search_record(
+    method: Any, shape: tuple[int, ...], streams: tuple[Any, ...], rows: Any, real: Any, find: Finder
+) -> Any:
+    """Search for every set of places that a record has.
+
+    Args:
+        method: `LocalizedMethod` that knows taper, grid and given places.
+        shape: of the grid's axes.
+        streams: the record, a tuple of `Observations`.
+        rows: for each stream, the rows of every time, shape (time, rows); None: all rows hold for one time.
+        real: for each stream, False where a row is padding; None: none is.
+        find: (places (m, D), whether observed (m,)) -> arrays of numbers, or None where it does not pay.
+
+    Returns:
+        Numbers with a leading axis of sets, and which set each time has, shape (time,); the second is None where one
+        set holds for all, and the first has no such axis then. None in place of both where places or taper are traced
+        or not known, or a search does not pay.
+    """
+    size = sum(
+        leaf[:1].size * (stream.steps.shape[0] if rows is None else rows[k].shape[1])
+        for k, stream in enumerate(streams)
+        for leaf in jax.tree.leaves(stream.values)
+    )
+    if size <= FEW or _reach(method.localization) is None:
+        return None
+    try:
+        with jax.ensure_compile_time_eval():
+            sets, which = _sets(method, shape, streams, rows, real)
+            found = [find(places, seen & np.isfinite(places).all(axis=1)) for places, seen in sets]
+    except ConfigurationError:  # places that are not known, or a grid without a search: the analysis does without
+        return None
+    if not found or any(numbers is None for numbers in found):
+        return None
+    if len(found) * sum(part.nbytes for part in jax.tree.leaves(found[0])) > LARGEST:
+        return None
+    with jax.ensure_compile_time_eval():
+        if len(found) == 1:
+            return jax.tree.map(jnp.asarray, found[0]), None
+        return jax.tree.map(lambda *parts: jnp.asarray(_stacked(parts)), *found), jnp.asarray(which, jnp.int32)
+
+
+def within_reach(
+    taper: Any, grid: Any, shape: tuple[int, ...], places: np.ndarray, others: np.ndarray, seen: np.ndarray
+) -> np.ndarray | None:
+    """Return for each place the numbers of the others at which a taper is not zero, in ascending order.
+
+    Args:
+        taper: `Taper` of a known radius.
+        grid: `Grid` or `Sphere` that says what a distance is.
+        shape: of a field's trailing axes.
+        places: shape (q, D).
+        others: shape (m, D).
+        seen: which of the others count, shape (m,).
+
+    Returns:
+        Shape (q, count), filled up with m; None where most of the others lie within reach of some place.
+    """
+    from scipy.spatial import cKDTree  # here, because it takes a while to import
+
+    reach, numbers = _reach(taper), np.flatnonzero(seen)
+    if reach is None:
+        return None
+
+    def apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.asarray(_distance(grid, a, b, shape))
+
+    if not len(numbers) or not len(places):
+        return np.full((len(places), 1), len(others), np.int32)
+    known, queries = others[numbers], places[np.linspace(0, len(places) - 1, min(len(places), SAMPLE)).astype(int)]
+    wanted = int((apart(queries[:, None], known[None]) < reach).sum(axis=1).max()) + ROUND
+    (coordinates, lengths), asked = grid.embedding(known, shape), grid.embedding(places, shape)[0]
+    tree = cKDTree(coordinates, boxsize=lengths)
+    while 2 * wanted <= len(numbers):
+        wanted = min(wanted, len(numbers))
+        _, found = tree.query(asked, k=np.arange(1, wanted + 1))
+        if wanted == len(numbers) or not (apart(places, known[found[:, -1]]) < reach).any():
+            near = apart(places[:, None], known[found]) < reach
+            count = -(-max(int(near.sum(axis=1).max()), 1) // ROUND) * ROUND
+            chosen = np.sort(np.where(near, numbers[found], len(others)), axis=1)[:, :count].astype(np.int32)
+            return np.pad(chosen, ((0, 0), (0, count - chosen.shape[1])), constant_values=len(others))
+        wanted *= 2
+    return None
+
+
+@partial(jax.jit, static_argnums=3)
+def _distance(grid: Any, a: Any, b: Any, shape: tuple[int, ...]) -> Any:
+    return grid.distance(a, b, shape)
+
+
+def _reach(taper: Any) -> float | None:
+    """Return the distance from which on a taper is zero, None where it is not known or infinite."""
+    radius = concrete(taper.radius) if isinstance(taper, Taper) else None
+    if radius is None or radius.ndim or not np.isfinite(radius):
+        return None
+    return taper.reach * float(radius)
+
+
+def _sets(method: Any, shape: tuple[int, ...], streams: tuple[Any, ...], rows: Any, real: Any) -> Any:
+    """Return the different sets of (places, observed) of a record, and which of them each time has."""
+    if rows is None:
+        rows = [np.arange(stream.steps.shape[0])[None] for stream in streams]
+        real = [np.ones(own.shape, bool) for own in rows]
+    rows, real = ([concrete(part) for part in parts] for parts in (rows, real))
+    leaves = []  # of all streams: places by row, masks by row, rows and whether they are real by time
+    for k, (stream, own) in enumerate(zip(streams, method.given_places(streams), strict=True)):
+        for places, mask in zip(
+            places_by_row(stream, method.grid, shape, own), jax.tree.leaves(stream.mask), strict=True
+        ):
+            leaves.append((concrete(places), _known_mask(mask), rows[k], real[k]))
+    if any(part is None for leaf in leaves for part in leaf):
+        return [], []
+    if all(len(places) == 1 for places, _, _, _ in leaves):
+        places = [np.repeat(places, own.shape[1], axis=0).reshape(-1, places.shape[-1]) for places, _, own, _ in leaves]
+        seen = [(mask[own] & there[..., None]).any(axis=0).ravel() for _, mask, own, there in leaves]
+        return [(np.concatenate(places), np.concatenate(seen))], [0] * len(rows[0])
+    sets: list[Any] = []
+    numbers: dict[bytes, int] = {}
+    which = []
+    for time in range(len(rows[0])):
+        places = np.concatenate([_rows_of(places, own[time]) for places, _, own, _ in leaves])
+        seen = np.concatenate([(mask[own[time]] & there[time][:, None]).ravel() for _, mask, own, there in leaves])
+        number = numbers.setdefault(places.tobytes(), len(sets))
+        if number == len(sets):
+            sets.append((places, np.zeros(len(places), bool)))
+        sets[number][1][seen] = True
+        which.append(number)
+    return sets, which
+
+
+def _rows_of(places: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    chosen = places[rows] if len(places) > 1 else np.repeat(places, len(rows), axis=0)
+    return chosen.reshape(-1, places.shape[-1])
+
+
+def _known_mask(mask: Any) -> np.ndarray:
+    known = concrete(mask)
+    return (np.ones(np.shape(mask), bool) if known is None else known).reshape(np.shape(mask)[0], -1)
+
+
+def _stacked(parts: Any) -> np.ndarray:
+    """Return arrays of numbers on one leading axis; the largest number of each stands for none."""
+    widest = max(part.shape[1] for part in parts)
+    fill = np.iinfo(np.int32).max
+    return np.stack([np.pad(part, ((0, 0), (0, widest - part.shape[1])), constant_values=fill) for part in parts])
