@@ -184,9 +184,10 @@ def test_more_members_than_variables_and_more_variables_than_members(entry):
         assert info.analysis_spread < 1.2 * info.background_spread
 
 
-def test_members_must_be_floats_and_agree_in_number():
-    with pytest.raises(ShapeError, match="floating"):
-        da.ETKF().analyze(None, jnp.ones((3, 8), int), observed(values()))
+def test_members_are_made_floats_and_must_agree_in_number():
+    whole = jnp.arange(24).reshape(3, 8)
+    found, expected = (da.ETKF().analyze(None, E, observed(values()))[0] for E in (whole, whole.astype(float)))
+    np.testing.assert_array_equal(found, expected)
     with pytest.raises(ShapeError, match="same leading member axis"):
         da.ETKF().analyze(None, {"a": jnp.ones((3, 8)), "b": jnp.ones((4, 8))}, observed(values()))
 
