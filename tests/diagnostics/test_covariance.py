@@ -76,7 +76,7 @@ def test_a_covariance_of_another_state_is_named():
     with pytest.raises(DataError, match="floating-point arrays only"):
         check_covariance(Diagonal(1.0), jnp.zeros(3, int))
     with pytest.raises(DataError, match="a product with B is not finite"):
-        check_covariance(Dense(np.nan * FACTOR), jnp.zeros(3))
+        check_covariance(broken(apply=lambda B, x: jnp.nan * x), jnp.zeros(3))
 
 
 def test_float32():
