@@ -127,23 +127,24 @@ def _sets(method: Any, shape: tuple[int, ...], streams: tuple[Any, ...], rows: A
         rows = [np.arange(stream.steps.shape[0])[None] for stream in streams]
         real = [np.ones(own.shape, bool) for own in rows]
     rows, real = ([concrete(part) for part in parts] for parts in (rows, real))
-    leaves = []  # of all streams: places by row, masks by row, rows and whether they are real by time
+    leaves: list[tuple[Any, ...]] = []  # places by row, masks by row, rows and whether they are real by time
     for k, (stream, own) in enumerate(zip(streams, method.given_places(streams), strict=True)):
         for places, mask in zip(
             places_by_row(stream, method.grid, shape, own), jax.tree.leaves(stream.mask), strict=True
         ):
-            leaves.append((concrete(places), _known_mask(mask), rows[k], real[k]))
-    if any(part is None for leaf in leaves for part in leaf):
-        return [], []
+            leaf = (concrete(places), _known_mask(mask), rows[k], real[k])
+            if any(part is None for part in leaf):
+                return [], []
+            leaves.append(leaf)
     if all(len(places) == 1 for places, _, _, _ in leaves):
-        places = [np.repeat(places, own.shape[1], axis=0).reshape(-1, places.shape[-1]) for places, _, own, _ in leaves]
-        seen = [(mask[own] & there[..., None]).any(axis=0).ravel() for _, mask, own, there in leaves]
-        return [(np.concatenate(places), np.concatenate(seen))], [0] * len(rows[0])
+        everywhere = [np.repeat(at, own.shape[1], axis=0).reshape(-1, at.shape[-1]) for at, _, own, _ in leaves]
+        ever = [(mask[own] & there[..., None]).any(axis=0).ravel() for _, mask, own, there in leaves]
+        return [(np.concatenate(everywhere), np.concatenate(ever))], [0] * len(rows[0])
     sets: list[Any] = []
     numbers: dict[bytes, int] = {}
     which = []
     for time in range(len(rows[0])):
-        places = np.concatenate([_rows_of(places, own[time]) for places, _, own, _ in leaves])
+        places = np.concatenate([_rows_of(at, own[time]) for at, _, own, _ in leaves])
         seen = np.concatenate([(mask[own[time]] & there[time][:, None]).ravel() for _, mask, own, there in leaves])
         number = numbers.setdefault(places.tobytes(), len(sets))
         if number == len(sets):
