@@ -210,9 +210,19 @@ def _unforeseen(error: Exception) -> str:
 
 
 def _require_something(results: Any) -> None:
-    """End with an error where the scores rest on nothing."""
+    """End with an error where the scores rest on nothing, or are no numbers."""
     if results.counted < 1:
         print("diffassim: nothing that counts has finished; the table says what failed", file=sys.stderr)
+        sys.exit(FAILED)
+    value = results.scores["value"].to_numpy(dtype=float)
+    bad = results.scores[~(abs(value) < float("inf"))]
+    if len(bad):
+        first = bad.iloc[0]
+        print(
+            f"diffassim: {len(bad)} of {len(value)} scores are not finite, the first of them {first['metric']} of "
+            f"{first['method']}: these forecasts or analyses count as failed",
+            file=sys.stderr,
+        )
         sys.exit(FAILED)
 
 

@@ -131,6 +131,21 @@ def test_a_run_of_which_nothing_counts_ends_with_an_error(capsys, monkeypatch):
     assert "nothing that counts has finished" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_end_with_an_error(capsys, monkeypatch, number):
+    finish = Countdown.finish
+
+    def spoiled(*words):
+        results = finish(*words)
+        return results._replace(scores=results.scores.assign(value=number))
+
+    monkeypatch.setattr(Countdown, "finish", spoiled)
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "countdown", "--out", "a"])
+    assert caught.value.code == 1
+    assert "scores are not finite" in capsys.readouterr().err
+
+
 def test_a_long_run_that_nobody_watches_gives_signs_of_life(capsys, monkeypatch):
     monkeypatch.setattr("diffassim.cli.HEARTBEAT", 0.05)
     start = Countdown.start

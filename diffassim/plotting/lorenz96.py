@@ -29,8 +29,8 @@ def overview(dataset: xr.Dataset, scores: pd.DataFrame, observation_std: float) 
         end = dataset.isel(time=slice(-_SHOWN, None))
         error = end["analysis"] - end["truth"]
         for axes, field, limit, cmap in (
-            (top, end["truth"], float(abs(end["truth"]).max()), "RdBu_r"),
-            (middle, error, max(float(abs(error).max()), 1e-12), "PuOr_r"),
+            (top, end["truth"], _largest(end["truth"]), "RdBu_r"),
+            (middle, error, _largest(error), "PuOr_r"),
         ):
             mesh = axes.pcolormesh(
                 np.arange(field.sizes["site"]), end["time"], field, cmap=cmap, vmin=-limit, vmax=limit, rasterized=True
@@ -59,3 +59,9 @@ def overview(dataset: xr.Dataset, scores: pd.DataFrame, observation_std: float) 
         right.legend()
         panel_label(right, "d", "error by lead")
     return drawn
+
+
+def _largest(field: xr.DataArray) -> float:
+    """Return the largest finite absolute value, above zero: a lost run is drawn up to its loss."""
+    values = abs(field.values)
+    return float(np.max(values, where=np.isfinite(values), initial=1e-12))

@@ -78,6 +78,7 @@ def test_a_lost_run_says_from_when_on(tmp_path, small_chunks):
     config = Lorenz96EnsembleConfiguration(**SHORT, observation_std=300.0)  # members start where steps are unstable
     with pytest.warns(AssimilationWarning, match="not finite"):
         results = runs.run(Lorenz96Ensemble(), config, tmp_path / "run")
+    assert results.counted == 0
     assert "LOST from time" in results.table and "means over 0 analyses" in results.table
     assert np.isnan(value(results, "analysis", "rmse"))
     assert "rank_flatness" not in set(results.scores["metric"])

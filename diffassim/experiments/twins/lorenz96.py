@@ -11,59 +11,40 @@ import pandas as pd
 import xarray as xr
 from pydantic import Field, model_validator
 
+from diffassim.core.results import Result
 from diffassim.covariances import Diagonal
 from diffassim.cycling import FourDVar, cycle, split_windows
-from diffassim.experiments.framework.base import Configuration, Experiment, Results, score_rows
+from diffassim.experiments.framework.base import Experiment, Results, score_rows
+from diffassim.experiments.framework.twin import Draw, observe, random_stream, states_at
+from diffassim.experiments.twins.lorenz96_setting import Lorenz96Setting, sound_length
 from diffassim.io.netcdf import to_dataset
-from diffassim.models import Lorenz96, rollout
 from diffassim.observations import Observations
 from diffassim.plotting.lorenz96 import overview
 
 __all__ = ["Lorenz96Configuration", "Lorenz96Twin"]
 
 CYCLES_PER_CHUNK = 10
-SPIN_UP = 1000  # model steps onto the attractor
+FIELDS = 6  # of one number for each variable and step, in the output
+FAILURES = (Result.NON_FINITE, Result.STALLED, Result.DIVERGED)  # of a minimization: its analysis is no minimum
 
 
-class Lorenz96Configuration(Configuration):
-    """Settings of the twin experiment; times are in model steps.
+class Lorenz96Configuration(Lorenz96Setting):
+    """Settings of the twin experiment; a cycle is one window. Times are in model steps.
 
     Args:
-        n: number of state variables.
-        forcing: F of the truth.
-        model_forcing: F of the assimilating model; equal to `forcing` in a perfect-model twin.
-        dt: time step in model time units.
-        observation_interval: steps between observation times.
-        observed_fraction: part of the variables observed at each time, drawn anew each time.
-        observation_std: standard deviation of the observation errors.
         background_std: standard deviation in B.
         window: length of the assimilation window.
-        cycles: number of windows.
-        discarded_cycles: first windows that do not count in the scores.
     """
 
-    n: Annotated[int, Field(ge=4)] = 40
-    forcing: float = 8.0
-    model_forcing: float = 8.0
-    dt: Annotated[float, Field(gt=0, le=0.1)] = 0.05
-    observation_interval: Annotated[int, Field(ge=1)] = 1
-    observed_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
-    observation_std: Annotated[float, Field(gt=0)] = 1.0
     background_std: Annotated[float, Field(gt=0)] = 0.5
     window: Annotated[int, Field(ge=1)] = 8
-    cycles: Annotated[int, Field(ge=1)] = 100
-    discarded_cycles: Annotated[int, Field(ge=0)] = 20
 
     @model_validator(mode="after")
-    def _windows_are_possible(self) -> Self:
+    def _windows_hold_observations(self) -> Self:
         if self.observation_interval > self.window:
             raise ValueError(
                 f"window: {self.window} steps hold no observation, which come every {self.observation_interval} steps "
                 "(observation_interval)"
-            )
-        if self.discarded_cycles >= self.cycles:
-            raise ValueError(
-                f"discarded_cycles: {self.discarded_cycles} leaves nothing of {self.cycles} cycles to score"
             )
         return self
 
@@ -86,11 +67,16 @@ class Lorenz96Twin(Experiment):
 
     def start(self, config: Lorenz96Configuration) -> dict[str, Any]:
         """Bring the truth onto the attractor; the first background is one observation error away from it."""
-        first, second = jax.random.split(jax.random.key(config.seed))
-        rest = jnp.full(config.n, config.forcing, config.dtype)
-        truth = _spun_up(Lorenz96(config.forcing, config.dt), rest + jax.random.normal(first, rest.shape, rest.dtype))
-        error = jax.random.normal(second, rest.shape, rest.dtype) * config.observation_std
-        return {"truth": truth, "background": truth + error, "free": truth + error}
+        truth, background = config.starts()
+        return {"truth": truth, "background": background, "free": background}
+
+    def memory(self, config: Lorenz96Configuration) -> dict[str, float]:
+        """Return what the largest arrays need: the output, and the trajectories of a chunk with their adjoints."""
+        rows = config.n * config.window
+        return {
+            "the output (cycles x window x n)": config.bytes_of(FIELDS * rows * config.cycles),
+            "the adjoint over a chunk (window x n)": config.bytes_of(FIELDS * rows * CYCLES_PER_CHUNK),
+        }
 
     def advance(
         self, config: Lorenz96Configuration, carry: dict[str, Any], index: int
@@ -99,11 +85,11 @@ class Lorenz96Twin(Experiment):
         carry = jax.tree.map(jnp.asarray, carry)
         cycles = min(CYCLES_PER_CHUNK, config.cycles - index * CYCLES_PER_CHUNK)
         steps = cycles * config.window
-        model = Lorenz96(config.model_forcing, config.dt)
-        truth = _trajectory(Lorenz96(config.forcing, config.dt), carry["truth"], steps)
-        free = _trajectory(model, carry["free"], steps)
+        model = config.model
+        truth = states_at(config.truth_model, carry["truth"], np.arange(steps + 1))
+        free = states_at(model, carry["free"], np.arange(steps + 1))
         first = index * CYCLES_PER_CHUNK * config.window
-        observations = _observe(config, truth, first, jax.random.fold_in(jax.random.key(config.seed + 1), index))
+        observations = _observe(config, truth, first, random_stream(config.seed, Draw.OBSERVATIONS, index))
 
         windows = split_windows(observations, config.window, cycles)
         method = FourDVar(Diagonal(std=config.background_std))
@@ -126,38 +112,34 @@ class Lorenz96Twin(Experiment):
         return {"truth": truth[-1], "background": background, "free": free[-1]}, dataset
 
     def finish(self, config: Lorenz96Configuration, dataset: xr.Dataset) -> Results:
-        """Return root-mean-square errors by lead, and the figure."""
-        scores = _scores(config, dataset)
-        return Results(scores, {"overview": overview(dataset, scores, config.observation_std)}, _table(config, scores))
+        """Return root-mean-square errors by lead, and the figure.
 
-
-@jax.jit
-def _spun_up(model: Lorenz96, x: Any) -> Any:
-    return rollout(model, x, SPIN_UP, at=jnp.asarray([SPIN_UP]))[0]
-
-
-def _trajectory(model: Lorenz96, x: Any, steps: int) -> Any:
-    return jax.jit(rollout, static_argnums=2)(model, x, steps)
+        Windows count up to the first one that is not finite; from there on the cycle is lost.
+        """
+        sound = sound_length((dataset["analysis"], dataset["background"]), config.cycles)
+        code = dataset["result"].values[:: config.window]
+        counted = slice(min(config.discarded_cycles, sound), sound)
+        failed = int(np.isin(code[counted], FAILURES).sum())
+        scores = _scores(config, dataset.isel(time=slice(counted.start * config.window, sound * config.window)))
+        table = _table(config, scores, sound, failed, code)
+        figures = {"overview": overview(dataset, scores, config.observation_std)}
+        return Results(scores, figures, table, max(sound - config.discarded_cycles, 0) - failed)
 
 
 def _observe(config: Lorenz96Configuration, truth: Any, first: int, key: Any) -> Observations:
     """Observe truth[1:] (steps first + 1, ...) at the multiples of the interval, with `steps` counted from `first`."""
     every = config.observation_interval
     steps = np.arange(first // every * every + every, first + truth.shape[0], every) - first
-    noise_key, place_key = jax.random.split(key)
-    values = truth[steps] + config.observation_std * jax.random.normal(noise_key, (len(steps), config.n), truth.dtype)
-    count = max(1, round(config.observed_fraction * config.n))
-    rank = jnp.argsort(jax.random.uniform(place_key, values.shape), axis=1)
-    return Observations(values, steps, error=Diagonal(std=config.observation_std), mask=rank < count)
+    return observe(key, truth[steps], steps, config.observation_std, fraction=config.observed_fraction)
 
 
-def _scores(config: Lorenz96Configuration, dataset: xr.Dataset) -> pd.DataFrame:
-    counted = dataset.isel(time=slice(config.discarded_cycles * config.window, None))
+def _scores(config: Lorenz96Configuration, counted: xr.Dataset) -> pd.DataFrame:
     shape = (-1, config.window, config.n)
     truth = counted["truth"].values.reshape(shape)
 
     def row(method: str, lead: int, error: np.ndarray) -> tuple[str, str, float, str, float, int]:
-        return (method, "x", round(lead * config.dt, 12), "rmse", float(np.sqrt(np.mean(error**2))), error.size)
+        value = float(np.sqrt(np.mean(error**2))) if error.size else float("nan")
+        return (method, "x", round(lead * config.dt, 12), "rmse", value, error.size)
 
     def errors(name: str) -> np.ndarray:
         return counted[name].values.reshape(shape) - truth
@@ -170,7 +152,7 @@ def _scores(config: Lorenz96Configuration, dataset: xr.Dataset) -> pd.DataFrame:
     return score_rows(rows)
 
 
-def _table(config: Lorenz96Configuration, scores: pd.DataFrame) -> str:
+def _table(config: Lorenz96Configuration, scores: pd.DataFrame, sound: int, failed: int, code: Any) -> str:
     value = scores.set_index(["method", "lead"])["value"]
     end = round(config.window * config.dt, 12)
     lines = [
@@ -181,6 +163,12 @@ def _table(config: Lorenz96Configuration, scores: pd.DataFrame) -> str:
         ("free run", value["free run"].iloc[0]),
         ("observation errors", config.observation_std),
     ]
-    counted = config.cycles - config.discarded_cycles
+    counted = max(sound - config.discarded_cycles, 0)
     title = f"Root-mean-square error over {counted} windows of {config.window} steps"
-    return "\n".join([title, *(f"  {name:<24} {number:8.3f}" for name, number in lines)])
+    text = [title, *(f"  {name:<24} {number:8.3f}" for name, number in lines)]
+    text.append(f"  {failed} of these windows failed")
+    if failures := Result.describe_failures(np.where(np.isin(code, FAILURES), code, Result.CONVERGED)):
+        text.append(f"  Of all windows: {failures}")
+    if sound < config.cycles:
+        text.append(f"  LOST from time {config.dt * config.window * sound:g} on: analysis or forecast is not finite")
+    return "\n".join(text)

@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from diffassim.core.results import Result
-from diffassim.covariances import Diagonal
 from diffassim.cycling import cycle
 from diffassim.diagnostics import RankHistogram, crps
 from diffassim.ensemble import ETKF, LETKF, DEnKF, EnKF, EnKFN, EnSRF, GaspariCohn
-from diffassim.experiments.framework.base import Configuration, Experiment, Results, score_rows
+from diffassim.experiments.framework.base import Experiment, Results, score_rows
+from diffassim.experiments.framework.twin import Draw, observe, random_stream, states_at
+from diffassim.experiments.twins.lorenz96_setting import Lorenz96Setting, sound_length
 from diffassim.io.netcdf import to_dataset
-from diffassim.models import Lorenz96, rollout
 from diffassim.observations import Observations
 from diffassim.plotting.lorenz96_ensemble import overview
 
 __all__ = ["Lorenz96Ensemble", "Lorenz96EnsembleConfiguration"]
 
 CYCLES_PER_CHUNK = 100
-SPIN_UP = 1000  # model steps onto the attractor
+FIELDS = 10  # of one number for each variable and analysis, in the output
 GLOBAL = {"ETKF": ETKF, "EnKF": EnKF, "EnSRF": EnSRF, "DEnKF": DEnKF, "EnKF-N": EnKFN}
 
 
-class Lorenz96EnsembleConfiguration(Configuration):
-    """Settings of the twin experiment; times are in model steps.
+class Lorenz96EnsembleConfiguration(Lorenz96Setting):
+    """Settings of the twin experiment; a cycle is one analysis. Times are in model steps.
 
     Args:
         method: the filter; the LETKF alone is local.
@@ -38,15 +38,6 @@ class Lorenz96EnsembleConfiguration(Configuration):
         inflation: factor of the posterior anomalies.
         radius: of the LETKF's taper, in grid points.
         rotation: whether posterior anomalies are rotated at random.
-        n: number of state variables.
-        forcing: F of the truth.
-        model_forcing: F of the assimilating model; equal to `forcing` in a perfect-model twin.
-        dt: time step in model time units.
-        observation_interval: steps from one analysis to the next.
-        observed_fraction: part of the variables observed at each time, drawn anew each time.
-        observation_std: standard deviation of the observation errors.
-        cycles: number of analyses.
-        discarded_cycles: first analyses that do not count in the scores.
         save_members: whether the output holds all analysed members, not statistics only.
     """
 
@@ -55,24 +46,9 @@ class Lorenz96EnsembleConfiguration(Configuration):
     inflation: Annotated[float, Field(gt=0)] = 1.04
     radius: Annotated[float, Field(gt=0)] = 4.0
     rotation: bool = False
-    n: Annotated[int, Field(ge=4)] = 40
-    forcing: float = 8.0
-    model_forcing: float = 8.0
-    dt: Annotated[float, Field(gt=0, le=0.1)] = 0.05
-    observation_interval: Annotated[int, Field(ge=1)] = 1
-    observed_fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
-    observation_std: Annotated[float, Field(gt=0)] = 1.0
     cycles: Annotated[int, Field(ge=1)] = 1000
     discarded_cycles: Annotated[int, Field(ge=0)] = 200
     save_members: bool = False
-
-    @model_validator(mode="after")
-    def _something_counts(self) -> Self:
-        if self.discarded_cycles >= self.cycles:
-            raise ValueError(
-                f"discarded_cycles: {self.discarded_cycles} leaves nothing of {self.cycles} cycles to score"
-            )
-        return self
 
     def filter(self) -> Any:
         """Return the method."""
@@ -99,12 +75,19 @@ class Lorenz96Ensemble(Experiment):
 
     def start(self, config: Lorenz96EnsembleConfiguration) -> dict[str, Any]:
         """Bring the truth onto the attractor; the ensemble starts like observations of everything."""
-        keys = jax.random.split(jax.random.key(config.seed), 3)
-        rest = jnp.full(config.n, config.forcing, config.dtype)
-        truth = _spun_up(Lorenz96(config.forcing, config.dt), rest + _normal(keys[0], rest))
-        center = truth + config.observation_std * _normal(keys[1], rest)
-        draws = _normal(keys[2], jnp.zeros((config.members, config.n), config.dtype))
+        truth, center = config.starts()
+        shape = (config.members, config.n)
+        draws = jax.random.normal(random_stream(config.seed, Draw.BACKGROUND), shape, truth.dtype)
         return {"truth": truth, "ensemble": center[None] + config.observation_std * draws, "free": center}
+
+    def memory(self, config: Lorenz96EnsembleConfiguration) -> dict[str, float]:
+        """Return what the largest arrays need: the output, and the members of a chunk."""
+        fields = FIELDS + config.members * config.save_members
+        chunk = min(config.cycles, CYCLES_PER_CHUNK) * config.members
+        return {
+            "the output (cycles x n)": config.bytes_of(fields * config.n * config.cycles),
+            "the members of a chunk (members x n)": config.bytes_of(2 * chunk * config.n),
+        }
 
     def advance(
         self, config: Lorenz96EnsembleConfiguration, carry: dict[str, Any], index: int
@@ -113,13 +96,14 @@ class Lorenz96Ensemble(Experiment):
         carry = jax.tree.map(jnp.asarray, carry)
         first = index * CYCLES_PER_CHUNK
         cycles = min(CYCLES_PER_CHUNK, config.cycles - first)
-        model, interval = Lorenz96(config.model_forcing, config.dt), config.observation_interval
-        truth = _states(Lorenz96(config.forcing, config.dt), carry["truth"], cycles, interval)
-        free = _states(model, carry["free"], cycles, interval)
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed + 1), index))
-        observations = _observe(config, truth, keys[0])
+        model, interval = config.model, config.observation_interval
+        steps = interval * np.arange(1, cycles + 1)
+        truth = states_at(config.truth_model, carry["truth"], steps)
+        free = states_at(model, carry["free"], steps)
+        key = random_stream(config.seed, Draw.OBSERVATIONS, index)
+        observations = observe(key, truth, steps, config.observation_std, fraction=config.observed_fraction)
         ensemble, history = cycle(
-            config.filter(), model, carry["ensemble"], observations, key=jax.random.key(config.seed + 2),
+            config.filter(), model, carry["ensemble"], observations, key=random_stream(config.seed, Draw.ANALYSIS),
             start=first * interval, members=True,
         )  # fmt: skip
         found = {"truth": truth, "free_run": free, **_fields(history, observations, truth)}
@@ -141,37 +125,15 @@ class Lorenz96Ensemble(Experiment):
     def finish(self, config: Lorenz96EnsembleConfiguration, dataset: xr.Dataset) -> Results:
         """Return scores of mean and ensemble, and the figure."""
         lost = np.flatnonzero(dataset["result"].values == Result.DIVERGED)
-        sound = int(lost[0]) if lost.size else config.cycles
+        sound = sound_length((dataset["analysis"], dataset["background"]), config.cycles)
+        sound = min(sound, int(lost[0])) if lost.size else sound
         counted = dataset.isel(time=slice(min(config.discarded_cycles, sound), sound))
         histogram = _ranks(counted, config.members)
         scores = _scores(config, counted, histogram)
         frequencies = None if histogram is None else np.asarray(histogram.frequencies)
         figures = {"overview": overview(dataset, frequencies, config.observation_std)}
-        return Results(scores, figures, _table(config, scores, counted.sizes["time"], sound))
-
-
-def _normal(key: Any, like: Any) -> Any:
-    return jax.random.normal(key, like.shape, like.dtype)
-
-
-@jax.jit
-def _spun_up(model: Lorenz96, x: Any) -> Any:
-    return rollout(model, x, SPIN_UP, at=jnp.asarray([SPIN_UP]))[0]
-
-
-def _states(model: Lorenz96, x: Any, cycles: int, interval: int) -> Any:
-    """Return the states at the analysis times."""
-    at = interval * jnp.arange(1, cycles + 1)
-    return jax.jit(rollout, static_argnums=2)(model, x, cycles * interval, at=at)
-
-
-def _observe(config: Lorenz96EnsembleConfiguration, truth: Any, key: Any) -> Observations:
-    noise_key, place_key = jax.random.split(key)
-    values = truth + config.observation_std * _normal(noise_key, truth)
-    rank = jnp.argsort(jax.random.uniform(place_key, values.shape), axis=1)
-    steps = config.observation_interval * np.arange(1, len(truth) + 1)
-    mask = rank < max(1, round(config.observed_fraction * config.n))
-    return Observations(values, steps, error=Diagonal(std=config.observation_std), mask=mask)
+        count = counted.sizes["time"]
+        return Results(scores, figures, _table(config, scores, count, sound), count)
 
 
 def _fields(history: Any, observations: Observations, truth: Any) -> dict[str, Any]:
