@@ -176,6 +176,57 @@ def literature(
     _print_outcomes(outcomes)
 
 
+@bench.command
+def learned(
+    *rows: str,
+    seeds: int = 1,
+    minutes: float = 15.0,
+    full: bool = False,
+    out: Path | None = None,
+    listing: Annotated[bool, Parameter(name="--list", negative=())] = False,
+) -> None:
+    """Train what is learned, and score it beside published scores and classical methods that know the same.
+
+    Parameters
+    ----------
+    rows
+        Names of rows, for example L11; default: all.
+    seeds
+        Runs of each row, each with its own data and its own training.
+    minutes
+        Time in which the networks of one run are trained.
+    full
+        The size for an accelerator, where a row has one.
+    out
+        File for all numbers, .json or .csv, written after every row.
+    listing
+        Only list the rows.
+    """
+    _need_data_extra()
+    from diffassim.experiments.learning.bench import Settings, measure, write_outcomes
+    from diffassim.experiments.learning.rows import LEFT_OUT, ROWS, find_row
+
+    chosen = [find_row(name) for name in rows or ROWS]
+    if listing:
+        for row in chosen:
+            print(f"{row.name}: {row.title} ({row.source})")
+        for name, reason in LEFT_OUT.items():
+            print(f"not here: {name}: {reason}")
+        return
+    if out is not None and out.suffix not in (".json", ".csv"):
+        raise ConfigurationError(f"--out {out}: the name must end in .json or .csv")
+    _configure_jax("float64")
+    outcomes = []
+    with _progress() as watcher:
+        for finished, row in enumerate(chosen):
+            watcher.progress(finished, len(chosen))
+            watcher.tell(row.name)
+            outcomes += measure(row, seeds, Settings(minutes=minutes, full=full, tell=watcher.tell))
+            if out is not None:
+                write_outcomes(outcomes, out)
+    _print_learned(outcomes)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command `diffassim`: every error is one line.
 
@@ -249,6 +300,25 @@ def _print_outcomes(outcomes: list[Any]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table, highlight=False)
     for note in dict.fromkeys(f"{o.row.label}: {o.row.note}" for o in outcomes if o.row.note and o.reached != "yes"):
+        console.print(note, highlight=False)
+
+
+def _print_learned(outcomes: list[Any]) -> None:
+    """Print the rows of learned assimilation as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Mean score +- two standard errors over the seeds", title_justify="left")
+    for column in ("row", "method", "kind", "ours", "published", "aim", "reached", "score"):
+        table.add_column(column, justify="right" if column in ("ours", "published", "aim") else "left")
+    for outcome in outcomes:
+        score, error = outcome.score, outcome.standard_error
+        ours = f"{outcome.mean:.3f}" + ("" if error != error else f" +- {2 * error:.3f}")
+        known = ["" if value is None else f"{value:g}" for value in (score.published, score.aim)]
+        table.add_row(outcome.row.name, score.method, score.kind, ours, *known, outcome.reached, outcome.row.metric)
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table, highlight=False)
+    for note in dict.fromkeys(f"{o.row.name}, {o.score.method}: {o.score.note}" for o in outcomes if o.score.note):
         console.print(note, highlight=False)
 
 

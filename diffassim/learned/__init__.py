@@ -6,6 +6,7 @@ from typing import Any
 from diffassim.learned.analysis import LearnedAnalysis, Remembered
 from diffassim.learned.corrected_model import CorrectedModel
 from diffassim.learned.inverse_operator import LearnedStart, control_of
+from diffassim.learned.low_rank import LowRankAdapted
 from diffassim.learned.minimizer import LearnedMinimizer
 from diffassim.learned.network import Network
 from diffassim.learned.normalized import Normalized, flop_count, parameter_count
@@ -17,6 +18,7 @@ __all__ = [
     "LearnedMinimizer",
     "LearnedStart",
     "LocalNetwork",
+    "LowRankAdapted",
     "Network",
     "Normalized",
     "Remembered",

@@ -3,8 +3,11 @@
 A loss is a route (from a model and a sample to states) and a score of where it leads; `fit` takes any function.
 """
 
+from diffassim.training.adversarial import Adversarial, perturbed, worst_errors
 from diffassim.training.checkpoint import load_checkpoint, save_checkpoint
+from diffassim.training.distillation import Distillation
 from diffassim.training.fit import Fit, TrainingError, fit
+from diffassim.training.frozen import paths_of, training_only
 from diffassim.training.routes import AnalysisForecast, FilterCycle, FilterForecast, Forecast, Route, WindowSample
 from diffassim.training.scores import CRPS, EnergyScore, GaussianLikelihood, Loss, MeanSquare, Score, Spectral
 from diffassim.training.state import TrainingState
@@ -12,7 +15,9 @@ from diffassim.training.through_analysis import ForecastMisfit
 
 __all__ = [
     "CRPS",
+    "Adversarial",
     "AnalysisForecast",
+    "Distillation",
     "EnergyScore",
     "FilterCycle",
     "FilterForecast",
@@ -30,5 +35,9 @@ __all__ = [
     "WindowSample",
     "fit",
     "load_checkpoint",
+    "paths_of",
+    "perturbed",
     "save_checkpoint",
+    "training_only",
+    "worst_errors",
 ]

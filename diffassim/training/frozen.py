@@ -1,0 +1,64 @@
+"""Train chosen parts of a pytree, named by their paths, and leave the others as they are."""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import Any
+
+import jax
+import optax
+
+from diffassim.core.errors import ConfigurationError
+
+__all__ = ["paths_of", "training_only"]
+
+
+def paths_of(trainable: Any) -> list[str]:
+    """Return the path of every leaf, its parts joined by dots.
+
+    Example:
+        >>> paths_of({"network": {"first": 0.0, "last": [0.0, 0.0]}})
+        ['network.first', 'network.last.0', 'network.last.1']
+    """
+    return [_text(path) for path, _ in jax.tree_util.tree_leaves_with_path(trainable)]
+
+
+def training_only(optimizer: optax.GradientTransformation, trainable: Any, *patterns: str) -> Any:
+    """Return an optimizer that moves only the leaves whose path matches a pattern.
+
+    Nothing is kept in memory for the others, and weight decay does not reach them.
+
+    Args:
+        optimizer: what moves the chosen leaves.
+        trainable: pytree that is going to be trained.
+        patterns: shell patterns of paths (`*` for any text), for example '*last*'; see `paths_of`.
+
+    Returns:
+        optax transformation for `fit`.
+
+    Raises:
+        ConfigurationError: if a pattern matches no leaf.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> w = {"first": jnp.ones(()), "last": jnp.ones(())}
+        >>> chosen = training_only(optax.sgd(1.0), w, "last")
+        >>> change, _ = chosen.update(w, chosen.init(w), w)
+        >>> {name: float(leaf) for name, leaf in change.items()}
+        {'first': 0.0, 'last': -1.0}
+    """
+    paths = paths_of(trainable)
+    for pattern in patterns or ("(none)",):
+        if not fnmatch.filter(paths, pattern):
+            raise ConfigurationError(f"training_only: {pattern!r} matches no leaf; there are {', '.join(paths[:20])}")
+
+    def labels(tree: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "trained" if any(fnmatch.fnmatchcase(_text(path), p) for p in patterns) else "frozen", tree
+        )
+
+    return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
+
+
+def _text(path: Any) -> str:
+    return ".".join(str(getattr(part, "name", getattr(part, "key", getattr(part, "idx", part)))) for part in path)

@@ -1,0 +1,148 @@
+"""The benchmark of learned assimilation: verdicts, the command, and the protocols of its rows."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+pytest.importorskip("pandas")
+
+from diffassim.core.errors import ConfigurationError
+from diffassim.experiments.learning import bench
+from diffassim.experiments.learning.bench import Row, Score, Settings, measure, train
+from diffassim.experiments.learning.rows import LEFT_OUT, ROWS, data_scarcity, find_row, stochastic_lorenz63
+from diffassim.learned import CorrectedModel, Network
+from diffassim.models import Lorenz96, rollout
+
+
+def guess(settings):
+    return [Score("guess", 1.0 + settings.seed, "learned", 3.0, 2.5), Score("yardstick", 2.0, "classical")]
+
+
+GUESS = Row("L0", "guessing", "error", "nobody", guess)
+
+
+def test_every_row_is_named_once_and_has_a_source():
+    assert not set(ROWS) & set(LEFT_OUT)
+    for name in ROWS:
+        row = find_row(name)
+        assert row.name == name and row.title and row.metric and row.source
+    with pytest.raises(ConfigurationError, match="no row 'L99'"):
+        find_row("L99")
+
+
+def test_outcomes_are_means_over_seeds_held_to_the_aim():
+    learned, yardstick = measure(GUESS, seeds=3)
+    assert learned.values.tolist() == [1.0, 2.0, 3.0] and learned.mean == 2.0 and learned.reached == "yes"
+    assert abs(learned.standard_error - 1 / 3**0.5) < 1e-12
+    assert yardstick.reached == "" and yardstick.standard_error == 0.0
+    assert measure(GUESS, settings=Settings(seed=3))[0].reached == "no"
+    higher = Row("L0", "guessing", "skill", "nobody", guess, higher=True)
+    assert measure(higher, settings=Settings(seed=3))[0].reached == "yes"
+    lost = Row("L0", "guessing", "error", "nobody", lambda settings: [Score("guess", np.nan, aim=1.0)])
+    assert measure(lost, seeds=2)[0].reached == "no"  # a run that is lost never counts as reached
+    for wrong in ({"seeds": 0}, {"settings": Settings(minutes=0.0)}):
+        with pytest.raises(ConfigurationError, match="L0"):
+            measure(GUESS, **wrong)
+    with pytest.raises(ConfigurationError, match="kind='known'"):
+        Score("guess", 1.0, "known")
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_the_command_prints_and_writes_a_table(capsys, tmp_path, monkeypatch, suffix):
+    from diffassim.cli import main
+
+    monkeypatch.setattr("warnings.showwarning", None)
+    monkeypatch.setattr("diffassim.cli._configure_jax", lambda dtype: None)
+    monkeypatch.setattr("diffassim.experiments.learning.rows.find_row", lambda name: GUESS)
+    path = tmp_path / f"scores.{suffix}"
+    main(["bench", "learned", "L0", "--seeds", "2", "--out", str(path)])
+    shown = capsys.readouterr()
+    assert "yardstick" in shown.out and "1.500" in shown.out and "2.5" in shown.out and shown.err == ""
+    rows = json.loads(path.read_text()) if suffix == "json" else list(csv.DictReader(path.read_text().splitlines()))
+    assert len(rows) == 2 and float(rows[0]["mean"]) == 1.5 and rows[0]["reached"] == "yes"
+    monkeypatch.undo()
+    main(["bench", "learned", "--list"])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in (*ROWS, *LEFT_OUT))
+    for wrong in (["L99"], ["L11", "--out", "scores.txt"]):
+        with pytest.raises(SystemExit):
+            main(["bench", "learned", *wrong])
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_training_keeps_to_its_updates_or_to_its_time(monkeypatch):
+    told = []
+
+    def loss(w, x, key):
+        return jnp.mean((w - x) ** 2)
+
+    options = {"name": "a mean", "updates": 300, "rate": 0.1, "batch_size": 4, "chunk": 50}
+    data = jnp.full(8, 3.0)
+    found = train(loss, jnp.zeros(()), data, settings=Settings(minutes=10.0, tell=told.append), **options)
+    assert int(found.state.step) == 300 and abs(float(found.trained) - 3) < 1e-2
+    found = train(loss, jnp.zeros(()), data, settings=Settings(minutes=1e-9, tell=told.append), **options)
+    assert int(found.state.step) == 50 and "50 of 300" in told[-1]  # never nothing, and it says so
+
+
+def test_the_stochastic_model_is_the_law_of_its_windows():
+    windows = stochastic_lorenz63.draw(jax.random.key(0), 3)
+    models = stochastic_lorenz63.given_model(windows, wrong=False)
+    dt, a = stochastic_lorenz63.DT, stochastic_lorenz63.NOISE
+
+    def again(model, truth):
+        """Return the trajectory that the model makes with the noise that the truth had."""
+        still = {"x": truth, "noise": jnp.zeros((truth.shape[0], 2)), "error": jnp.zeros(truth.shape[0])}
+        steps = jnp.arange(truth.shape[0] - 1)
+        drift = jax.vmap(model.step)(jax.tree.map(lambda leaf: leaf[:-1], still), steps)["x"]
+        noise = (truth[1:] - drift)[:, 1:] / (a * dt**0.5 * truth[:-1, 1:])
+        first = {"x": truth[0], "noise": noise[0], "error": jnp.zeros(())}
+        forcing = {
+            "x": jnp.zeros((noise.shape[0], 3)), "error": jnp.zeros(noise.shape[0]),
+            "noise": jnp.concatenate([noise[1:], jnp.zeros((1, 2))]),
+        }  # fmt: skip
+        return rollout(model, first, noise.shape[0], forcing=forcing)["x"], noise
+
+    found, noise = jax.vmap(again)(models, windows.truth)
+    np.testing.assert_allclose(found, windows.truth, atol=1e-9)  # X has no noise: it would show any other law
+    assert abs(float(jnp.std(noise)) - 1) < 0.1
+    assert windows.values.shape == (3, 15, 3) and windows.truth.shape == (3, 300, 3)
+
+
+def test_parameters_and_forcing_of_the_wrong_model_are_what_the_protocol_says():
+    windows = stochastic_lorenz63.draw(jax.random.key(1), 2)
+    model = stochastic_lorenz63.given_model(windows, wrong=True)
+    given = jnp.stack([model.sigma, model.rho, model.beta], axis=1)
+    np.testing.assert_allclose(given / windows.parameters, jnp.array([[0.85, 0.85, 1.15]] * 2))
+    assert model.coupling.tolist() == [0.85] * 2 and model.exponent.tolist() == [1.0] * 2
+    added = windows.wrong_forcing - windows.forcing - 0.1 * windows.truth[:, :, 0]
+    assert 0.05 < float(jnp.std(added)) < 2.0 and float(jnp.max(jnp.abs(jnp.diff(added)))) < 0.5  # red, not white
+
+
+def test_the_closure_is_found_where_it_is_the_truth():
+    weights = jnp.array([0.001, 0.01, -1.0, -0.5])
+    model = Lorenz96(forcing=data_scarcity.FORCING, dt=0.005)
+    law = CorrectedModel(model, Network(data_scarcity.cubic, weights))
+    samples = rollout(law, 4 + 3 * jax.random.normal(jax.random.key(0), (8,)), 400)[None, 1:]
+    found = data_scarcity.regress(samples, 1)
+    np.testing.assert_allclose(found.model.network.weights, weights, atol=1e-9)
+    assert float(found.std) < 1e-9
+
+
+def test_the_learned_error_model_is_a_density():
+    network = Network(lambda w, features: jnp.broadcast_to(w, (*features.shape[:-1], 2)), jnp.array([0.5, -0.7]))
+    errors = jnp.linspace(-300.0, 300.0, 600_001)
+    p = jnp.exp(data_scarcity.log_density(network, jnp.zeros((errors.size, 1)), errors, jnp.asarray(1.0)))
+    total = float(jnp.sum(p) * (errors[1] - errors[0]))
+    assert abs(total - 1) < 1e-5
+    assert abs(float(jnp.sum(p * errors) * (errors[1] - errors[0])) - 0.5) < 1e-3
+
+
+def test_settings_of_seeds_have_their_own_keys():
+    first, second = (jax.random.key_data(Settings(seed=k).key) for k in range(2))
+    assert not np.array_equal(first, second) and bench.KINDS == ("learned", "classical")
