@@ -130,7 +130,8 @@ class Adversarial(Pytree):
             tuple(stream.values for stream in streams) if isinstance(streams, tuple | list) else streams.values
         )  # fmt: skip
         count = sum((stream.count() for stream in as_streams(streams)), jnp.asarray(0))
-        still, start, use = stop_gradient(model), *jax.random.split(key)
+        still = stop_gradient(model)
+        start, use = jax.random.split(key)
 
         def harm(errors: Any) -> Any:
             return self.loss(still, sample.replace(window=perturbed(streams, errors)), use)
