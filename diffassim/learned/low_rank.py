@@ -63,7 +63,8 @@ class LowRankAdapted(Pytree):
         leaves, structure = jax.tree.flatten(network.weights)
         if not any(jnp.ndim(leaf) >= 2 for leaf in leaves):
             raise ConfigurationError("LowRankAdapted: no weight of the network is a matrix; fine-tune it as a whole")
-        left, right = [], []
+        left: list[Any] = []
+        right: list[Any] = []
         for leaf, k in zip(leaves, jax.random.split(key, len(leaves)), strict=True):
             if jnp.ndim(leaf) < 2:
                 left.append(None)

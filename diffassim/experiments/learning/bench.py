@@ -218,14 +218,13 @@ def train(
     key = settings.key if key is None else key
     chunk = options.pop("chunk", min(100, updates))
     common: dict[str, Any] = {"batch_size": batch_size, "chunk": chunk, **options}
-    budget, began = 60 * settings.minutes * share, time.monotonic()
     optimizer = _adam(rate, updates)
     found = fit(loss, trainable, data, optimizer=optimizer, steps=chunk, key=key, **common)
     compiled = time.monotonic()
     found = fit(loss, None, data, optimizer=optimizer, steps=min(2 * chunk, updates), state=found.state, **common)
     each = (time.monotonic() - compiled) / chunk
-    possible = int((budget - (time.monotonic() - began)) / max(each, 1e-9))
-    if possible >= updates - 2 * chunk:
+    possible = int(60 * settings.minutes * share / max(each, 1e-9))  # the time of the compilation does not count
+    if possible >= updates:
         return fit(loss, None, data, optimizer=optimizer, steps=updates, state=found.state, **common)
     fewer = max(possible - possible % chunk, chunk)
     settings.tell(f"trains {name}, {fewer} of {updates} updates fit into the time")
