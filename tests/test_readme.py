@@ -1,18 +1,19 @@
-"""What the README says runs."""
+"""What the README and the recipes say runs."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+def blocks(language, file="README.md"):
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / file).read_text(), flags=re.DOTALL)
 
 
 @pytest.mark.slow
@@ -23,6 +24,15 @@ def test_python_blocks_run_one_after_the_other():
     assert jnp.isfinite(names["gradient"])
     spread = names["history"].info
     assert jnp.all(spread.analysis_spread < spread.background_spread)
+
+
+@pytest.mark.slow
+def test_recipes_run_one_after_the_other(capsys):
+    names: dict[str, object] = {}
+    with jax.enable_x64(False):
+        for code in blocks("python", "docs/recipes.md"):
+            exec(compile(code, "recipes.md", "exec"), names)
+    assert "passed" in capsys.readouterr().out
 
 
 def test_the_first_commands_are_those_that_ci_runs():

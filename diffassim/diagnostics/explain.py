@@ -101,13 +101,16 @@ class Explanation(Pytree):
     def __str__(self) -> str:
         if not math.isfinite(self.value):
             return f"{self.name}: {self.limits[0]}"
-        share = (self.analysis - self.background) / self.innovation if self.innovation else math.nan
+        moved = self.analysis - self.background
+        # Where the observation says what the background says, a share of nothing would be a huge number.
+        small = abs(self.innovation) < 0.1 * math.hypot(self.error, self.spread)
+        taken = f"moved by {moved:.4g}" if small else f"took {moved / self.innovation:.0%} of it"
         weight = f", weight {self.weight:.2f}" if self.weight is not None else ""
         after = "" if self.analysis_spread is None else f", of the analysis {self.analysis_spread:.3g}"
         lines = [
             f"{self.name}: observed {self.value:.4g}, background {self.background:.4g}, analysis {self.analysis:.4g}",
             f"  innovation {self.innovation:.4g}, {self.normalized:+.2f} times what was to be expected; the analysis "
-            f"took {share:.0%} of it",
+            f"{taken}",
             f"  error {self.error:.3g}, spread of the background {self.spread:.3g}{after}; "
             f"alone it would weigh {self.weight_alone:.2f}{weight}",
         ]
