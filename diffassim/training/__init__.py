@@ -5,6 +5,7 @@ A loss is a route (from a model and a sample to states) and a score of where it 
 
 from diffassim.training.adversarial import Adversarial, perturbed, worst_errors
 from diffassim.training.checkpoint import load_checkpoint, save_checkpoint
+from diffassim.training.curriculum import Stage, fit_stages
 from diffassim.training.distillation import Distillation
 from diffassim.training.fit import Fit, TrainingError, fit
 from diffassim.training.frozen import paths_of, training_only
@@ -30,10 +31,12 @@ __all__ = [
     "Route",
     "Score",
     "Spectral",
+    "Stage",
     "TrainingError",
     "TrainingState",
     "WindowSample",
     "fit",
+    "fit_stages",
     "load_checkpoint",
     "paths_of",
     "perturbed",

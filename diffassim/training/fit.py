@@ -59,6 +59,7 @@ def fit(
     batch_size: int | None = None,
     key: jax.Array | None = None,
     state: TrainingState | None = None,
+    carry: Any = None,
     validation: Any = None,
     patience: int | None = None,
     accumulate: int = 1,
@@ -77,8 +78,8 @@ def fit(
     its state, with the same data and the same chunks, gives the same weights bit by bit.
 
     Args:
-        loss: (trainable, batch, key) -> scalar, or (scalar, dict of scalar metrics). With `accumulate` it has to be a
-            mean over the samples.
+        loss: (trainable, batch, key) -> scalar, or (scalar, dict of scalar metrics); with `carry` (trainable, batch,
+            key, carry) -> (scalar, metrics, carry). With `accumulate` it has to be a mean over the samples.
         trainable: pytree of floating-point arrays, for example a `Network` or a model that holds one.
         data: pytree of arrays with a leading sample axis, whose batches visit every sample once in an epoch (as far as
             whole batches go); or an iterator of batches of one shape, whose next item belongs to the next update.
@@ -87,6 +88,8 @@ def fit(
         batch_size: samples in each batch; None for an iterator.
         key: random key; None with a state, which has one.
         state: where to go on (`Fit.state`, or `load_checkpoint`); `trainable` may then be None.
+        carry: pytree that the loss hands on from update to update, without derivative: states of cycles that go on
+            (truncated back-propagation), settings that change between calls of `fit` without a new compilation.
         validation: samples on which the loss is evaluated after every chunk, all at once.
         patience: validations without a new minimum after which training ends.
         accumulate: parts in which the gradient of a batch is computed one after the other, to save memory.
@@ -113,9 +116,13 @@ def fit(
     if state is None:
         if key is None:
             raise ConfigurationError("fit: give key=jax.random.key(...), or a state to go on from")
-        state = TrainingState.create(trainable, optimizer, key)
-    elif key is not None:
-        raise ConfigurationError("fit: a state has its own key; leave `key` out, or replace that of the state")
+        state = TrainingState.create(trainable, optimizer, key, carry)
+    elif key is not None or carry is not None:
+        raise ConfigurationError(
+            "fit: a state has its own key and carry; leave them out, or replace those of the state"
+        )
+    if state.carry is not None and accumulate > 1:
+        raise ConfigurationError("fit: parts of a batch cannot hand anything on; leave out `accumulate` or `carry`")
 
     step = first = int(state.step)
     reports: list[Any] = []
@@ -130,7 +137,7 @@ def fit(
         if broken:
             _raise_broken(step, first, reports, checked, state)
         if validation is not None:
-            checked.append(float(value := evaluate(loss, state.trainable, validation, state.key)))
+            checked.append(float(value := evaluate(loss, state, validation)))
             state = _compared(state, value)
         if checkpoint is not None:
             save_checkpoint(checkpoint, state)

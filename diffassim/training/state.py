@@ -26,6 +26,7 @@ class TrainingState(Pytree):
         best_loss: that loss.
         stale: validations since then.
         stage: number of the current stage of a curriculum.
+        carry: what the loss hands on from update to update, or None.
 
     Example:
         >>> state = TrainingState.create(jnp.zeros(3), optax.adam(0.1), jax.random.key(0))
@@ -41,18 +42,22 @@ class TrainingState(Pytree):
     best_loss: Float[Array, ""]
     stale: Int[Array, ""]
     stage: Int[Array, ""]
+    carry: Any = None
 
     @classmethod
-    def create(cls, trainable: Any, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainingState:
+    def create(
+        cls, trainable: Any, optimizer: optax.GradientTransformation, key: jax.Array, carry: Any = None
+    ) -> TrainingState:
         """Return the state before the first update.
 
         Args:
             trainable: pytree of floating-point arrays.
             optimizer: optax transformation.
             key: random key.
+            carry: what the loss gets in the first update, or None.
         """
         # Copies: weakly typed numbers would change their type in the first update.
-        trainable = jax.tree.map(lambda leaf: jnp.array(leaf, dtype=jnp.asarray(leaf).dtype), trainable)
+        trainable, carry = jax.tree.map(lambda leaf: jnp.array(leaf, dtype=jnp.asarray(leaf).dtype), (trainable, carry))
         none = jnp.zeros((), jnp.int32)
         infinite = jnp.asarray(jnp.inf, jnp.result_type(float))
-        return cls(trainable, optimizer.init(trainable), none, key, trainable, infinite, none, none)
+        return cls(trainable, optimizer.init(trainable), none, key, trainable, infinite, none, none, carry)

@@ -24,20 +24,23 @@ def sample_count(data: Any) -> int:
     return jax.tree.leaves(data)[0].shape[0]
 
 
-def _value(loss: Callable[..., Any]) -> Callable[..., tuple[Any, dict[str, Any]]]:
-    """Return the loss with a dict of metrics, empty if it has none."""
+def _value(loss: Callable[..., Any], carry: Any) -> Callable[..., tuple[Any, tuple[dict[str, Any], Any]]]:
+    """Return the loss with a dict of metrics, empty if it has none, and with what it hands on."""
 
-    def value(trainable: Any, batch: Any, key: Any) -> tuple[Any, dict[str, Any]]:
+    def value(trainable: Any, batch: Any, key: Any) -> tuple[Any, tuple[dict[str, Any], Any]]:
+        if carry is not None:
+            found, metrics, following = loss(trainable, batch, key, carry)
+            return found, (metrics, following)
         found = loss(trainable, batch, key)
-        return found if isinstance(found, tuple) else (found, {})
+        return (found[0], (found[1], None)) if isinstance(found, tuple) else (found, ({}, None))
 
     return value
 
 
 @partial(jax.jit, static_argnums=0)
-def evaluate(loss: Callable[..., Any], trainable: Any, data: Any, key: Any) -> Any:
+def evaluate(loss: Callable[..., Any], state: TrainingState, data: Any) -> Any:
     """Return the loss of all samples at once, with the same random numbers at every call."""
-    return _value(loss)(trainable, data, jax.random.fold_in(key, VALIDATION))[0]
+    return _value(loss, state.carry)(state.trainable, data, jax.random.fold_in(state.key, VALIDATION))[0]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
@@ -54,7 +57,7 @@ def advance(
     """Make up to `length` updates in one scan; nothing is read back in between.
 
     Args:
-        loss: (trainable, batch, key) -> scalar or (scalar, metrics) (static).
+        loss: (trainable, batch, key) -> scalar or (scalar, metrics) (static); see `fit`.
         optimizer: optax transformation (static).
         batch_size: samples of an update, drawn from `data`; None: `data` has a leading axis of whole batches (static).
         accumulate: parts in which the gradient of a batch is computed (static).
@@ -71,12 +74,12 @@ def advance(
     @jax.jit  # so that the shapes of what it reports cost no second trace
     def update(state: TrainingState, batch: Any) -> tuple[TrainingState, Any]:
         key = jax.random.fold_in(jax.random.fold_in(state.key, LOSS), state.step)
-        value, metrics, gradient = _gradient(loss, accumulate, state.trainable, batch, key)
+        value, (metrics, carry), gradient = _gradient(loss, accumulate, state, batch, key)
         norm = tree.norm(gradient)
         with jax.numpy_dtype_promotion("standard"):  # optax schedules multiply integers with floats
             changes, memory = optimizer.update(gradient, state.memory, state.trainable)
         following = state.replace(
-            trainable=optax.apply_updates(state.trainable, changes), memory=memory, step=state.step + 1
+            trainable=optax.apply_updates(state.trainable, changes), memory=memory, step=state.step + 1, carry=carry
         )
         sound = jnp.isfinite(value) & jnp.isfinite(norm)
         return tree.select(sound, following, state), (sound, (value, norm, metrics))
@@ -124,12 +127,13 @@ def _batch(data: Any, batch_size: int | None, state: TrainingState, order: Any, 
     return jax.tree.map(lambda leaf: leaf[rows], data)
 
 
-def _gradient(loss: Any, accumulate: int, trainable: Any, batch: Any, key: Any) -> tuple[Any, Any, Any]:
-    """Return loss, metrics and gradient, as means over the parts of a batch."""
-    derivative = jax.jit(jax.value_and_grad(_value(loss), has_aux=True))
+def _gradient(loss: Any, accumulate: int, state: TrainingState, batch: Any, key: Any) -> tuple[Any, Any, Any]:
+    """Return loss, (metrics, carry) and gradient, as means over the parts of a batch."""
+    trainable = state.trainable
+    derivative = jax.jit(jax.value_and_grad(_value(loss, state.carry), has_aux=True))
     if accumulate == 1:
-        (value, metrics), gradient = derivative(trainable, batch, key)
-        return value, metrics, gradient
+        (value, beside), gradient = derivative(trainable, batch, key)
+        return value, beside, gradient
     parts = jax.tree.map(lambda leaf: leaf.reshape(accumulate, -1, *leaf.shape[1:]), batch)
 
     def add(total: Any, part: Any) -> tuple[Any, None]:
@@ -139,5 +143,5 @@ def _gradient(loss: Any, accumulate: int, trainable: Any, batch: Any, key: Any) 
     like = jax.eval_shape(derivative, trainable, jax.tree.map(lambda leaf: leaf[0], parts), keys[0])
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
     total, _ = lax.scan(add, zero, (parts, keys))
-    (value, metrics), gradient = tree.scale(1 / accumulate, total)
-    return value, metrics, gradient
+    (value, beside), gradient = tree.scale(1 / accumulate, total)
+    return value, beside, gradient
