@@ -11,9 +11,13 @@ from diffassim.learned.minimizer import LearnedMinimizer
 from diffassim.learned.network import Network
 from diffassim.learned.normalized import Normalized, flop_count, parameter_count
 from diffassim.learned.surrogate import SurrogateModel
+from diffassim.learned.uncertainty import AdaptiveConformal, DeepEnsemble, LastLayerLaplace, calibration_table
 
 __all__ = [
+    "AdaptiveConformal",
     "CorrectedModel",
+    "DeepEnsemble",
+    "LastLayerLaplace",
     "LearnedAnalysis",
     "LearnedMinimizer",
     "LearnedStart",
@@ -23,6 +27,7 @@ __all__ = [
     "Normalized",
     "Remembered",
     "SurrogateModel",
+    "calibration_table",
     "control_of",
     "flop_count",
     "networks",

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, ShapeError
-from diffassim.core.pytree import Pytree
+from diffassim.core.pytree import Pytree, static
+from diffassim.learned.guard import search_from
 from diffassim.variational.minimizers.gauss_newton import GaussNewton
 from diffassim.variational.minimizers.solution import Minimum
 
@@ -60,6 +61,8 @@ class LearnedStart(Pytree):
     Args:
         inverse: callable pytree, tuple of `Observations` -> state at the window start.
         minimizer: what searches from there.
+        guarded: whether it searches from the given start as well, in one batch, and the lower cost wins: never above
+            that of the classical search after the same number of model runs one after the other (static).
 
     Example:
         >>> import diffassim as da
@@ -75,6 +78,7 @@ class LearnedStart(Pytree):
 
     inverse: Any
     minimizer: Any = GaussNewton()
+    guarded: bool = static(default=False)
 
     @property
     def tolerance(self) -> Any:
@@ -86,5 +90,6 @@ class LearnedStart(Pytree):
         proposed = start | {"state": control_of(cost, self.inverse(cost.observations))["state"]}
         given, other = cost(start), cost(proposed)
         better = jnp.isfinite(other) & ((other < given) | ~jnp.isfinite(given))
-        found = self.minimizer.search(cost, tree.select(better, proposed, start), unrolled=unrolled)
+        chosen = tree.select(better, proposed, start)
+        found = search_from(self.minimizer, cost, chosen, start if self.guarded else None, unrolled)
         return found.replace(work=found.work + 2 / 3)  # two runs; a gradient is worth about three

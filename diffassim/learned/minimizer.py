@@ -11,6 +11,7 @@ from jax import lax
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree, static
+from diffassim.learned.guard import search_from
 from diffassim.variational.minimizers.gauss_newton import GaussNewton
 from diffassim.variational.minimizers.solution import Minimum
 
@@ -24,15 +25,20 @@ class LearnedMinimizer(Pytree):
         v_{k+1} = v_k + p_k \text{ if } J(v_k + p_k) < J(v_k),\text{ else } v_k
 
     The cost never rises, whatever the network says, and the classical search ends at a minimum of J, where implicit
-    gradients hold. That the whole is never behind the classical search at the same number of model runs cannot be
-    promised without making both; an untrained network costs `steps` gradients and changes nothing else. Train the
-    network with `learned_steps` on its own, whose cost after the last step is a loss.
+    gradients hold. An untrained network costs `steps` gradients and changes nothing else. Train the network with
+    `learned_steps` on its own, whose cost after the last step is a loss.
+
+    That the whole is never behind the classical search cannot be promised without making both: a network may lead into
+    the basin of a higher minimum. With `guarded` both are made, in one batch, and the lower cost wins, so that it is
+    never above that of the classical search after the same number of model runs one after the other; `work` is that of
+    both.
 
     Args:
         network: callable pytree (v, gradient, memory) -> (step, memory), steps like control vectors.
         steps: number of proposals (static).
         memory: the network's memory at the start, a pytree, or None.
         minimizer: the classical search that ends it.
+        guarded: whether the classical search is made from the given start as well (static).
 
     Raises:
         ConfigurationError: if `steps` is not positive.
@@ -53,6 +59,7 @@ class LearnedMinimizer(Pytree):
     steps: int = static(default=5)
     memory: Any = None
     minimizer: Any = GaussNewton()
+    guarded: bool = static(default=False)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -87,5 +94,5 @@ class LearnedMinimizer(Pytree):
     def search(self, cost: Any, start: Any, unrolled: bool = False) -> Minimum:
         """Minimize `cost` from the control vector `start`; see `GaussNewton.search`."""
         v, _ = self.learned_steps(cost, start)
-        found = self.minimizer.search(cost, v, unrolled=unrolled)
+        found = search_from(self.minimizer, cost, v, start if self.guarded else None, unrolled)
         return found.replace(work=found.work + self.steps + 1)

@@ -7,8 +7,10 @@ from diffassim.training.adversarial import Adversarial, perturbed, worst_errors
 from diffassim.training.checkpoint import load_checkpoint, save_checkpoint
 from diffassim.training.curriculum import Stage, fit_stages
 from diffassim.training.distillation import Distillation
+from diffassim.training.drift import DriftDetector, innovation_statistic
 from diffassim.training.fit import Fit, TrainingError, fit
 from diffassim.training.frozen import paths_of, training_only
+from diffassim.training.online import OnlineState, OnlineTraining
 from diffassim.training.routes import AnalysisForecast, FilterCycle, FilterForecast, Forecast, Route, WindowSample
 from diffassim.training.scores import CRPS, EnergyScore, GaussianLikelihood, Loss, MeanSquare, Score, Spectral
 from diffassim.training.state import TrainingState
@@ -19,6 +21,7 @@ __all__ = [
     "Adversarial",
     "AnalysisForecast",
     "Distillation",
+    "DriftDetector",
     "EnergyScore",
     "FilterCycle",
     "FilterForecast",
@@ -28,6 +31,8 @@ __all__ = [
     "GaussianLikelihood",
     "Loss",
     "MeanSquare",
+    "OnlineState",
+    "OnlineTraining",
     "Route",
     "Score",
     "Spectral",
@@ -37,6 +42,7 @@ __all__ = [
     "WindowSample",
     "fit",
     "fit_stages",
+    "innovation_statistic",
     "load_checkpoint",
     "paths_of",
     "perturbed",

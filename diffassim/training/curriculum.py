@@ -57,10 +57,10 @@ def fit_stages(
         >>> def loss(w, x, key, horizon):
         ...     seen = jnp.arange(x.shape[1]) < horizon
         ...     return jnp.mean(jnp.where(seen, (w - x) ** 2, 0)), {"horizon": horizon}, horizon
-        >>> found = fit_stages(loss, jnp.zeros(()), jnp.ones((8, 5)), [Stage(2, 1.0), Stage(2, 5.0)],
+        >>> found = fit_stages(loss, jnp.zeros(()), jnp.ones((8, 5)), [Stage(2, 1), Stage(2, 5)],
         ...     optimizer=optax.sgd(0.5), batch_size=8, key=jax.random.key(0))
         >>> found.metrics["horizon"].tolist()
-        [1.0, 1.0, 5.0, 5.0]
+        [1, 1, 5, 5]
     """
     if not stages or any(stage.steps < 1 for stage in stages):
         raise ConfigurationError("fit_stages: give at least one stage, each with at least one update")
@@ -89,5 +89,5 @@ def fit_stages(
     if not found:
         return fit(loss, None, data, steps=int(ends[-1]), state=state, **options)
     parts = [(f.losses, f.gradient_norms, f.metrics, f.validation) for f in found]
-    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
-    return Fit(found[-1].trained, *joined, found[-1].state)
+    losses, norms, metrics, validation = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return Fit(found[-1].trained, losses, norms, metrics, validation, found[-1].state)

@@ -190,6 +190,7 @@ def run(settings: Settings) -> list[Score]:
         label = f"cubic closure, {lags} residual{'s' * (lags > 1)}, {share} %"
         scores.append(Score(label, score(closure, None, record, spread), "classical"))
         note = "published: with transfer; 4.37 without" if whole else ""
+        note = note if trained is not None else "validation preferred the regression alone"
         scores.append(Score(
             f"with a learned error model, {share} %", score(closure, trained, record, spread), "learned",
             11.51 if whole else None, 58.5 if whole else None, note,

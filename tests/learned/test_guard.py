@@ -1,0 +1,42 @@
+"""Learned starts and steps that lead to a higher minimum, with and without the classical search beside."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffassim as da
+from diffassim.covariances import Diagonal
+from diffassim.learned import LearnedMinimizer, LearnedStart, Network
+
+# J has minima near -2 and 2; the background pulls toward the second, and the network leads to the first.
+OBS = da.Observations(jnp.array([[4.0]]), [0], lambda x: x**2, Diagonal(std=0.1))
+COST = da.ThreeDVar(jnp.array([0.5]), Diagonal(std=1.0), OBS)
+SEARCH = da.GaussNewton(consistency=jnp.inf)
+AWAY = Network(lambda w, v, g, h: (jax.tree.map(lambda leaf: w - leaf, v), h), -2.4)
+WRONG = Network(lambda w, streams: jnp.full(1, w), -2.0)
+METHODS = [LearnedMinimizer(AWAY, steps=1, minimizer=SEARCH), LearnedStart(WRONG, SEARCH)]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_only_the_guarded_search_is_never_behind_the_classical_one(method):
+    classical = da.minimize(COST, SEARCH)
+    misled = da.minimize(COST, method)
+    assert float(misled.state[0]) < 0 and float(misled.cost) > 1.5 * float(classical.cost)
+    guarded = da.minimize(COST, method.replace(guarded=True))
+    np.testing.assert_allclose(guarded.cost, classical.cost, rtol=1e-9)
+    np.testing.assert_allclose(guarded.state, classical.state, atol=1e-6)
+    assert float(guarded.search.work) > float(classical.search.work)  # both are counted
+
+
+def test_a_guard_keeps_what_is_better_and_the_implicit_gradient_there():
+    def found(y, guarded):
+        cost = da.ThreeDVar(jnp.array([-0.5]), Diagonal(std=1.0), OBS.replace(values=y))
+        method = LearnedStart(Network(lambda w, streams: jnp.full(1, w), -2.0), SEARCH, guarded=guarded)
+        return da.minimize(cost, method).state[0]
+
+    plain, guarded = (jax.value_and_grad(found)(OBS.values, guarded) for guarded in (False, True))
+    np.testing.assert_allclose(guarded[0], plain[0], atol=1e-6)
+    np.testing.assert_allclose(guarded[1], plain[1], rtol=1e-3)
