@@ -7,17 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from diffassim.core import tree
 from diffassim.core.checks import forward_mode, start_step
-from diffassim.core.errors import AssimilationWarning, ConfigurationError, concrete
+from diffassim.core.errors import AssimilationWarning, concrete
 from diffassim.core.pytree import Pytree
 from diffassim.core.results import Result
 from diffassim.cycling.times import AnalysisTimes, analysis_times
 from diffassim.methods.account import AnalysisInfo
+from diffassim.methods.sequential import require_key
 from diffassim.models.base import require_forcing
 from diffassim.models.rollout import rollout
 
@@ -55,6 +57,11 @@ class EnsembleHistory(Pytree):
     analysis: Moments
     info: AnalysisInfo
     members: Any = None
+
+    @property
+    def log_likelihood(self) -> Float[Array, ""]:
+        """Log density of all observed values of the record, from one forecast to the next; see `AnalysisInfo`."""
+        return jnp.sum(self.info.log_likelihood, axis=-1)
 
 
 def cycle_ensemble(
@@ -110,11 +117,8 @@ def cycle_ensemble(
         >>> history.analysis.mean.shape, history.step.tolist()
         ((3, 40), [2, 4, 6])
     """
-    if getattr(method, "random", False) and key is None:
-        raise ConfigurationError(
-            f"cycle: {type(method).__name__} draws random numbers here; give key=jax.random.key(...)"
-        )
     name = type(method).__name__
+    require_key(f"cycle: {name}", method.random, key)
     start = start_step("cycle", start)
     ensemble = method.init(ensemble)
     times = observations if isinstance(observations, AnalysisTimes) else analysis_times(observations)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree
@@ -15,6 +15,7 @@ from diffassim.cycling.ensemble import Moments, report_divergence
 from diffassim.cycling.windows import check_windows, checked_rows, checked_shift
 from diffassim.methods.account import AnalysisInfo
 from diffassim.methods.members import check_ensemble, mean, spread
+from diffassim.methods.sequential import require_key
 from diffassim.observations.container import as_streams
 
 __all__ = ["EnsembleWindowHistory", "cycle_ensemble_windows"]
@@ -36,6 +37,11 @@ class EnsembleWindowHistory(Pytree):
     analysis: Moments
     info: AnalysisInfo
     members: Any = None
+
+    @property
+    def log_likelihood(self) -> Float[Array, ""]:
+        """Log density of all observed values of the windows, each from the forecast to it; see `AnalysisInfo`."""
+        return jnp.sum(self.info.log_likelihood, axis=-1)
 
 
 def cycle_ensemble_windows(
@@ -94,8 +100,7 @@ def cycle_ensemble_windows(
         ((3, 2, 40), [[0, 2], [1, 3], [2, 4]])
     """
     name = type(method).__name__
-    if method.random and key is None:
-        raise ConfigurationError(f"cycle: {name} draws random numbers here; give key=jax.random.key(...)")
+    require_key(f"cycle: {name}", method.random, key)
     if steps < 1:
         raise ConfigurationError(f"cycle: a window (lag) of steps={steps} must have at least one step")
     shift = checked_shift("cycle", shift, steps)

@@ -127,6 +127,8 @@ class HybridFourDVar(WindowMethod):
         states = trajectories(around, observed_rows(observations))
         key = None if self.key is None else jax.random.fold_in(self.key, start)
         posterior, info = self.ensemble.analyze_along(key, around, states, observations)
+        # Its innovations are those of the analysis, which has seen the observations: no density of a forecast.
+        info = info.replace(log_likelihood=jnp.full_like(info.log_likelihood, jnp.nan))
         posterior = recombine(found.state, anomalies(posterior))
         ends = jax.tree.map(lambda leaf: leaf[:, 0], trajectories(posterior, jnp.asarray([shift], jnp.int32)))
         return recombine(x_next, anomalies(ends)), info

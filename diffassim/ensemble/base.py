@@ -18,11 +18,8 @@ from diffassim.ensemble.model_error import SquareRootNoise, draws_model_error, w
 from diffassim.ensemble.rotation import rotated
 from diffassim.methods.account import AnalysisInfo, account
 from diffassim.methods.departures import Departures, departures_of, innovation_along, whitened_departures
-from diffassim.methods.members import (
-    check_ensemble,
-    transformed,
-    without_failed,
-)
+from diffassim.methods.likelihood import innovation_log_ratio, log_density
+from diffassim.methods.members import check_ensemble, transformed, without_failed
 from diffassim.methods.sequential import SequentialMethod, require_key
 from diffassim.observations.container import as_streams
 
@@ -94,6 +91,19 @@ class EnsembleMethod(SequentialMethod):
             streams: the observations themselves, a tuple of `Observations`.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define update(key, ensemble, departures, streams)")
+
+    def log_ratio(self, S: Float[Array, "N m"], d: Float[Array, " m"]) -> Float[Array, ""]:
+        """Return the log density of whitened departures under the forecast, relative to errors of zero.
+
+        Args:
+            S: whitened observed anomalies, shape (N, m).
+            d: whitened mean innovation, shape (m,).
+        """
+        return innovation_log_ratio(S, d)
+
+    def log_likelihood(self, departures: Departures, streams: tuple[Any, ...]) -> Float[Array, ""]:
+        """Return the log density of the observed values under the forecast; see `AnalysisInfo`."""
+        return log_density(self.log_ratio(departures.S, departures.d), streams)
 
     def analyze(self, key: Any, ensemble: Any, observations: Any) -> tuple[Any, AnalysisInfo]:
         """Analyse one time.
@@ -211,7 +221,8 @@ def _analyze(
     departures = whitened_departures(prior, streams)
     found = method.posterior(key, prior, companions, departures, streams)
     posterior, companions = tree.select(departures.count > 0, found, (ensemble, companions))
-    return posterior, companions, account(given, prior, posterior, departures)
+    density = method.log_likelihood(departures, streams)
+    return posterior, companions, account(given, prior, posterior, departures, density)
 
 
 @jax.jit
@@ -223,4 +234,4 @@ def _analyze_along(
     departures = departures_of(jax.vmap(innovation_along(streams))(states), streams)
     posterior, _ = method.posterior(key, prior, None, departures, streams)
     posterior = tree.select(departures.count > 0, posterior, ensemble)
-    return posterior, account(given, prior, posterior, departures)
+    return posterior, account(given, prior, posterior, departures, method.log_likelihood(departures, streams))

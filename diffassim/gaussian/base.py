@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Float
 
 from diffassim.core import tree
 from diffassim.core.checks import forward_mode, real_state
@@ -18,6 +17,7 @@ from diffassim.core.results import Result
 from diffassim.gaussian.belief import Gaussian, covariance_columns
 from diffassim.methods.account import AnalysisInfo
 from diffassim.methods.departures import flat, whitened_innovation
+from diffassim.methods.likelihood import chi_square, gram_log_ratio, log_density
 from diffassim.methods.sequential import SequentialMethod
 from diffassim.observations.container import as_streams
 
@@ -190,6 +190,7 @@ def _analyze(method: GaussianMethod, prior: Gaussian, streams: tuple[Any, ...]) 
     mask = flat([stream.mask for stream in streams])
     Y, count = -departures, jnp.sum(mask)
     C, w = gram_cholesky(Y, d)
+    density = log_density(gram_log_ratio(Y, d, C, w), streams)
     A = solve_triangular(C, tree.flat_rows(columns), lower=True)
     increment = jax.tree.map(lambda leaf: leaf[0], tree.state_rows((w @ A)[None], prior.mean))
     analysed = Gaussian(tree.add(prior.mean, increment), as_many(tree.state_rows(A, prior.mean), prior))
@@ -198,14 +199,10 @@ def _analyze(method: GaussianMethod, prior: Gaussian, streams: tuple[Any, ...]) 
     finite = tree.all_finite(prior)
     return posterior, AnalysisInfo(
         count=count,
-        chi_square=_chi_square(d, Y, count),
+        chi_square=chi_square(d, 1 + jnp.sum(jnp.square(Y), axis=0), count),
         background_spread=prior.total_spread(),
         analysis_spread=posterior.total_spread(),
+        log_likelihood=density,
         non_finite=jnp.where(finite, 0, 1),
         result=jnp.where(finite & tree.all_finite(posterior), Result.CONVERGED, Result.DIVERGED),
     )
-
-
-def _chi_square(d: Float[Array, " m"], Y: Float[Array, "k m"], count: Any) -> Float[Array, ""]:
-    variance = 1 + jnp.sum(jnp.square(Y), axis=0)
-    return jnp.sum(jnp.square(d) / variance) / jnp.maximum(count, 1).astype(d.dtype)

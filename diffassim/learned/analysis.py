@@ -14,6 +14,7 @@ from diffassim.core.pytree import Pytree
 from diffassim.core.results import Result
 from diffassim.methods.account import AnalysisInfo
 from diffassim.methods.departures import flat, whitened_innovation
+from diffassim.methods.likelihood import chi_square
 from diffassim.methods.sequential import SequentialMethod
 from diffassim.observations.container import as_streams
 
@@ -99,9 +100,10 @@ class LearnedAnalysis(SequentialMethod):
         none = jnp.zeros((), d.dtype)
         return posterior, AnalysisInfo(
             count=count,
-            chi_square=jnp.sum(d**2) / jnp.maximum(count, 1).astype(d.dtype),
+            chi_square=chi_square(d, jnp.ones_like(d), count),
             background_spread=none,
             analysis_spread=none,
+            log_likelihood=jnp.where(count > 0, jnp.nan, none),
             non_finite=jnp.sum(~tree.all_finite(x)),
             result=jnp.where(tree.all_finite(x) & tree.all_finite(posterior.state), Result.CONVERGED, Result.DIVERGED),
         )

@@ -25,6 +25,13 @@ class AnalysisInfo(Pytree):
             spread and R are right, 0 without observations.
         background_spread: root of the prior's sample variance averaged over the state (after prior inflation).
         analysis_spread: the same of the posterior (after inflation).
+        log_likelihood: \(\log p(y)\), the log density of the observed values under the forecast, 0 without any; the
+            sum over a cycle is that of the record (`EnsembleHistory.log_likelihood`). The forecast is normal, H(x) with
+            the prior's mean and covariance (after prior inflation), \(N(\overline{H(x)}, S^\top S / (N - 1) + R)\) for
+            an ensemble; for methods that weight members (particle filters, NETF) it is the mean of the members'
+            likelihoods. With localization it is the sum of the log densities of the single values, a composite
+            likelihood that leaves out how forecast errors of different values belong together. NaN where R does not
+            know its determinant, or the method no error of its forecast.
         non_finite: number of prior members (one for a Gaussian) that hold something not finite.
         result: `Result` code: `DIVERGED` where the prior or the posterior is not finite.
     """
@@ -33,6 +40,7 @@ class AnalysisInfo(Pytree):
     chi_square: Float[Array, ""]
     background_spread: Float[Array, ""]
     analysis_spread: Float[Array, ""]
+    log_likelihood: Float[Array, ""]
     non_finite: Int[Array, ""]
     result: Int[Array, ""]
 
@@ -45,6 +53,7 @@ class WindowInfo(AnalysisInfo):
         chi_square: of the prior's departures, as in `AnalysisInfo`.
         background_spread: root of the prior's sample variance averaged over the state (after prior inflation).
         analysis_spread: the same of the posterior (after inflation).
+        log_likelihood: of all values of the window, from the prior's departures, as in `AnalysisInfo`.
         non_finite: number of prior members that hold something not finite.
         result: `Result` code: `DIVERGED` where prior or posterior is not finite, `MAX_ITERATIONS` where the last
             increment is above the tolerance.
@@ -56,7 +65,9 @@ class WindowInfo(AnalysisInfo):
     increment: Float[Array, ""]
 
 
-def account(ensemble: Any, prior: Any, posterior: Any, departures: Departures) -> AnalysisInfo:
+def account(
+    ensemble: Any, prior: Any, posterior: Any, departures: Departures, log_likelihood: Float[Array, ""]
+) -> AnalysisInfo:
     """Return the account of an analysis.
 
     Args:
@@ -64,6 +75,7 @@ def account(ensemble: Any, prior: Any, posterior: Any, departures: Departures) -
         prior: the same, failed ones replaced, after prior inflation.
         posterior: members that are handed on.
         departures: of the prior.
+        log_likelihood: log density of the observed values under the forecast.
     """
     sound = jnp.all(finite_members(prior)) & jnp.all(finite_members(posterior))
     return AnalysisInfo(
@@ -71,6 +83,7 @@ def account(ensemble: Any, prior: Any, posterior: Any, departures: Departures) -
         chi_square=departures.chi_square(),
         background_spread=total_spread(prior),
         analysis_spread=total_spread(posterior),
+        log_likelihood=log_likelihood,
         non_finite=jnp.sum(~finite_members(ensemble)),
         result=jnp.where(sound, Result.CONVERGED, Result.DIVERGED),
     )

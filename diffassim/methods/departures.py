@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree
+from diffassim.methods.likelihood import chi_square
 from diffassim.methods.members import check_ensemble
 from diffassim.models.rollout import rollout
 from diffassim.observations.container import as_streams, observed_rows, on_steps
@@ -48,8 +49,7 @@ class Departures(Pytree):
     def chi_square(self) -> Float[Array, ""]:
         r"""Return \(\frac1m \sum_j d_j^2 / (1 + \mathrm{var}\, S_j)\): about one where spread and R explain d."""
         variance = 1 + jnp.sum(jnp.square(self.S), axis=0) / (self.S.shape[0] - 1)
-        observed = jnp.maximum(self.count, 1).astype(self.d.dtype)
-        return jnp.sum(jnp.square(self.d) / variance) / observed
+        return chi_square(self.d, variance, self.count)
 
 
 def whitened_departures(ensemble: Any, observations: Any) -> Departures:

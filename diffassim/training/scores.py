@@ -6,13 +6,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_solve, cholesky
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.linalg import safe_sqrt
 from diffassim.core.pytree import Pytree, static
 from diffassim.diagnostics.crps import crps
+from diffassim.methods.likelihood import innovation_log_ratio
 from diffassim.training.routes import Route, WindowSample
 
 __all__ = ["CRPS", "EnergyScore", "GaussianLikelihood", "Loss", "MeanSquare", "Score", "Spectral"]
@@ -107,13 +107,7 @@ class GaussianLikelihood(Score):
             return 0.5 * jnp.sum(mean**2) / count
         S = jnp.swapaxes(d - mean[None], 0, 1)  # (row, N, m)
 
-        def one(d_t: Any, S_t: Any) -> Any:
-            root = cholesky(jnp.eye(N, dtype=d.dtype) + S_t @ S_t.T / (N - 1), lower=True)
-            Sd = S_t @ d_t
-            quadratic = jnp.sum(d_t**2) - jnp.sum(Sd * cho_solve((root, True), Sd)) / (N - 1)
-            return 0.5 * quadratic + jnp.sum(jnp.log(jnp.diagonal(root)))
-
-        return jnp.sum(jax.vmap(one)(mean, S)) / count
+        return -jnp.sum(jax.vmap(innovation_log_ratio)(S, mean)) / count
 
 
 class CRPS(Score):

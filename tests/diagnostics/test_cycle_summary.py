@@ -20,7 +20,13 @@ def history(chi_square=1.0, spread=1.0, lost_from=TIMES):
     code = np.where(np.arange(TIMES) < lost_from, da.Result.CONVERGED, da.Result.DIVERGED)
     count = np.array([4, 4, 0, 4, 4, 4])
     info = AnalysisInfo(
-        count, np.where(count > 0, chi_square, 0.0), np.ones(TIMES), np.ones(TIMES), np.arange(TIMES), code
+        count=count,
+        chi_square=np.where(count > 0, chi_square, 0.0),
+        background_spread=np.ones(TIMES),
+        analysis_spread=np.ones(TIMES),
+        log_likelihood=np.zeros(TIMES),
+        non_finite=np.arange(TIMES),
+        result=code,
     )
     return EnsembleHistory(np.arange(10, 10 + TIMES), moments, moments, info)
 

@@ -36,7 +36,7 @@ def test_without_observations_the_posterior_is_the_prior_bit_by_bit(entry):
     for y in (observed(np.full((1, SITES), np.nan)), observed(values(), mask=False)):
         posterior, info = entry.method.replace(inflation=1.2).analyze(KEY, E, y)
         assert np.array_equal(posterior, E)
-        assert info.count == 0 and info.chi_square == 0 and info.result == da.Result.CONVERGED
+        assert info.count == info.chi_square == info.log_likelihood == 0 and info.result == da.Result.CONVERGED
 
 
 class Unreliable(da.observations.Identity):
@@ -61,7 +61,8 @@ def test_missing_observations_are_the_same_as_removed_ones(entry):
             KEY, E + theta["state"], observed(y, theta["std"], operator=operator)
         )
         mean = jnp.mean(posterior, 0)
-        return jnp.sum(mean**3) + jnp.sum(jnp.var(posterior, 0) ** 2) + info.chi_square + info.analysis_spread
+        told = info.chi_square + info.analysis_spread + info.log_likelihood
+        return jnp.sum(mean**3) + jnp.sum(jnp.var(posterior, 0) ** 2) + told
 
     theta = {"state": jnp.zeros_like(E), "std": 0.8}
     derivative = jax.jit(jax.value_and_grad(moments))
@@ -90,7 +91,8 @@ def check_derivative(method):
     def loss(s, E):
         moved = method.replace(inflation=jax.tree.map(lambda leaf: leaf + 0.1 * s, method.inflation))
         posterior, info = moved.analyze(KEY, E + s * direction, observed(y + 0.3 * s, 0.8 + 0.2 * s))
-        return jnp.sum(jnp.sin(posterior)) + info.chi_square + info.background_spread + info.analysis_spread
+        told = info.chi_square + info.background_spread + info.analysis_spread + info.log_likelihood
+        return jnp.sum(jnp.sin(posterior)) + told
 
     gradient, h = jax.jit(jax.grad(loss, argnums=(0, 1))), 1e-5
     difference = (loss(h, E) - loss(-h, E)) / (2 * h)
@@ -121,7 +123,8 @@ def test_single_precision_stays_and_agrees(entry):
     E, y = ensemble(), values()
     double, _ = entry.method.analyze(KEY, E, observed(y))
     single, info = entry.method.analyze(KEY, E.astype(np.float32), observed(y.astype(np.float32)))
-    assert single.dtype == np.float32 and info.chi_square.dtype == info.analysis_spread.dtype == np.float32
+    assert single.dtype == np.float32
+    assert info.chi_square.dtype == info.analysis_spread.dtype == info.log_likelihood.dtype == np.float32
     if not entry.method.random:  # random numbers of another precision are others
         np.testing.assert_allclose(single, double, atol=entry.single)
 

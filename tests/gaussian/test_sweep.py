@@ -36,7 +36,7 @@ def test_without_observations_the_posterior_is_the_prior_bit_by_bit(method):
     for nothing in (observed(np.full((1, n), np.nan)), observed(y, mask=False)):
         posterior, info = method.analyze(None, prior, nothing)
         chex.assert_trees_all_equal(posterior, prior)
-        assert info.count == 0 and info.chi_square == 0 and info.result == da.Result.CONVERGED
+        assert info.count == info.chi_square == info.log_likelihood == 0 and info.result == da.Result.CONVERGED
 
 
 @every_method
@@ -55,7 +55,8 @@ def test_missing_observations_are_the_same_as_removed_ones(method):
         else:
             record = observed(unused, error=error)
         posterior, info = method.analyze(None, prior, record)
-        return jnp.sum(posterior.mean**3) + jnp.sum(posterior.spread()) + info.chi_square + info.analysis_spread
+        told = info.chi_square + info.analysis_spread + info.log_likelihood
+        return jnp.sum(posterior.mean**3) + jnp.sum(posterior.spread()) + told
 
     theta = {"mean": 0.1, "scale": 1.2, "std": 0.7}
     chex.assert_trees_all_close(score(theta, wrong), score(theta, None), rtol=1e-11, atol=1e-12)
@@ -74,7 +75,10 @@ def test_the_derivative_through_a_cycle_equals_central_differences(method):
         record = da.Observations(values, [0, 2, 3], error=da.covariances.Diagonal(std=theta["R"]))
         _, history = da.cycle(method.replace(**changes), MODEL.replace(forcing=theta["forcing"]), start, record)
         return (
-            jnp.mean(history.analysis.mean**2) + jnp.mean(history.analysis.spread) + jnp.mean(history.info.chi_square)
+            jnp.mean(history.analysis.mean**2)
+            + jnp.mean(history.analysis.spread)
+            + jnp.mean(history.info.chi_square)
+            + history.log_likelihood
         )
 
     theta = {"inflation": 1.1, "scale": 0.7, "Q": 0.3, "R": 0.8, "forcing": 8.0, "mean": 0.0}
@@ -93,7 +97,7 @@ def test_single_precision_stays_and_agrees(method):
     method32 = jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float32), method)
     double, _ = method.analyze(None, belief(), observed(y))
     single, info = method32.analyze(None, belief(np.float32), observed(y.astype(np.float32)))
-    assert single.mean.dtype == single.columns.dtype == info.chi_square.dtype == np.float32
+    assert single.mean.dtype == single.columns.dtype == info.chi_square.dtype == info.log_likelihood.dtype == np.float32
     # Departures of narrow points keep alpha of the digits.
     np.testing.assert_allclose(single.mean, double.mean, atol=2e-5 if getattr(method, "alpha", 1.0) == 1.0 else 2e-3)
 

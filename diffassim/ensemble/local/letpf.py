@@ -6,9 +6,11 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from diffassim.ensemble.local.domain import DomainFilter
 from diffassim.ensemble.particles.netf import likelihood_weights
+from diffassim.methods.likelihood import mixture_log_ratio
 
 __all__ = ["LETPF"]
 
@@ -55,6 +57,10 @@ class LETPF(DomainFilter):
         """Return the members at one point less the prior mean, coupled channel by channel."""
         w = likelihood_weights(S, d, taper)
         return jax.tree.map(lambda leaf: jax.vmap(_coupled, (1, None), 1)(leaf, w.astype(leaf.dtype)), X)
+
+    def log_ratio(self, S: Float[Array, "N m"], d: Float[Array, " m"]) -> Float[Array, ""]:
+        """Return that of the mean of the members' likelihoods."""
+        return mixture_log_ratio(S, d)
 
 
 def _coupled(x: Any, w: Any) -> Any:

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from diffassim.ensemble.local.domain import DomainFilter
 from diffassim.ensemble.particles.netf import nonlinear_transform
+from diffassim.methods.likelihood import mixture_log_ratio
 
 __all__ = ["LNETF"]
 
@@ -46,3 +47,7 @@ class LNETF(DomainFilter):
     ) -> Float[Array, "N N"]:
         """Return w + sqrt(N) (diag w - w w^T)^(1/2) at one point."""
         return nonlinear_transform(S, d, taper)
+
+    def log_ratio(self, S: Float[Array, "N m"], d: Float[Array, " m"]) -> Float[Array, ""]:
+        """Return that of the mean of the members' likelihoods."""
+        return mixture_log_ratio(S, d)

@@ -17,6 +17,8 @@ from diffassim.ensemble.base import EnsembleMethod
 from diffassim.ensemble.local.places import observation_places
 from diffassim.ensemble.local.search import search_record
 from diffassim.grids.grid import Grid
+from diffassim.methods.departures import Departures
+from diffassim.methods.likelihood import log_density
 from diffassim.observations import Operator
 from diffassim.observations.container import as_streams
 
@@ -64,6 +66,13 @@ class LocalizedMethod(EnsembleMethod):
                 self.grid.check_places(f"{name}.places", places)
             elif isinstance(stream.operator, Operator):
                 stream.operator.check_grid(name, self.grid)
+
+    def log_likelihood(self, departures: Departures, streams: tuple[Any, ...]) -> Float[Array, ""]:
+        """Return the log density of the observed values; with a taper the sum of those of the single values."""
+        if self.localization is None:
+            return super().log_likelihood(departures, streams)
+        ratios = jax.vmap(lambda s, d: self.log_ratio(s[:, None], d[None]), (1, 0))(departures.S, departures.d)
+        return log_density(jnp.sum(ratios), streams)
 
     def grid_shape(self, ensemble: Any) -> tuple[int, ...]:
         """Return the shape of the grid axes that all leaves share; raise `ShapeError` if they do not."""

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from diffassim.core.linalg import symmetric_sqrt
 from diffassim.ensemble.base import GlobalFilter
+from diffassim.methods.likelihood import mixture_log_ratio
 
 __all__ = ["NETF", "likelihood_weights", "nonlinear_transform"]
 
@@ -44,6 +45,10 @@ class NETF(GlobalFilter):
     def weights(self, key: Any, S: Float[Array, "N m"], d: Float[Array, " m"]) -> Float[Array, "N N"]:
         """Return w + sqrt(N) (diag w - w w^T)^(1/2)."""
         return nonlinear_transform(S, d)
+
+    def log_ratio(self, S: Float[Array, "N m"], d: Float[Array, " m"]) -> Float[Array, ""]:
+        """Return that of the mean of the members' likelihoods."""
+        return mixture_log_ratio(S, d)
 
 
 def likelihood_weights(

@@ -17,7 +17,8 @@ from diffassim.ensemble.particles.resampling import Resampling, Systematic
 from diffassim.ensemble.particles.weighted import Particles, as_particles, jittered
 from diffassim.methods.account import AnalysisInfo
 from diffassim.methods.departures import flat, whitened_innovation
-from diffassim.methods.sequential import SequentialMethod
+from diffassim.methods.likelihood import chi_square, log_density
+from diffassim.methods.sequential import SequentialMethod, require_key
 from diffassim.observations.container import as_streams
 
 __all__ = ["ParticleFilter", "ParticleInfo"]
@@ -133,10 +134,7 @@ class ParticleFilter(SequentialMethod):
             ShapeError: if there are fewer than two members, or all weights are zero.
             ConfigurationError: if a key is needed and missing, or a stream has a robust loss.
         """
-        if self.random and key is None:
-            raise ConfigurationError(
-                f"{type(self).__name__}: this method draws random numbers; give key=jax.random.key(...)"
-            )
+        require_key(type(self).__name__, self.random, key)
         return _analyze(self, key, self.init(belief), as_streams(observations))
 
 
@@ -152,7 +150,9 @@ def _analyze(method: ParticleFilter, key: Any, prior: Particles, streams: tuple[
         finite = finite & jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
     log_weights = prior.log_weights + jnp.where(finite, log_likelihood, -jnp.inf)
     # Where no weight is left, NaN says so; otherwise the double where keeps infinities out of the derivative.
-    weighted = Particles(members, log_weights - jax.nn.logsumexp(log_weights))
+    total = jax.nn.logsumexp(log_weights)
+    density = log_density(jnp.where(count > 0, total, 0), streams)
+    weighted = Particles(members, log_weights - total)
     weighted = tree.select((count > 0) | ~jnp.all(finite), weighted, prior.replace(members=members))
     size = weighted.effective_size()
 
@@ -163,22 +163,18 @@ def _analyze(method: ParticleFilter, key: Any, prior: Particles, streams: tuple[
 
     due = (count > 0) & (size < jnp.asarray(method.threshold, size.dtype) * N)
     posterior = weighted if key is None else lax.cond(due, resampled, lambda: weighted)
+    predicted = prior.replace(members=jax.vmap(innovation)(prior.members))
     collapsed = jnp.max(weighted.weights) > COLLAPSE
     sound = tree.all_finite(posterior.mean()) & jnp.any(finite)
     info = ParticleInfo(
         count=count,
-        chi_square=_chi_square(prior, innovation, count),
+        chi_square=chi_square(predicted.mean(), 1 + jnp.square(predicted.spread()), count),
         background_spread=prior.total_spread(),
         analysis_spread=posterior.total_spread(),
+        log_likelihood=density,
         non_finite=jnp.sum(~finite),
         result=jnp.where(sound, jnp.where(collapsed, Result.COLLAPSED, Result.CONVERGED), Result.DIVERGED),
         effective_size=size,
         resampled=due.astype(jnp.int32),
     )
     return posterior, info
-
-
-def _chi_square(prior: Particles, innovation: Callable[[Any], Any], count: Any) -> Float[Array, ""]:
-    predicted = prior.replace(members=jax.vmap(innovation)(prior.members))
-    variance = 1 + jnp.square(predicted.spread())
-    return jnp.sum(jnp.square(predicted.mean()) / variance) / jnp.maximum(count, 1).astype(variance.dtype)

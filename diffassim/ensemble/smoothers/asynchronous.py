@@ -93,7 +93,8 @@ class AsynchronousFilter(EnsembleWindowMethod):
         departures = departures_of(innovations, streams)
         posterior, _ = self.filter.posterior(key, background, None, departures, streams)
         posterior = tree.select(departures.count > 0, posterior, background)
-        return background, posterior, account(ensemble, background, posterior, departures)
+        density = self.filter.log_likelihood(departures, streams)
+        return background, posterior, account(ensemble, background, posterior, departures, density)
 
 
 class _Rows(NamedTuple):

@@ -20,6 +20,7 @@ from diffassim.ensemble.rotation import rotated
 from diffassim.ensemble.smoothers.asynchronous import prior_of
 from diffassim.methods.account import WindowInfo, account
 from diffassim.methods.departures import along_window, departures_of
+from diffassim.methods.likelihood import innovation_log_ratio, log_density
 from diffassim.methods.members import transformed
 from diffassim.methods.sequential import require_key
 from diffassim.methods.windows import EnsembleWindowMethod
@@ -136,7 +137,8 @@ class IEnKS(EnsembleWindowMethod):
             posterior = rotated(key, posterior)
         posterior = tree.select(departures.count > 0, posterior, prior)
         analysis = jax.vmap(lambda x: rollout(model, x, steps, start=start, at=jnp.asarray(rows, jnp.int32)))(posterior)
-        report = account(ensemble, prior, posterior, departures)
+        density = log_density(innovation_log_ratio(departures.S, departures.d), streams)
+        report = account(ensemble, prior, posterior, departures, density)
         unfinished = (report.result == Result.CONVERGED) & (search.increment > self.tolerance)
         result = jnp.where(unfinished, Result.MAX_ITERATIONS, report.result)
         info = WindowInfo(**(vars(report) | {"result": result}), iterations=search.count, increment=search.increment)
