@@ -59,6 +59,7 @@ from diffassim.ensemble import (  # noqa: E402
     ParticleFilter,
 )
 from diffassim.gaussian import EKF, UKF  # noqa: E402
+from diffassim.methods import EveryStep  # noqa: E402
 from diffassim.models import rollout  # noqa: E402
 from diffassim.observations import Observations  # noqa: E402
 from diffassim.variational import (  # noqa: E402
@@ -95,6 +96,7 @@ __all__ = [
     "EnKFN",
     "EnKS",
     "EnSRF",
+    "EveryStep",
     "FourDEnVar",
     "FourDVar",
     "GaussNewton",

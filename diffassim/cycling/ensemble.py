@@ -20,7 +20,7 @@ from diffassim.core.results import Result
 from diffassim.cycling.times import AnalysisTimes, analysis_times
 from diffassim.methods.account import AnalysisInfo
 from diffassim.methods.sequential import require_key
-from diffassim.models.base import require_forcing
+from diffassim.models.base import FunctionModel, require_forcing
 from diffassim.models.rollout import rollout
 
 __all__ = ["EnsembleHistory", "Moments", "cycle_ensemble", "propagator", "report_divergence"]
@@ -132,8 +132,8 @@ def cycle_ensemble(
     return ensemble, history
 
 
-def propagator(model: Any, times: AnalysisTimes, step: Any, gap: Any) -> Callable[[Any], Any]:
-    """Return the function that takes one state from `step` on over `gap` steps.
+def propagator(model: Any, times: AnalysisTimes, step: Any, gap: Any) -> Callable[..., Any]:
+    """Return the function that takes one state from `step` on over `gap` steps; see `SequentialMethod.forecast`.
 
     Args:
         model: forward model.
@@ -142,16 +142,17 @@ def propagator(model: Any, times: AnalysisTimes, step: Any, gap: Any) -> Callabl
         gap: run-time number of steps.
     """
 
-    def propagate(x: Any) -> Any:
+    def propagate(x: Any, changed: Callable[..., Any] | None = None) -> Any:
         if times.longest == 0:
             return x
+        stepped = model if changed is None else FunctionModel(changed(model.step))
         # Where the gaps differ, steps beyond the gap are skipped one by one.
         options = (
             {"at": [times.longest], "segment": times.longest}
             if times.uniform
             else {"at": gap[None], "limit": gap, "segment": 1}
         )
-        return jax.tree.map(lambda leaf: leaf[0], rollout(model, x, times.longest, start=step, **options))
+        return jax.tree.map(lambda leaf: leaf[0], rollout(stepped, x, times.longest, start=step, **options))
 
     return propagate
 

@@ -22,6 +22,7 @@ from diffassim.ensemble.smoothers.asynchronous import require_perfect_model
 from diffassim.gaussian.base import KalmanMethod, as_many, joined
 from diffassim.gaussian.belief import Gaussian, covariance_columns
 from diffassim.methods.members import anomalies
+from diffassim.methods.model_error import EveryStep
 
 __all__ = ["smooth"]
 
@@ -81,6 +82,11 @@ def smooth(method: Any, model: Any, history: EnsembleHistory) -> Any:
         )
     if isinstance(method, EnsembleMethod):
         require_perfect_model("smooth", method)
+    if isinstance(method.Q, EveryStep):
+        raise ConfigurationError(
+            f"smooth: {type(method).__name__} has a model error at every step, whose states the history does not hold; "
+            "cycle over a record with a row for every step (of missing values where there are none), with Q itself"
+        )
     if history.members is None:
         raise ConfigurationError("smooth: the history holds no analyses; cycle with members=True")
     if isinstance(history.step, jax.core.Tracer):

@@ -113,6 +113,10 @@ class AdaptiveInflation(SequentialMethod):
         ensemble = check_ensemble("AdaptiveInflation", belief)
         return InflatedEnsemble(ensemble, jnp.ones((), jnp.result_type(*jax.tree.leaves(ensemble))))
 
+    def check(self, belief: InflatedEnsemble, observations: Any) -> None:
+        """Check what the filter needs."""
+        self.filter.check(belief.members, observations)
+
     def prepared(self, belief: Any, streams: tuple[Any, ...], rows: Any = None, real: Any = None) -> tuple[Any, Any]:
         """Return the method whose filter is prepared."""
         prepared, numbers = self.filter.prepared(belief.members, streams, rows, real)
@@ -122,15 +126,25 @@ class AdaptiveInflation(SequentialMethod):
         """Return the method whose filter is that of a time with this number."""
         return self.replace(filter=self.filter.at(number))
 
-    def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: InflatedEnsemble) -> InflatedEnsemble:
+    def forecast(self, key: Any, propagate: Callable[..., Any], belief: InflatedEnsemble) -> InflatedEnsemble:
         """Return members and damped factor at the next analysis time."""
         damping = jnp.asarray(self.damping, belief.factor.dtype)
         return InflatedEnsemble(self.filter.forecast(key, propagate, belief.members), 1 + damping * (belief.factor - 1))
 
     def analyze(self, key: Any, belief: InflatedEnsemble, observations: Any) -> tuple[InflatedEnsemble, AnalysisInfo]:
-        """Return the analysed members with the factor for the next forecast, and the filter's account."""
+        """Return the analysed members with the factor for the next forecast, and the filter's account.
+
+        Args:
+            key: random key; may be None where nothing is drawn.
+            belief: `InflatedEnsemble`, or an ensemble whose factor is one.
+            observations: `Observations` whose rows all hold now, or a tuple of streams.
+
+        Raises:
+            ShapeError, ConfigurationError: as `init`, and as the filter's `analyze`.
+        """
         require_key("AdaptiveInflation", self.random, key)
-        streams = as_streams(observations)
+        belief, streams = self.init(belief), as_streams(observations)
+        self.check(belief, streams)
         members = self.filter.repaired(key, belief.members)
         departures = whitened_departures(members, streams)
         inflated = PriorInflation(jnp.sqrt(belief.factor)).before(members)

@@ -12,9 +12,8 @@ from jaxtyping import Array, Float
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import static
-from diffassim.covariances import Covariance
 from diffassim.ensemble.inflation import as_inflation
-from diffassim.ensemble.model_error import SquareRootNoise, draws_model_error, with_model_error
+from diffassim.ensemble.model_error import SquareRootNoise, checked_model_error, draws_model_error, forecast_members
 from diffassim.ensemble.rotation import rotated
 from diffassim.methods.account import AnalysisInfo, account
 from diffassim.methods.departures import Departures, departures_of, innovation_along, whitened_departures
@@ -40,7 +39,8 @@ class EnsembleMethod(SequentialMethod):
         inflation: an `Inflation`, a number that multiplies the posterior anomalies, or a tuple of several in turn.
         rotation: whether the posterior anomalies are rotated at random, mean and covariance unchanged (static).
         Q: covariance of the model error that is gathered from one analysis to the next, drawn at the end of each
-            forecast of a cycle, or `SquareRootNoise` of it; None: a perfect model.
+            forecast of a cycle, or `SquareRootNoise` of it; `EveryStep` of either: the error of every model step; None:
+            a perfect model.
         replace_failed: whether members that are not finite are replaced before an analysis, by draws from the
             distribution of the others (static); two have to be left. They are counted all the same. Derivatives through
             the forecast of a failed member are not finite.
@@ -54,11 +54,8 @@ class EnsembleMethod(SequentialMethod):
     def __post_init__(self) -> None:
         as_inflation(self.inflation)  # for its checks
         name = type(self).__name__
-        if not (self.Q is None or isinstance(self.Q, Covariance | SquareRootNoise)):
-            raise ConfigurationError(
-                f"{name}: Q must be a covariance or SquareRootNoise, found {type(self.Q).__name__}"
-            )
-        if self.replace_failed and isinstance(self.Q, SquareRootNoise):
+        kind = checked_model_error(name, self.Q)
+        if self.replace_failed and isinstance(kind, SquareRootNoise):
             raise ConfigurationError(
                 f"{name}: SquareRootNoise mixes the members before failed ones are replaced; give Q as a covariance"
             )
@@ -73,9 +70,17 @@ class EnsembleMethod(SequentialMethod):
         """Return the shapes of one member."""
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), belief)
 
-    def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: Any) -> Any:
+    def check(self, belief: Any, observations: Any) -> None:
+        """Raise an error if Q, an inflation, operators or places do not fit the state."""
+        super().check(belief, observations)
+        x = self.state_like(belief)
+        if self.Q is not None:
+            self.Q.check(f"{type(self).__name__}: Q", x)
+        as_inflation(self.inflation).check(f"{type(self).__name__}: inflation", x)
+
+    def forecast(self, key: Any, propagate: Callable[..., Any], belief: Any) -> Any:
         """Return the ensemble at the next analysis time, model error included."""
-        return with_model_error(self.Q, key, jax.vmap(propagate)(belief))
+        return forecast_members(self.Q, key, propagate, belief)
 
     def repaired(self, key: Any, ensemble: Any) -> Any:
         """Return the ensemble without failed members, if they are to be replaced; `key` is that of the analysis."""

@@ -33,6 +33,9 @@ class Inflation(Pytree):
         """Whether `after` draws random numbers."""
         return False
 
+    def check(self, name: str, x: Any) -> None:
+        """Raise an error, naming `name`, unless it fits a state like `x`."""
+
     def before(self, prior: Any) -> Any:
         """Return the prior ensemble that is analysed."""
         return prior
@@ -190,6 +193,10 @@ class AdditiveInflation(Inflation):
         """Whether `after` draws random numbers: always."""
         return True
 
+    def check(self, name: str, x: Any) -> None:
+        """Raise an error, naming `name`, unless Q fits a state like `x`."""
+        self.Q.check(name, x)
+
     def after(self, prior: Any, posterior: Any, key: Any = None) -> Any:
         """Return the posterior with centered draws added."""
         return tree.add(posterior, anomalies(self.Q.sample(key, posterior)))
@@ -215,6 +222,11 @@ class Inflations(Inflation):
     def random(self) -> bool:
         """Whether one of them draws random numbers."""
         return any(part.random for part in self.parts)
+
+    def check(self, name: str, x: Any) -> None:
+        """Raise an error, naming `name`, unless each of them fits a state like `x`."""
+        for part in self.parts:
+            part.check(name, x)
 
     def before(self, prior: Any) -> Any:
         """Return the prior after all of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,8 +16,9 @@ from diffassim.core.linalg import safe_sqrt, symmetric_sqrt
 from diffassim.core.pytree import Pytree, static
 from diffassim.covariances import Covariance
 from diffassim.methods.members import anomalies, mean, recombine
+from diffassim.methods.model_error import EveryStep
 
-__all__ = ["SquareRootNoise", "draws_model_error", "with_model_error"]
+__all__ = ["SquareRootNoise", "checked_model_error", "draws_model_error", "forecast_members"]
 
 
 class SquareRootNoise(Pytree):
@@ -56,6 +58,10 @@ class SquareRootNoise(Pytree):
         if not isinstance(self.Q, Covariance):
             raise ConfigurationError(f"SquareRootNoise: Q must be a covariance, found {type(self.Q).__name__}")
 
+    def check(self, name: str, x: Any) -> None:
+        """Raise an error, naming `name`, unless Q fits a state like `x`."""
+        self.Q.check(name, x)
+
     def __call__(self, key: Any, ensemble: Any) -> Any:
         """Return the members with model error.
 
@@ -90,8 +96,31 @@ class SquareRootNoise(Pytree):
         return tree.add(moved, tree.state_rows(outside * spread, one))
 
 
-def with_model_error(Q: Any, key: Any, ensemble: Any) -> Any:
-    """Return the ensemble with model error: none, draws from a covariance, or what `SquareRootNoise` makes of it."""
+def forecast_members(Q: Any, key: Any, propagate: Callable[..., Any], members: Any) -> Any:
+    """Return the members at the next analysis time, with model error of the whole way or of `EveryStep`.
+
+    Args:
+        Q: None, a covariance, `SquareRootNoise`, or `EveryStep` of one of both.
+        key: random key; None where nothing is drawn. A step draws from the key folded with its number.
+        propagate: see `SequentialMethod.forecast`.
+        members: pytree with a leading member axis.
+    """
+    if not isinstance(Q, EveryStep):
+        return _with_model_error(Q, key, jax.vmap(propagate)(members))
+
+    def disturbed(step: Callable[..., Any]) -> Callable[..., Any]:
+        many = jax.vmap(step, (0, None))
+
+        def step_members(members: Any, t: Any) -> Any:
+            own = None if key is None else jax.random.fold_in(key, t)
+            return _with_model_error(Q.Q, own, many(members, t))
+
+        return step_members
+
+    return propagate(members, disturbed)
+
+
+def _with_model_error(Q: Any, key: Any, ensemble: Any) -> Any:
     if Q is None:
         return ensemble
     return Q(key, ensemble) if isinstance(Q, SquareRootNoise) else tree.add(ensemble, Q.sample(key, ensemble))
@@ -99,7 +128,20 @@ def with_model_error(Q: Any, key: Any, ensemble: Any) -> Any:
 
 def draws_model_error(Q: Any) -> bool:
     """Return whether a model error needs random numbers."""
+    Q = Q.Q if isinstance(Q, EveryStep) else Q
     return Q.residual if isinstance(Q, SquareRootNoise) else Q is not None
+
+
+def checked_model_error(name: str, Q: Any) -> Any:
+    """Return what kind of model error Q is, without when it enters; raise unless it is one.
+
+    Raises:
+        ConfigurationError: if it is none of None, a covariance, `SquareRootNoise`, or `EveryStep` of one of both.
+    """
+    kind = Q.Q if isinstance(Q, EveryStep) else Q
+    if not (Q is None or isinstance(kind, Covariance | SquareRootNoise)):
+        raise ConfigurationError(f"{name}: Q must be a covariance or SquareRootNoise, found {type(kind).__name__}")
+    return kind
 
 
 def _inverse(C: Any) -> Any:

@@ -18,6 +18,7 @@ from diffassim.gaussian.belief import Gaussian, covariance_columns
 from diffassim.methods.account import AnalysisInfo
 from diffassim.methods.departures import flat, whitened_innovation
 from diffassim.methods.likelihood import chi_square, gram_log_ratio, log_density
+from diffassim.methods.model_error import EveryStep
 from diffassim.methods.sequential import SequentialMethod
 from diffassim.observations.container import as_streams
 
@@ -137,8 +138,8 @@ class KalmanMethod(GaussianMethod):
 
     Args:
         inflation: a number that multiplies the posterior columns (the covariance with its square).
-        Q: covariance of the model error that is gathered from one analysis to the next; None: a perfect model. An
-            error in every step is stated by a record with a row for every step, of missing values where there are none.
+        Q: covariance of the model error that is gathered from one analysis to the next, or `EveryStep` of that of a
+            model step; None: a perfect model.
     """
 
     inflation: Any = 1.0
@@ -163,11 +164,17 @@ class KalmanMethod(GaussianMethod):
         """Return the posterior columns times the inflation."""
         return tree.scale(self.inflation, columns)
 
-    def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: Gaussian) -> Gaussian:
+    def forecast(self, key: Any, propagate: Callable[..., Any], belief: Gaussian) -> Gaussian:
         """Return the Gaussian at the next analysis time, model error included."""
-        mean, _, columns = self.transport(propagate, belief)
-        if self.Q is not None:
-            columns = joined(columns, covariance_columns(self.Q, mean))
+        if isinstance(self.Q, EveryStep):
+            each = self.Q.Q
+            return propagate(belief, lambda step: lambda now, t: self._moved(lambda x: step(x, t), each, now))
+        return self._moved(propagate, self.Q, belief)
+
+    def _moved(self, function: Callable[[Any], Any], Q: Any, belief: Gaussian) -> Gaussian:
+        mean, _, columns = self.transport(function, belief)
+        if Q is not None:
+            columns = joined(columns, covariance_columns(Q, mean))
         return Gaussian(mean, as_many(columns, belief))
 
 

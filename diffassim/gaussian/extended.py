@@ -19,7 +19,8 @@ class EKF(KalmanMethod):
 
     Args:
         inflation: r, a number that multiplies the posterior columns (the covariance with its square).
-        Q: covariance of the model error that is gathered from one analysis to the next; None: a perfect model.
+        Q: covariance of the model error that is gathered from one analysis to the next, or `EveryStep` of that of a
+            model step; None: a perfect model.
 
     Example:
         >>> import diffassim as da

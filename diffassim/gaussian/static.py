@@ -57,6 +57,6 @@ class StaticMethod(GaussianMethod):
         prior = self.climatology.replace(columns=tree.scale(root, self.climatology.columns))
         return super().init(self.background(mean, prior))
 
-    def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: Gaussian) -> Gaussian:
+    def forecast(self, key: Any, propagate: Callable[..., Any], belief: Gaussian) -> Gaussian:
         """Return the background at the next analysis time."""
         return self.init(propagate(belief.mean))

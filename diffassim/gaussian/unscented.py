@@ -32,7 +32,8 @@ class UKF(KalmanMethod):
 
     Args:
         inflation: a number that multiplies the posterior columns (the covariance with its square).
-        Q: covariance of the model error that is gathered from one analysis to the next; None: a perfect model.
+        Q: covariance of the model error that is gathered from one analysis to the next, or `EveryStep` of that of a
+            model step; None: a perfect model.
         alpha: distance of the points; in single precision not below .1.
         beta: weight of the center's departure, 2 for Gaussians; at least alpha^2.
         kappa: added to n; 3 - n matches a fourth moment and needs n < 3 (or alpha to keep gamma positive).

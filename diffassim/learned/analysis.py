@@ -71,7 +71,7 @@ class LearnedAnalysis(SequentialMethod):
             return belief
         return Remembered(jax.tree.map(jnp.asarray, belief), self.memory)
 
-    def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: Remembered) -> Remembered:
+    def forecast(self, key: Any, propagate: Callable[..., Any], belief: Remembered) -> Remembered:
         """Return the state at the next analysis time, and the memory as it is."""
         return belief.replace(state=propagate(belief.state))
 

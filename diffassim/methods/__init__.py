@@ -6,6 +6,7 @@ A method analyses one time after the other (`SequentialMethod`) or windows of ti
 
 from diffassim.methods.account import AnalysisInfo, WindowInfo
 from diffassim.methods.departures import Departures, whitened_departures
+from diffassim.methods.model_error import EveryStep
 from diffassim.methods.sequential import SequentialMethod
 from diffassim.methods.windows import EnsembleWindowMethod, WindowAnalysis, WindowMethod
 
@@ -13,6 +14,7 @@ __all__ = [
     "AnalysisInfo",
     "Departures",
     "EnsembleWindowMethod",
+    "EveryStep",
     "SequentialMethod",
     "WindowAnalysis",
     "WindowInfo",

@@ -50,12 +50,13 @@ class SequentialMethod(Pytree):
         for stream in as_streams(observations):
             check_operator(stream.operator, type(self).__name__, x, stream.where)
 
-    def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: Any) -> Any:
+    def forecast(self, key: Any, propagate: Callable[..., Any], belief: Any) -> Any:
         """Return the belief at the next analysis time.
 
         Args:
             key: random key; None where the method draws nothing.
-            propagate: takes one state to the next analysis time.
+            propagate: takes one state to the next analysis time. With a second argument, which makes another step
+                (x, t) -> x of the model's, it takes what that step works on: a whole ensemble, a `Gaussian`.
             belief: what `init` or `analyze` returned.
         """
         return jax.vmap(propagate)(belief)
@@ -93,4 +94,4 @@ class SequentialMethod(Pytree):
 def require_key(name: str, random: bool, key: Any) -> None:
     """Raise `ConfigurationError` if a method that draws random numbers has no key."""
     if random and key is None:
-        raise ConfigurationError(f"{name}: this method draws random numbers; give key=jax.random.key(...)")
+        raise ConfigurationError(f"{name} draws random numbers here; give key=jax.random.key(...)")

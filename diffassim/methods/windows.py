@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import jax
+
 from diffassim.core.checks import real_state
+from diffassim.core.errors import ShapeError, concrete
 from diffassim.core.pytree import Pytree
+from diffassim.observations.container import as_streams
+from diffassim.observations.operators import check_operator
 
 __all__ = ["EnsembleWindowMethod", "WindowAnalysis", "WindowMethod"]
 
@@ -94,6 +99,27 @@ class EnsembleWindowMethod(Pytree):
     def at(self, number: Any) -> Any:
         """Return the prepared method for a window with this number (traced)."""
         return self
+
+    def check(self, ensemble: Any, observations: Any, steps: int) -> None:
+        """Raise an error if observations are known to lie outside of a window, or operators not to fit the state.
+
+        Args:
+            ensemble: members at the window start.
+            observations: `Observations`, or a tuple of them.
+            steps: window length.
+
+        Raises:
+            ShapeError: if an observation lies behind the end of the window, or an operator does not fit.
+        """
+        name = type(self).__name__
+        x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), ensemble)
+        for stream in as_streams(observations):
+            check_operator(stream.operator, name, x, stream.where)
+            known = concrete(stream.last_rows)
+            if known is not None and known.size and known.max() > steps:
+                raise ShapeError(
+                    f"{name}: an observation at step {known.max()} lies behind the end of the window of {steps} steps"
+                )
 
     def analyze(
         self, key: Any, model: Any, ensemble: Any, observations: Any, start: Any, steps: int, rows: Any

@@ -200,3 +200,95 @@ def test_a_square_root_without_residual_needs_no_key():
     assert not method.random
     _, history = da.cycle(method, MODEL, E, obs)
     assert np.isfinite(history.analysis.mean).all()
+
+
+GAPS = da.Observations(np.array([[1.0, 2.0], [np.nan, 0.5]]), [2, 5], error=Diagonal(std=0.5))
+EVERY = da.Observations(
+    np.array([[np.nan] * 2, [1.0, 2.0], [np.nan] * 2, [np.nan] * 2, [np.nan, 0.5]]), [1, 2, 3, 4, 5],
+    error=Diagonal(std=0.5),
+)  # fmt: skip
+TURNING = FunctionModel(lambda x, t: jnp.asarray([[0.9, 0.5], [-0.4, 1.1]], x.dtype) @ x + jnp.asarray(t, x.dtype) / 10)
+
+
+@pytest.mark.parametrize("method", [da.EKF, da.UKF], ids=lambda method: method.__name__)
+def test_error_at_every_step_is_that_of_a_record_with_a_row_for_every_step(method):
+    start = da.gaussian.Gaussian.from_covariance(jnp.ones(2), Diagonal(std=0.7))
+    noise = Dense.from_matrix(jnp.array([[0.3, 0.1], [0.1, 0.2]]))
+    found, gathered = (
+        da.cycle(method(Q=Q), TURNING, start, record) for Q, record in ((da.EveryStep(noise), GAPS), (noise, EVERY))
+    )
+    np.testing.assert_allclose(found[0].mean, gathered[0].mean, rtol=1e-12)
+    np.testing.assert_allclose(found[0].covariance(), gathered[0].covariance(), rtol=1e-11)
+    np.testing.assert_allclose(found[1].log_likelihood, gathered[1].log_likelihood, rtol=1e-12)
+
+
+def test_the_square_root_at_every_step_has_the_covariance_of_the_kalman_filter():
+    noise, E = Diagonal(std=0.4), jnp.asarray(np.random.default_rng(0).normal(size=(6, 2)))
+    members, history = da.cycle(da.ETKF(Q=da.EveryStep(SquareRootNoise(noise, residual=False))), TURNING, E, GAPS)
+    belief, exact = da.cycle(da.EKF(Q=da.EveryStep(noise)), TURNING, da.gaussian.Gaussian.from_samples(E), GAPS)
+    np.testing.assert_allclose(members.mean(0), belief.mean, rtol=1e-9)
+    np.testing.assert_allclose(np.cov(members.T), belief.covariance(), rtol=1e-9)
+    np.testing.assert_allclose(history.log_likelihood, exact.log_likelihood, rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", [da.EnKF, da.ParticleFilter], ids=lambda method: method.__name__)
+def test_draws_at_every_step_are_many_and_a_continued_cycle_has_them_bit_by_bit(method):
+    # Nothing observed, identity dynamics: after 5 steps the variance of the draws is 5.
+    still, times = FunctionModel(lambda x, t: x), da.analysis_times(GAPS.replace(mask=False))
+    method, E = method(Q=da.EveryStep(Diagonal(std=1.0))), jnp.zeros((2000, 2))
+    whole, _ = da.cycle(method, still, E, times, key=KEY)
+    middle, first = da.cycle(method, still, E, times[:1], key=KEY)
+    end, _ = da.cycle(method, still, middle, times[1:], key=KEY, start=first.step[-1])
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(end), strict=True):
+        np.testing.assert_array_equal(a, b)
+    drawn = whole.members if hasattr(whole, "members") else whole
+    np.testing.assert_allclose(np.var(drawn, axis=0), 5.0, rtol=5 * (2 / 2000) ** 0.5)
+    assert abs(np.corrcoef(np.asarray(drawn).T)[0, 1]) < 5 * 2000**-0.5
+
+
+def test_model_error_that_does_not_fit_is_named_where_it_is_given_or_used():
+    from diffassim.core.errors import ConfigurationError, ShapeError
+
+    E, y = ensemble(), observed(values())
+    holes = Diagonal(std=jnp.asarray([1.0, np.nan, *[1.0] * 6]))
+    long = Diagonal(std=jnp.ones(9))
+    for Q in (holes, da.EveryStep(holes), SquareRootNoise(holes)):
+        with pytest.raises(ConfigurationError, match="ETKF: Q: Diagonal std holds 1 NaN of 8"):
+            da.ETKF(Q=Q).analyze(KEY, E, y)
+    with pytest.raises(ConfigurationError, match="ParticleFilter: Q: Diagonal std holds 1 NaN"):
+        da.ParticleFilter(Q=holes).analyze(KEY, E, y)
+    with pytest.raises(ConfigurationError, match="ETKF: inflation: Diagonal std holds 1 NaN"):
+        da.ETKF(inflation=(1.1, AdditiveInflation(holes))).analyze(KEY, E, y)
+    for method in (da.ETKF(Q=long), da.ensemble.AdaptiveInflation(da.ETKF(Q=long)), da.EnKS(da.ETKF(Q=long))):
+        with pytest.raises(ShapeError, match=r"ETKF: Q: Diagonal std has shape \(9,\)"):
+            method.analyze(KEY, E, y)
+    for wrong in (1.0, da.EveryStep(Diagonal(std=1.0))):
+        with pytest.raises(ConfigurationError, match="EveryStep: Q must be a covariance, found"):
+            da.EveryStep(wrong)
+    with pytest.raises(ConfigurationError, match="weighted particles need draws"):
+        da.ParticleFilter(Q=SquareRootNoise(Diagonal(std=1.0)))
+    with pytest.raises(ConfigurationError, match="optimal for an error at the analysis"):
+        da.OptimalParticleFilter(Q=da.EveryStep(Diagonal(std=1.0)))
+
+
+def test_what_wraps_a_filter_passes_the_gate_as_the_filter_does():
+    from diffassim.core.errors import ShapeError
+
+    beyond = observed(values(sites=1), operator=da.observations.Subset(np.array([9])))
+    still = FunctionModel(lambda x, t: x)
+    wrapped = (da.ParticleFilter(), da.EnKS(da.ETKF()), da.ensemble.AdaptiveInflation(da.ETKF()))
+    for method in wrapped:
+        with pytest.raises(ShapeError):
+            method.analyze(KEY, ensemble(), beyond)
+    for method in (da.IEnKS(), da.AsynchronousFilter(da.ETKF())):
+        with pytest.raises(ShapeError):
+            method.analyze(KEY, still, ensemble(), beyond, 0, 1, [0])
+        late = observed(values()).replace(steps=np.array([3]))
+        with pytest.raises(ShapeError, match="at step 3 lies behind the end of the window of 2 steps"):
+            method.analyze(KEY, still, ensemble(), late, 0, 2, [0])
+    members = ensemble()
+    for method in wrapped[1:]:  # an ensemble is taken for what they hand on, as in a cycle
+        found, _ = method.analyze(None, members, observed(values()))
+        first = jax.tree.leaves(found)[0]
+        now = first[:, 0] if first.ndim == 3 else first
+        np.testing.assert_allclose(now, da.ETKF().analyze(None, members, observed(values()))[0], rtol=1e-13)

@@ -36,7 +36,9 @@ def test_without_observations_the_posterior_is_the_prior_bit_by_bit(entry):
     for y in (observed(np.full((1, SITES), np.nan)), observed(values(), mask=False)):
         posterior, info = entry.method.replace(inflation=1.2).analyze(KEY, E, y)
         assert np.array_equal(posterior, E)
-        assert info.count == info.chi_square == info.log_likelihood == 0 and info.result == da.Result.CONVERGED
+        assert (
+            info.count == 0 and info.chi_square == 0 and info.log_likelihood == 0 and info.result == da.Result.CONVERGED
+        )
 
 
 class Unreliable(da.observations.Identity):

@@ -36,7 +36,9 @@ def test_without_observations_the_posterior_is_the_prior_bit_by_bit(method):
     for nothing in (observed(np.full((1, n), np.nan)), observed(y, mask=False)):
         posterior, info = method.analyze(None, prior, nothing)
         chex.assert_trees_all_equal(posterior, prior)
-        assert info.count == info.chi_square == info.log_likelihood == 0 and info.result == da.Result.CONVERGED
+        assert (
+            info.count == 0 and info.chi_square == 0 and info.log_likelihood == 0 and info.result == da.Result.CONVERGED
+        )
 
 
 @every_method

@@ -15,6 +15,7 @@ from diffassim.core.errors import ConfigurationError
 from diffassim.core.linalg import gram_cholesky
 from diffassim.ensemble.particles.particle_filter import ParticleFilter
 from diffassim.ensemble.particles.weighted import Particles
+from diffassim.methods.model_error import EveryStep
 
 __all__ = ["OptimalParticleFilter"]
 
@@ -55,12 +56,17 @@ class OptimalParticleFilter(ParticleFilter):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.Q, EveryStep):
+            raise ConfigurationError(
+                "OptimalParticleFilter: the proposal is optimal for an error at the analysis; give Q as a covariance "
+                "of what is gathered until then, not as EveryStep"
+            )
         if self.Q is None:
             raise ConfigurationError(
                 "OptimalParticleFilter: give Q; without model error there is nothing to propose, use ParticleFilter"
             )
 
-    def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: Particles) -> Particles:
+    def forecast(self, key: Any, propagate: Callable[..., Any], belief: Particles) -> Particles:
         """Return the particles at the next analysis time; their model error is drawn in the analysis."""
         return belief.replace(members=jax.vmap(propagate)(belief.members))
 

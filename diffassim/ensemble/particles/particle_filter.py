@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, concrete, require_positive
 from diffassim.core.results import Result
+from diffassim.ensemble.model_error import SquareRootNoise, checked_model_error, forecast_members
 from diffassim.ensemble.particles.resampling import Resampling, Systematic
 from diffassim.ensemble.particles.weighted import Particles, as_particles, jittered
 from diffassim.methods.account import AnalysisInfo
@@ -58,7 +59,7 @@ class ParticleFilter(SequentialMethod):
             stay identical, as they may with a noisy model. The kernel needs the root of an (n, n) matrix.
         resampling: `Systematic`, `Stratified`, `Residual` or `Multinomial`.
         Q: covariance of the model error that is gathered from one analysis to the next, drawn at the end of each
-            forecast of a cycle; None: a perfect model.
+            forecast of a cycle, or `EveryStep` of that of a model step; None: a perfect model.
 
     Raises:
         ConfigurationError: if the threshold is outside [0, 1] or the jitter is not positive.
@@ -85,6 +86,10 @@ class ParticleFilter(SequentialMethod):
                 f"{type(self).__name__}: threshold must be in [0, 1], but is {self.threshold}; it is a share of the "
                 "particles, 0.5 resamples when fewer than half of them count"
             )
+        if isinstance(checked_model_error(type(self).__name__, self.Q), SquareRootNoise):
+            raise ConfigurationError(
+                f"{type(self).__name__}: weighted particles need draws; give Q as a covariance, not as SquareRootNoise"
+            )
         if self.jitter is not None:
             require_positive(f"{type(self).__name__}: jitter", self.jitter, "None leaves copies as they are.")
 
@@ -98,12 +103,15 @@ class ParticleFilter(SequentialMethod):
         """Return the particles, checked; members alone have equal weights."""
         return as_particles(type(self).__name__, belief)
 
-    def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: Particles) -> Particles:
-        """Return the particles at the next analysis time, model error included."""
-        members = jax.vmap(propagate)(belief.members)
+    def check(self, belief: Particles, observations: Any) -> None:
+        """Raise an error if Q, operators or places do not fit the state."""
+        super().check(belief, observations)
         if self.Q is not None:
-            members = tree.add(members, self.Q.sample(key, members))
-        return belief.replace(members=members)
+            self.Q.check(f"{type(self).__name__}: Q", self.state_like(belief))
+
+    def forecast(self, key: Any, propagate: Callable[..., Any], belief: Particles) -> Particles:
+        """Return the particles at the next analysis time, model error included."""
+        return belief.replace(members=forecast_members(self.Q, key, propagate, belief.members))
 
     def moments(self, belief: Particles) -> tuple[Any, Any]:
         """Return weighted mean and standard deviation of every component of the state."""
@@ -135,7 +143,9 @@ class ParticleFilter(SequentialMethod):
             ConfigurationError: if a key is needed and missing, or a stream has a robust loss.
         """
         require_key(type(self).__name__, self.random, key)
-        return _analyze(self, key, self.init(belief), as_streams(observations))
+        belief, streams = self.init(belief), as_streams(observations)
+        self.check(belief, streams)
+        return _analyze(self, key, belief, streams)
 
 
 @jax.jit

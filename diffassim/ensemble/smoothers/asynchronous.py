@@ -72,6 +72,11 @@ class AsynchronousFilter(EnsembleWindowMethod):
         prepared, numbers = self.filter.prepared(ensemble, streams, rows, [np.ones(own.shape, bool) for own in rows])
         return self.replace(filter=prepared), numbers
 
+    def check(self, ensemble: Any, observations: Any, steps: int) -> None:
+        """Check what the window needs, and what the filter needs."""
+        super().check(ensemble, observations, steps)
+        self.filter.check(ensemble, observations)
+
     def at(self, number: Any) -> Any:
         """Return the method whose filter is that of a window with this number."""
         return self.replace(filter=self.filter.at(number))
@@ -88,6 +93,7 @@ class AsynchronousFilter(EnsembleWindowMethod):
         name = type(self).__name__
         require_key(name, self.random, key)
         prior, streams = prior_of(name, self.filter.inflation, ensemble, observations)
+        self.check(prior, streams, steps)
         path = along_window(model, streams, start, steps)
         background, innovations = jax.vmap(path, (0, None))(prior, rows)
         departures = departures_of(innovations, streams)

@@ -94,6 +94,10 @@ class EnKS(SequentialMethod):
             raise ShapeError(f"EnKS: a lag of {self.lag} needs {rows} rows of each member, found {sorted(found)}")
         return Lagged(members)
 
+    def check(self, belief: Lagged, observations: Any) -> None:
+        """Check what the filter needs."""
+        self.filter.check(jax.tree.map(lambda leaf: leaf[:, 0], belief.members), observations)
+
     def prepared(self, belief: Lagged, streams: tuple[Any, ...], rows: Any = None, real: Any = None) -> tuple[Any, Any]:
         """Return the smoother whose filter is prepared."""
         now = jax.tree.map(lambda leaf: leaf[:, 0], belief.members)
@@ -104,13 +108,23 @@ class EnKS(SequentialMethod):
         """Return the smoother whose filter is that of a time with this number."""
         return self.replace(filter=self.filter.at(number))
 
-    def forecast(self, key: Any, propagate: Callable[[Any], Any], belief: Lagged) -> Lagged:
+    def forecast(self, key: Any, propagate: Callable[..., Any], belief: Lagged) -> Lagged:
         """Return the members at the next analysis time in front of the earlier ones, without the oldest."""
         now = self.filter.forecast(key, propagate, jax.tree.map(lambda leaf: leaf[:, 0], belief.members))
         return Lagged(_in_front(now, jax.tree.map(lambda leaf: leaf[:, :-1], belief.members)))
 
     def analyze(self, key: Any, belief: Lagged, observations: Any) -> tuple[Lagged, AnalysisInfo]:
-        """Return the members of all rows after the observations of the time of row 0, and the filter's account."""
+        """Return the members of all rows after the observations of the time of row 0, and the filter's account.
+
+        Args:
+            key: random key; may be None where nothing is drawn.
+            belief: `Lagged` members, or an ensemble whose past is not known.
+            observations: `Observations` whose rows all hold now, or a tuple of streams.
+
+        Raises:
+            ShapeError, ConfigurationError: as `init`, and as the filter's `analyze`.
+        """
+        belief = self.init(belief)
         now, past = (jax.tree.map(lambda leaf, k=k: leaf[:, k], belief.members) for k in (0, slice(1, None)))
         now, past, info = self.filter.analyze_with(key, now, past, observations)
         return Lagged(_in_front(now, past)), info

@@ -111,6 +111,7 @@ class IEnKS(EnsembleWindowMethod):
         name = type(self).__name__
         require_key(name, self.random, key)
         prior, streams = prior_of(name, self.inflation, ensemble, observations)
+        self.check(prior, streams, steps)
         path = along_window(model, streams, start, steps)
         background, innovations = jax.vmap(path, (0, None))(prior, rows)
         departures = departures_of(innovations, streams)
