@@ -112,6 +112,7 @@ def _by_eigenvectors(A: Any, R: Any) -> tuple[Any, Any]:
     return root, T @ root
 
 
+@jax.custom_jvp
 def loss_products(B: Float[Array, "m m"], R: Float[Array, "m C"]) -> tuple[Float[Array, "m C"], Any]:
     r"""Return \((B + B^{1/2})^{-1} R\) and \(B^{-1} R\) for a matrix \(B = I + V^\top V\).
 
@@ -121,11 +122,11 @@ def loss_products(B: Float[Array, "m m"], R: Float[Array, "m C"]) -> tuple[Float
 
     Under `jax.vmap` all problems are solved together, as by `inverse_root_products`, with the same poles: if
     \(\omega_k\) are the weights of \(B^{-1/2}\), those of the first product are \(\omega_k / (1 + \sigma_k)\), positive
-    again. It is meant for values: its callers know better derivatives.
+    again. With more than a few columns the whole root costs less; all derivatives take the eigenvectors of B.
 
     Args:
         B: symmetric with no eigenvalue below one, shape (m, m).
-        R: right-hand sides, few columns, shape (m, C).
+        R: right-hand sides, shape (m, C).
 
     Returns:
         Both products, shape (m, C); NaN where something is not finite.
@@ -137,13 +138,24 @@ def loss_products(B: Float[Array, "m m"], R: Float[Array, "m C"]) -> tuple[Float
 
     Source: Hale, Higham and Trefethen (2008), section 4, with the matrix inversion lemma for every pole.
     """
+    if R.shape[1] > FEW:
+        return _loss(gram_inverse_sqrt(B), R)
     return _solve_loss(B, R)  # type: ignore[no-any-return]
 
 
+@loss_products.defjvp
+def _loss_derivative(primals: Any, tangents: Any) -> Any:
+    return jax.jvp(_loss_by_eigenvectors, primals, tangents)
+
+
 def _loss_by_eigenvectors(B: Any, R: Any) -> tuple[Any, Any]:
-    T = at_least_one(B)
+    return _loss(at_least_one(B), R)
+
+
+def _loss(T: Any, R: Any) -> tuple[Any, Any]:
+    """Return both products, given the inverse root T of B."""
     inverse = T @ (T @ R)
-    return jnp.linalg.solve(jnp.eye(B.shape[0], dtype=B.dtype) + T, inverse), inverse
+    return jnp.linalg.solve(jnp.eye(T.shape[0], dtype=T.dtype) + T, inverse), inverse
 
 
 def _chunk_products(one: Any, loss: bool, A: Any, R: Any) -> tuple[Any, Any]:

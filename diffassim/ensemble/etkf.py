@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.core.gram_roots import FEW, inverse_root_products, loss_products
+from diffassim.core.linalg import safe_sqrt
 from diffassim.core.newton_schulz import gram_inverse_sqrt, gram_transform, with_inverse
 from diffassim.ensemble.base import GlobalFilter
 
@@ -78,7 +79,7 @@ def transformed_columns(
 
     .. math:: W X = X - V (B + B^{1/2})^{-1} V^\top X + 1 (D^{1/2} d)^\top B^{-1} V^\top X / \sqrt{N - 1}
 
-    Derivatives take the space of the members.
+    Derivatives take the same space, so that their cost does not grow with the cube of the members either.
 
     Args:
         S: whitened observed anomalies, shape (N, m).
@@ -92,7 +93,7 @@ def transformed_columns(
     (members, observations), columns = S.shape, X.shape[1]
     if columns > members:
         return symmetric_transform(S, d, taper) @ X
-    if observations < members and columns <= FEW:
+    if observations < (members if columns <= FEW else members / 2):
         return _in_observations(S, d, X, taper)
     return _in_members(S, d, X, taper)
 
@@ -103,9 +104,26 @@ def _in_members(S: Any, d: Any, X: Any, taper: Any) -> Any:
     return root + (b @ inverse)[None]
 
 
-@jax.custom_jvp
 def _in_observations(S: Any, d: Any, X: Any, taper: Any) -> Any:
-    factor = jnp.full_like(d, (S.shape[0] - 1) ** -0.5) if taper is None else jnp.sqrt(taper / (S.shape[0] - 1))
+    return _with_root(S, d, X, jnp.ones_like(d)) if taper is None else _tapered(S, d, X, taper)
+
+
+@jax.custom_jvp
+def _tapered(S: Any, d: Any, X: Any, taper: Any) -> Any:
+    return _with_root(S, d, X, taper)
+
+
+@_tapered.defjvp
+def _tapered_derivative(primals: Any, tangents: Any) -> Any:
+    # The root of a taper has no derivative where the taper ends, what depends on it does have one.
+    (S, d, X, taper), (*others, change) = primals, tangents
+    ended = taper == 0
+    found, moved = jax.jvp(_with_root, primals, (*others, jnp.where(ended, 0, change)))
+    return found, moved + _beyond_the_end(S, d, X, taper, jnp.where(ended, change, 0))
+
+
+def _with_root(S: Any, d: Any, X: Any, taper: Any) -> Any:
+    factor = safe_sqrt(taper / (S.shape[0] - 1))
     V = S * factor[None]
     with jax.default_matmul_precision("highest"):
         B, along = jnp.eye(S.shape[1], dtype=S.dtype) + V.T @ V, V.T @ X
@@ -113,10 +131,32 @@ def _in_observations(S: Any, d: Any, X: Any, taper: Any) -> Any:
         return X - V @ loss + ((factor * d) @ inverse)[None]
 
 
-@_in_observations.defjvp
-def _derivative(primals: Any, tangents: Any) -> Any:
-    # The root of a taper has no derivative where the taper ends; in the members' space there is none.
-    return jax.jvp(_in_members, primals, tangents)
+def _beyond_the_end(S: Any, d: Any, X: Any, taper: Any, change: Any) -> Any:
+    r"""Return the derivative by coefficients D that are zero.
+
+    With \(G = S^\top S / (N - 1)\), \(f(\lambda) = 1 / (\lambda + \sqrt\lambda)\) and \(B = Q \Lambda Q^\top\), the
+    roots are \(I - S \varphi S^\top / (N - 1)\), \(\varphi = D^{1/2} f(B) D^{1/2}\). Written as a sum over the poles of
+    f, which knows D and not its root, \(\varphi\) has the derivative below, by divided differences of f between the
+    eigenvalues and one, the eigenvalue of B where D is zero. The eigenvectors count as constants.
+    """
+    degrees = S.shape[0] - 1
+    with jax.default_matmul_precision("highest"):
+        G, r = S.T @ S / degrees, S.T @ X
+        root = safe_sqrt(taper)
+        values, Q = jnp.linalg.eigh(jnp.eye(d.shape[0], dtype=S.dtype) + root[:, None] * G * root[None])
+        values, Q = jax.lax.stop_gradient((jnp.maximum(values, 1), Q))
+        E, s = Q.T * root[None], jnp.sqrt(values)
+        first = (s + 2) / (2 * s * jnp.square(s + 1))  # -f[1, a^2]
+        a, b = s[:, None], s[None]
+        above = a * b * (a + b + 2) + 2 * (a * a + a * b + b * b) + 4 * (a + b) + 2
+        second = above / (2 * a * b * (a + b) * jnp.square((a + 1) * (b + 1)))  # f[1, a^2, b^2]
+        K, moved = E.T @ (first[:, None] * E), E @ G * change[None]
+        phi = jnp.diag(change) / 2 - K @ G * change[None] - change[:, None] * (G @ K)
+        phi = phi + E.T @ (second * (moved @ G @ E.T)) @ E
+        # The mean's weights, d^T D (I + G D)^(-1), by the same sum at the pole zero.
+        left = jnp.eye(d.shape[0], dtype=S.dtype) - E.T @ ((1 / values)[:, None] * E) @ G
+        shift = (d @ left) * change @ left.T
+        return (-S @ (phi @ r) + (shift @ r)[None]) / degrees
 
 
 def _normal_equations(S: Any, d: Any, taper: Any) -> tuple[Any, Any]:

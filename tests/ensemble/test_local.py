@@ -239,7 +239,27 @@ def test_fewer_observations_than_members(scale):
     tangents = dS, d, X, jnp.ones_like(taper)
     a, b = (jax.jvp(f, (S, d, X, taper), tangents)[1] for f in mapped)
     assert np.isfinite(a).all()
-    np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(a, b, rtol=0, atol=(1e-13 + 1e-16 * scale**2) * np.abs(b).max())  # condition scale^2
+    gradients = [
+        jax.jit(jax.grad(lambda *x, f=f: jnp.sum(jnp.sin(f(*x))), argnums=(0, 1, 2, 3)))(S, d, X, taper) for f in mapped
+    ]
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=(1e-13 + 1e-13 * scale**2) * np.abs(b).max())
+
+    def second(f):  # by a factor of the tapers, of the derivative by the anomalies
+        slope = jax.grad(lambda S, t: jnp.sum(jnp.sin(f(S, d[0], X[0], t * taper[0]))))
+        return jax.jvp(lambda t: slope(S[0], t), (1.0,), (1.0,))[1]
+
+    if scale == 1:
+        np.testing.assert_allclose(second(transformed_columns), second(etkf._in_members), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("columns", [1, 6])
+def test_gradients_with_few_observations_take_no_eigenvectors_of_the_members_size(columns):
+    S, d, X, taper = jnp.ones((20, 3)), jnp.ones(3), jnp.ones((20, columns)), jnp.full(3, 0.5)
+    loss = lambda *x: jnp.sum(transformed_columns(*x) ** 2)  # noqa: E731
+    program = str(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1, 2, 3)))(S, d, X, taper))
+    assert "eigh" in program and "f64[20,20]" not in program.replace("float64", "f64")
 
 
 def test_far_from_all_observations_the_prior_stays():
