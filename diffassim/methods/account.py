@@ -56,7 +56,7 @@ class WindowInfo(AnalysisInfo):
         log_likelihood: of all values of the window, from the prior's departures, as in `AnalysisInfo`.
         non_finite: number of prior members that hold something not finite.
         result: `Result` code: `DIVERGED` where prior or posterior is not finite, `MAX_ITERATIONS` where the last
-            increment is above the tolerance.
+            increment is above the tolerance, `STALLED` where even a step as short as it does not lower the cost.
         iterations: updates that were made.
         increment: root mean square of the last change of the weights of the mean.
     """

@@ -115,7 +115,7 @@ def test_the_documented_score_is_reached(row):
     found = rerun(row, SEEDS_WHERE_RUNS_ARE_LOST if row.loses else SEEDS)
     sound = [da.Result.CONVERGED]
     if isinstance(row.method, ITERATIVE):
-        sound.append(da.Result.MAX_ITERATIONS)
+        sound += [da.Result.MAX_ITERATIONS, da.Result.STALLED]
     if isinstance(row.method, da.ParticleFilter):
         sound.append(da.Result.COLLAPSED)
     assert np.all(np.isin(found.results[found.kept], sound)), found.results

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, require_positive
@@ -28,6 +28,8 @@ from diffassim.models.rollout import rollout
 
 __all__ = ["IEnKS"]
 
+SLACK = 1e-3  # share by which J may rise: it is a mean over members, and moves with their spread as well
+
 
 class IEnKS(EnsembleWindowMethod):
     r"""Iterative ensemble Kalman smoother: 4D-Var in the space of the members, with a posterior ensemble.
@@ -44,8 +46,8 @@ class IEnKS(EnsembleWindowMethod):
 
     in the transform version from members with anomalies \(T X_f\), as the posterior of the iteration before
     (\(S = T^{-1}\) times their observed anomalies), in the bundle version from \(\epsilon X_f\), small enough to
-    be tangents. The posterior members \(\bar x_f + (w_j + T_{ij}) X_f\) are run through the window once more; at its
-    end they are the filter's ensemble.
+    be tangents. A step that raises J is halved. The posterior members \(\bar x_f + (w_j + T_{ij}) X_f\) are run through
+    the window once more; at its end they are the filter's ensemble.
 
     The lag is the window length, the shift that of the cycle: with windows of one observation time this is the IEnKF,
     and with one iteration in a window of no dynamics the ETKF. In overlapping windows each observation is used once;
@@ -123,7 +125,9 @@ class IEnKS(EnsembleWindowMethod):
 
         N, dtype = innovations.shape[0], innovations.dtype
         identity, zero = jnp.eye(N, dtype=dtype), jnp.zeros(N, dtype)
-        search = _Search(zero, zero, identity, identity, jnp.asarray(0, jnp.int32))
+        search = _Search(
+            zero, zero, identity, identity, jnp.asarray(jnp.inf, dtype), jnp.asarray(False), jnp.asarray(0, jnp.int32)
+        )
         first = (departures.d, departures.S) if self.bundle is None else linearized(search)
         search = bounded_while(
             lambda s: s.increment > self.tolerance,
@@ -132,7 +136,8 @@ class IEnKS(EnsembleWindowMethod):
             self.max_iterations - 1,
             unrolled=True,
         )
-        posterior = transformed(prior, search.w[None] + search.T)
+        w = jnp.where(search.shortened, search.base, search.w)  # not where the cost may be higher
+        posterior = transformed(prior, w[None] + search.T)
         posterior = as_inflation(self.inflation).after(prior, posterior)
         if self.rotation:
             posterior = rotated(key, posterior)
@@ -140,8 +145,9 @@ class IEnKS(EnsembleWindowMethod):
         analysis = jax.vmap(lambda x: rollout(model, x, steps, start=start, at=jnp.asarray(rows, jnp.int32)))(posterior)
         density = log_density(innovation_log_ratio(departures.S, departures.d), streams)
         report = account(ensemble, prior, posterior, departures, density)
-        unfinished = (report.result == Result.CONVERGED) & (search.increment > self.tolerance)
-        result = jnp.where(unfinished, Result.MAX_ITERATIONS, report.result)
+        ended = jnp.where(search.shortened, Result.STALLED, Result.CONVERGED)
+        ended = jnp.where(search.increment > self.tolerance, Result.MAX_ITERATIONS, ended)
+        result = jnp.where(report.result == Result.CONVERGED, ended, report.result)
         info = WindowInfo(**(vars(report) | {"result": result}), iterations=search.count, increment=search.increment)
         return background, analysis, info
 
@@ -154,6 +160,8 @@ class _Search(Pytree):
         change: step from there to the weights that are tried next.
         T: transform of the anomalies of the members that are tried next.
         inverse: its inverse.
+        cost: J at the base.
+        shortened: whether the change is a part of one that did not lower J.
         count: number of steps.
     """
 
@@ -161,6 +169,8 @@ class _Search(Pytree):
     change: Float[Array, " N"]
     T: Float[Array, "N N"]
     inverse: Float[Array, "N N"]
+    cost: Float[Array, ""]
+    shortened: Bool[Array, ""]
     count: Int[Array, ""]
 
     @property
@@ -177,17 +187,22 @@ class _Search(Pytree):
 def _updated(search: _Search, d: Any, S: Any, exponent: Any) -> _Search:
     """Return the search after one Gauss-Newton step, given innovation d and sensitivities S of the members tried.
 
-    Where these are not finite, the step before was too long for the model, and half of it is tried. (Halving whatever
-    raises J as well was tried: over long windows of Lorenz-96, .6 time units, the truth was lost more often.)
+    Where these are not finite, or J is higher than before, the step before was too long, and half of it is tried.
     """
     degrees = S.shape[0] - 1
-    sound = (jnp.all(jnp.isfinite(d)) & jnp.all(jnp.isfinite(S))) | (search.count == 0)
-    d, S = jnp.where(sound, d, 0), jnp.where(sound, S, 0)
-    C = S @ S.T
-    zeta = degrees if exponent is None else hyperprior(C, exponent).precision(search.w)
+    finite = jnp.all(jnp.isfinite(d)) & jnp.all(jnp.isfinite(S))
+    d, S = jnp.where(finite, d, 0), jnp.where(finite, S, 0)
+    C, square = S @ S.T, jnp.vdot(search.w, search.w)
+    if exponent is None:
+        zeta, penalty = degrees, degrees * square
+    else:
+        prior = hyperprior(C, exponent)
+        zeta, penalty = prior.precision(search.w), degrees * prior.c * jnp.log1p(square / prior.epsilon)
+    cost = 0.5 * (jnp.vdot(d, d) + penalty)
+    sound = (finite & (cost <= (1 + SLACK) * search.cost)) | (search.count == 0)
     A = (C + zeta * jnp.eye(degrees + 1, dtype=S.dtype)) / degrees
     T = symmetric_inverse_sqrt(A * degrees / zeta, 1.0) * jnp.sqrt(jnp.asarray(degrees / zeta, A.dtype))
     change = T @ (T @ (S @ d - zeta * search.w)) / degrees
-    forward = _Search(search.w, change, T, A @ T, search.count)
-    back = search.replace(change=search.change / 2)
+    forward = _Search(search.w, change, T, A @ T, cost, jnp.asarray(False), search.count)
+    back = search.replace(change=search.change / 2, shortened=jnp.asarray(True))
     return tree.select(sound, forward, back).replace(count=search.count + 1)
