@@ -18,13 +18,14 @@ import cyclopts
 from cyclopts import Parameter
 
 from diffassim.core.errors import AssimilationError, ConfigurationError
-from diffassim.io.messages import single_line
+from diffassim.io.messages import shortened, single_line
 
 __all__ = ["app", "main"]
 
 FAILED = 1  # exit code where nothing was reached, or of an error that nobody foresaw
 USER_ERROR = 2  # exit code where the user can help it
 INTERRUPTED, TERMINATED = 130, 143  # exit codes after Ctrl-C and SIGTERM, as shells have them
+LARGEST_COUNT = 10**7  # of seeds or cycles of one row of the literature
 HEARTBEAT = 60.0  # seconds of silence after which a run that nobody watches says what it does
 
 
@@ -153,6 +154,9 @@ def literature(
     _need_data_extra()
     from diffassim.experiments.literature import LEFT_OUT, find_rows, rerun, write_outcomes
 
+    for name, count in (("seeds", seeds), ("cycles", cycles)):
+        if count is not None and not 1 <= count <= LARGEST_COUNT:
+            raise ConfigurationError(f"--{name} {shortened(count, 20)}: must be between 1 and {LARGEST_COUNT}")
     rows = find_rows(case, method)
     if not rows:
         raise ConfigurationError(f"no row of the literature has {case!r} and {method!r} in its names; see --list")

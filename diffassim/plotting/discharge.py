@@ -32,7 +32,7 @@ def forecast_overview(dataset: xr.Dataset, scores: pd.DataFrame, method: str = "
     Args:
         dataset: output of the experiment: `observed`, `precipitation` (time,), `forecast` (time, method, lead) and
             `quantile` (time, method, lead, probability).
-        scores: tidy scores with the metrics `nse` and `crps`.
+        scores: tidy scores with the metrics `nse`, `kge` and `crps`.
         method: the method to draw with its uncertainty.
     """
     shortest = int(dataset["lead"].values[0])
@@ -45,12 +45,15 @@ def forecast_overview(dataset: xr.Dataset, scores: pd.DataFrame, method: str = "
         _flood(top, dataset, method, shortest, "b")
         _flood(bottom, dataset, method, longest, "c")
         top.set_ylim(bottom=0)  # once both are drawn: they share the axis
-        left, right = rows[2].subplots(1, 2)
+        left, middle, right = rows[2].subplots(1, 3)
         _by_lead(left, scores, "nse", "Nash-Sutcliffe efficiency", "d", "skill by lead")
-        left.set_ylim(bottom=max(_DIAGRAM_FLOOR, left.get_ylim()[0]))
-        _by_lead(right, scores, "crps", "CRPS, m$^3$ s$^{-1}$", "e", "error of the distribution by lead")
+        _by_lead(middle, scores, "kge", "Kling-Gupta efficiency", "e", "with bias, variability")
+        for axes in (left, middle):
+            _name_what_is_cut(axes)
+        _by_lead(right, scores, "crps", "CRPS, m$^3$ s$^{-1}$", "f", "the distribution")
         right.set_ylim(bottom=0)
-        left.legend(loc="lower right")
+        handles, labels = left.get_legend_handles_labels()
+        rows[2].legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return drawn
 
 
@@ -136,6 +139,28 @@ def _by_lead(axes: Any, scores: pd.DataFrame, metric: str, label: str, letter: s
     axes.set(xlabel="lead, days", ylabel=label)
     axes.set_xticks(sorted(scores["lead"].unique()))
     panel_label(axes, letter, title)
+
+
+def _name_what_is_cut(axes: Any) -> None:
+    """Cut the axis where no forecast competes, and write the values below the cut at the edge that hides them."""
+    lowest = min(float(np.min(line.get_ydata(), initial=1.0)) for line in axes.lines)
+    if lowest >= _DIAGRAM_FLOOR:
+        return
+    span = 1 - _DIAGRAM_FLOOR
+    room = 0.085 * span  # of one line of values
+    below = [line for line in axes.lines if np.min(line.get_ydata(), initial=1.0) < _DIAGRAM_FLOOR]
+    axes.set_ylim(_DIAGRAM_FLOOR - room * (len(below) + 0.3), 1.0)
+    axes.axhline(_DIAGRAM_FLOOR, color="black", linewidth=0.5, linestyle=":")
+    note = f"below {_DIAGRAM_FLOOR:g}, as numbers:"
+    axes.text(0.5, _DIAGRAM_FLOOR, note, transform=axes.get_yaxis_transform(), fontsize=6.5, ha="center", va="bottom")
+    for i, line in enumerate(below):
+        place = _DIAGRAM_FLOOR - room * (i + 0.65)
+        for lead, value in zip(line.get_xdata(), line.get_ydata(), strict=True):
+            if value < _DIAGRAM_FLOOR:
+                box = {"facecolor": line.get_color(), "alpha": 0.35, "linewidth": 0, "pad": 0.8}
+                axes.text(lead, place, f"{value:.2f}", fontsize=6.5, ha="center", va="center", bbox=box)
+        y = np.asarray(line.get_ydata(), float)
+        line.set_ydata(np.where(y < _DIAGRAM_FLOOR, np.nan, y))
 
 
 def _day(lead: int) -> str:

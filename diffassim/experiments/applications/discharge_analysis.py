@@ -6,8 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from diffassim.core.errors import DataError
 from diffassim.core.pytree import Pytree, static
 from diffassim.covariances import Blocks, Diagonal, Zero
 from diffassim.models import GR4J, Model, rollout
@@ -15,8 +17,17 @@ from diffassim.models.gr4j import CatchmentForcing, CatchmentState
 from diffassim.observations import Observations
 from diffassim.variational import GaussNewton, StrongConstraint4DVar, minimize
 
-__all__ = ["DischargeAnalysis", "ErrorStatistics", "IssueDay", "analyze_days", "discharge_of", "issue_days"]
+__all__ = [
+    "DischargeAnalysis",
+    "ErrorStatistics",
+    "IssueDay",
+    "analyze_days",
+    "analyze_in_batches",
+    "discharge_of",
+    "issue_days",
+]
 
+BATCH = 256  # issue days that are analysed together
 _SMALLEST = 1e-3  # mm: an empty store keeps a little uncertainty, so that whitening stays possible
 
 
@@ -160,6 +171,30 @@ def analyze_days(analysis: DischargeAnalysis, days: IssueDay) -> tuple[Catchment
     return jax.vmap(analysis)(days)
 
 
+def analyze_in_batches(
+    analysis: DischargeAnalysis, states: CatchmentState, discharge: Any, issued: np.ndarray, window: int
+) -> tuple[CatchmentState, np.ndarray, np.ndarray]:
+    """Return states, forecasts and result codes of any number of issue days, in batches of one size: compiled once.
+
+    Args:
+        analysis: its model has the forcing of the whole record.
+        states: open-loop states of that model, one more row than days of record.
+        discharge: observed discharge of the whole record.
+        issued: days on which forecasts are issued, indices into the record.
+        window: days in a window.
+    """
+    forcing, horizon = analysis.model.forcing, max(analysis.leads)
+    assert forcing is not None
+    analysis = analysis.replace(model=analysis.model.replace(forcing=None))
+    parts = []
+    for start in range(0, len(issued), BATCH):
+        chosen = issued[start : start + BATCH]
+        padded = np.append(chosen, np.full(BATCH - len(chosen), issued[-1]))
+        days = issue_days(states, jnp.asarray(discharge), forcing, padded, window, horizon)
+        parts.append(jax.tree.map(np.asarray, analyze_days(analysis, days)))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(issued)], *parts)
+
+
 def issue_days(
     states: CatchmentState, discharge: Array, forcing: CatchmentForcing, days: Array, window: int, horizon: int
 ) -> IssueDay:
@@ -175,7 +210,13 @@ def issue_days(
 
     Returns:
         `IssueDay` with a leading axis n.
+
+    Raises:
+        DataError: if a window reaches before the record.
     """
+    earliest = np.asarray(days).min(initial=window)
+    if earliest < window - 1:
+        raise DataError(f"a window of {window} days that ends on day {earliest} reaches before the record")
     starts = jnp.asarray(days) - window + 1
     around = starts[:, None] + jnp.arange(window + horizon)[None, :]
     return IssueDay(
@@ -203,6 +244,10 @@ class _WindowModel(Model):
     temperature_error: Float[Array, " window"]  # degrees Celsius
     precipitation_error: Float[Array, " window"]  # of the logarithm
     dt: float = 1.0
+
+    def forced_steps(self) -> tuple[int, int] | None:
+        """Return the days of the window."""
+        return self.model.replace(forcing=self.forcing).forced_steps()
 
     def step(self, x: _Days, t: Any) -> _Days:
         """Advance by one day."""

@@ -1,4 +1,4 @@
-"""Fit a catchment's assimilation to calibration years: parameters, error statistics, persistence of what is left."""
+"""Fit a catchment's model and the error statistics of its assimilation to calibration years."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from diffassim.experiments.applications.discharge_analysis import (
     DischargeAnalysis,
     ErrorStatistics,
     IssueDay,
-    analyze_days,
     discharge_of,
     issue_days,
 )
 from diffassim.experiments.applications.discharge_references import autoregression, fit_autoregression
+from diffassim.experiments.framework.twin import random_stream
 from diffassim.models import GR4J, rollout
 from diffassim.models.gr4j import CatchmentForcing, CatchmentState
 from diffassim.observations import Observations
 from diffassim.training import fit
 from diffassim.variational import GaussNewton, StrongConstraint4DVar, minimize
 
-__all__ = ["calibrate", "fit_analysis", "fit_persistence", "open_loop"]
+__all__ = ["calibrate", "fit_statistics", "open_loop"]
 
 # Prior standard deviations of the calibrated parameters around the published medians (Perrin et al., 2003, table 3).
 PARAMETER_STD = {"x1": 150.0, "x2": 1.0, "x3": 40.0, "x4": 0.7, "melt_factor": 1.5, "melt_temperature": 1.0}
@@ -77,7 +77,7 @@ def open_loop(model: GR4J) -> CatchmentState:
     return rollout(model, model.initial_state(precipitation.dtype), precipitation.shape[0])
 
 
-def fit_analysis(
+def fit_statistics(
     model: GR4J,
     discharge: np.ndarray,
     issued: np.ndarray,
@@ -86,8 +86,8 @@ def fit_analysis(
     leads: tuple[int, ...],
     updates: int,
     seed: int,
-) -> DischargeAnalysis:
-    """Fit the error statistics by gradient through the analysis, then the persistence by least squares.
+) -> ErrorStatistics:
+    """Fit the error statistics by gradient through the analysis.
 
     Args:
         model: calibrated model with the forcing of the whole record.
@@ -99,6 +99,9 @@ def fit_analysis(
         seed: of the batches.
     """
     assert model.forcing is not None
+    prior = _unbounded(jax.tree.map(lambda s: jnp.asarray(s, discharge.dtype), ErrorStatistics()))
+    if updates == 0:
+        return _bounded(prior)
     states = open_loop(model)
     days = issue_days(states, jnp.asarray(discharge), model.forcing, jnp.asarray(issued), window, max(leads))
     targets = np.stack([discharge[issued + lead] for lead in leads], axis=1)
@@ -109,37 +112,17 @@ def fit_analysis(
         for lead, y in zip(leads, targets.T, strict=True)
     ]
     dtype = discharge.dtype
-    prior = _unbounded(jax.tree.map(lambda s: jnp.asarray(s, dtype), ErrorStatistics()))
     loss = partial(_objective, model.replace(forcing=None), leads, np.asarray(reference), prior)
     found = fit(
         lambda trainable, batch, key: loss(trainable, *batch),
         {"statistics": prior, "persistence": jnp.asarray([rho**lead for lead in leads], dtype)},
         (days, targets),
-        optimizer=optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, max(updates, 1))),
+        optimizer=optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, updates)),
         steps=updates,
         batch_size=min(BATCH, len(issued)),
-        key=jax.random.key(seed),
+        key=random_stream(seed),
     ).trained
-    analysis = DischargeAnalysis(model, _bounded(found["statistics"]), jnp.zeros(len(leads), dtype), leads)
-    return fit_persistence(analysis, days, targets)
-
-
-def fit_persistence(analysis: DischargeAnalysis, days: IssueDay, targets: np.ndarray) -> DischargeAnalysis:
-    """Return the analysis with the persistence that fits what it leaves unexplained, by least squares.
-
-    Args:
-        analysis: its own persistence has no influence.
-        days: windows and forecast days, leading axis n.
-        targets: observed discharge on the forecast days, mm per day, shape (n, leads).
-    """
-    plain = analysis.replace(persistence=jnp.zeros_like(analysis.persistence))
-    states, forecasts, _ = analyze_days(plain, days)
-    unexplained = np.nan_to_num(np.asarray(days.discharge[:, -1]) - np.asarray(states.discharge))[:, None]
-    left = targets - np.asarray(forecasts)
-    known = np.isfinite(left)
-    products = np.where(known, unexplained * np.where(known, left, 0), 0).sum(axis=0)
-    slopes = products / np.where(known, unexplained**2, 0).sum(axis=0)
-    return analysis.replace(persistence=jnp.asarray(slopes, analysis.persistence.dtype))
+    return _bounded(found["statistics"])
 
 
 def _objective(

@@ -22,7 +22,7 @@ def fit_autoregression(errors: np.ndarray) -> float:
 def autoregression(
     simulated: np.ndarray, observed: np.ndarray, issued: np.ndarray, lead: int, rho: float
 ) -> np.ndarray:
-    r"""Return open loop plus decayed error, \\(q_{T+L} + \\rho^L (y_T - q_T)\\) (no correction where y_T is missing).
+    r"""Return open loop plus decayed error, \(q_{T+L} + \rho^L (y_T - q_T)\) (no correction where y_T is missing).
 
     Args:
         simulated: open-loop discharge, shape (days,).
@@ -43,7 +43,7 @@ def persistence(observed: np.ndarray, issued: np.ndarray) -> np.ndarray:
 
 
 def climatology(observed: np.ndarray, day_of_year: np.ndarray, known: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the mean discharge of the known days within 15 days of the time of year.
+    """Return the mean discharge of the known days within 15 days of the time of year, or of all where there are none.
 
     Args:
         observed: observed discharge, shape (days,).
@@ -54,12 +54,13 @@ def climatology(observed: np.ndarray, day_of_year: np.ndarray, known: np.ndarray
     distance = np.abs(day_of_year[known][:, None] - np.arange(1, 367))
     near = np.minimum(distance, 366 - distance) <= _HALF_WINDOW
     usable = near & np.isfinite(observed[known])[:, None]
-    total = np.sum(np.where(usable, observed[known][:, None], 0), axis=0)
-    return (total / np.sum(usable, axis=0))[wanted - 1]
+    total, count = np.sum(np.where(usable, observed[known][:, None], 0), axis=0), np.sum(usable, axis=0)
+    mean = np.nanmean(observed[known])  # of a season that was never observed
+    return np.where(count > 0, total / np.maximum(count, 1), mean)[wanted - 1]
 
 
 class Dressing(NamedTuple):
-    r"""Predictive distribution around a forecast f: \\(f + s(f) z\\), with z as it was in the calibration years.
+    r"""Predictive distribution around a forecast f: \(f + s(f) z\), with z as it was in the calibration years.
 
     The scale s grows with the forecast flow as the mean absolute error did; z are the quantiles of the scaled errors.
 

@@ -15,11 +15,13 @@ from pydantic import Field, model_validator
 from diffassim.experiments.applications.discharge_analysis import (
     DischargeAnalysis,
     ErrorStatistics,
-    IssueDay,
-    analyze_days,
-    issue_days,
+    analyze_in_batches,
 )
-from diffassim.experiments.applications.discharge_calibration import calibrate, fit_analysis, open_loop
+from diffassim.experiments.applications.discharge_calibration import calibrate, fit_statistics, open_loop
+from diffassim.experiments.applications.discharge_combination import Combination, fit_persistence
+from diffassim.experiments.applications.discharge_folds import BlockForecasts, forecast_block
+from diffassim.experiments.applications.discharge_output import PROBABILITIES, output
+from diffassim.experiments.applications.discharge_record import Record, blocks_of_days
 from diffassim.experiments.applications.discharge_references import (
     Dressing,
     autoregression,
@@ -28,18 +30,14 @@ from diffassim.experiments.applications.discharge_references import (
     persistence,
 )
 from diffassim.experiments.applications.discharge_scores import score_table, scores_by_lead
-from diffassim.experiments.framework.base import Configuration, Experiment, Results, quantity
-from diffassim.io.catchment import CatchmentRecord, fulda_file, read_catchment
-from diffassim.io.netcdf import to_dataset
+from diffassim.experiments.framework.base import Configuration, Results, Stage, StagedExperiment, quantity
 from diffassim.models import GR4J
-from diffassim.models.gr4j import CatchmentForcing
 from diffassim.plotting.discharge import forecast_overview
 
-__all__ = ["METHODS", "Fulda", "FuldaConfiguration", "Record"]
+__all__ = ["METHODS", "Fulda", "FuldaConfiguration"]
 
 METHODS = ("climatology", "persistence", "open loop", "open loop + AR(1)", "assimilation")
-CHUNKS = 5
-PROBABILITIES = np.round(np.arange(0.05, 0.951, 0.05), 2)
+CHUNKS = 5  # of the verification period
 
 
 class FuldaConfiguration(Configuration):
@@ -85,184 +83,152 @@ class FuldaConfiguration(Configuration):
         return self
 
 
-class Fulda(Experiment):
+class Fulda(StagedExperiment):
     """Calibrate a catchment model, assimilate discharge every day, issue forecasts, and compare.
 
     Parameters are fitted by variational estimation on the calibration years, the standard deviations in B and R on the
     same years by gradient descent through the analysis: their gradient of the forecasts' mean squared error comes from
-    the implicit function theorem. Observed precipitation and temperature drive the forecasts, so that the scores show
-    the effect of the initial state alone. Nothing is fitted to the verification years.
+    the implicit function theorem. Each of these years is then forecast with a model calibrated on the others; from
+    these forecasts come the weights of the combination with the reference, and all predictive distributions (that of
+    the assimilation is around the analyses' own forecasts). Observed precipitation and temperature drive the forecasts,
+    so that the scores show the effect of the initial state alone. Nothing is fitted to the verification years.
     """
 
     name = "fulda"
     summary = "4D-Var of ten years of discharge of the river Fulda: analyses, forecasts and scores."
     configuration = FuldaConfiguration
 
-    def chunks(self, config: FuldaConfiguration) -> int:
-        """Return the number of parts into which the verification years are cut."""
-        return CHUNKS
+    def stages(self, config: FuldaConfiguration) -> tuple[Stage, ...]:
+        """Return the stages: three that fit, one year of the calibration at a time, and the verification years."""
+        blocks = len(blocks_of_days(0, (config.calibration_end - config.calibration_start).days + 1))
+        return (
+            Stage("calibrating the model", 1, _calibrate),
+            Stage("fitting the error statistics", 1, _fit_statistics),
+            Stage("forecasting each calibration year from the others", blocks, _forecast_block),
+            Stage("fitting the combination and the predictive distributions", 1, _combine),
+            Stage("assimilating", CHUNKS, _assimilate),
+        )
 
     def start(self, config: FuldaConfiguration) -> dict[str, Any]:
-        """Calibrate the model, fit the error statistics and the predictive distributions."""
-        record = Record(config)
-        first, last = record.calibration
-        model = calibrate(record.forcing, record.discharge, first, last)
-        free = open_loop(model)
-        issued = np.arange(first, last - max(config.leads))
-        analysis = fit_analysis(
-            model,
-            record.discharge,
-            issued,
-            window=config.window,
-            leads=config.leads,
-            updates=config.updates,
-            seed=config.seed,
-        )
-        _, forecasts, _ = analyze_days(analysis, _days(config, record, free, issued))
-        rho = fit_autoregression((record.discharge - np.asarray(free.discharge[1:]))[first:last])
-        shown = _all_methods(config, record, free, issued, np.asarray(forecasts), rho)
-        dressings = {
-            method: {str(lead): _dressing(record, issued, lead, shown[m, :, i]) for i, lead in enumerate(config.leads)}
-            for m, method in enumerate(METHODS)
-        }
-        fitted = {name: getattr(model, name) for name in model.parameters}
-        statistics = {name: getattr(analysis.statistics, name) for name in vars(analysis.statistics)}
-        return {
-            "parameters": fitted,
-            "statistics": statistics,
-            "persistence": analysis.persistence,
-            "rho": np.asarray(rho),
-            "dressings": dressings,
-        }
-
-    def advance(
-        self, config: FuldaConfiguration, carry: dict[str, Any], index: int
-    ) -> tuple[dict[str, Any], xr.Dataset]:
-        """Assimilate and forecast on the days of one part."""
-        record = Record(config)
-        model = GR4J(forcing=record.forcing, **{name: jnp.asarray(v) for name, v in carry["parameters"].items()})
-        free = open_loop(model)
-        statistics = ErrorStatistics(**jax.tree.map(jnp.asarray, carry["statistics"]))
-        analysis = DischargeAnalysis(model, statistics, jnp.asarray(carry["persistence"]), config.leads)
-
-        # Every lead is scored on the same days, so the first forecasts are issued before the first of them.
-        first, last = record.verification
-        size = -(-(last - first + max(config.leads)) // CHUNKS)
-        start = first - max(config.leads) + index * size
-        issued = np.arange(start, min(start + size, last))
-        padded = np.minimum(np.arange(start, start + size), last - 1)  # equal shapes: compiled once
-        states, forecasts, code = analyze_days(analysis, _days(config, record, free, padded))
-        states, forecasts, code = jax.tree.map(lambda a: np.asarray(a)[: len(issued)], (states, forecasts, code))
-
-        shown = _all_methods(config, record, free, issued, forecasts, float(carry["rho"]))
-        quantiles = np.stack(
-            [
-                np.stack(
-                    [
-                        Dressing(**carry["dressings"][method][str(lead)])(shown[m, :, i])
-                        for i, lead in enumerate(config.leads)
-                    ],
-                    axis=1,
-                )
-                for m, method in enumerate(METHODS)
-            ]
-        )
-        return carry, _dataset(config, record, model, issued, states, shown, quantiles, code)
+        """Make sure that the record can be used; everything else is in the stages."""
+        Record(config)
+        return {}
 
     def finish(self, config: FuldaConfiguration, dataset: xr.Dataset) -> Results:
         """Return scores by method and lead, the table and the figure."""
         scores = scores_by_lead(dataset, Record(config).verification_dates)
-        return Results(scores, {"forecasts": forecast_overview(dataset, scores)}, score_table(dataset, scores))
+        counted = int(scores.loc[scores["method"] == METHODS[-1], "n"].min())
+        return Results(scores, {"forecasts": forecast_overview(dataset, scores)}, score_table(dataset, scores), counted)
 
 
-class Record:
-    """The record with its periods as index ranges."""
-
-    def __init__(self, config: FuldaConfiguration) -> None:
-        path = fulda_file() if config.file is None else config.file
-        self.table: CatchmentRecord = read_catchment(path, area=config.area, latitude=config.latitude)
-        self.discharge = self.table.discharge.astype(config.dtype)
-        self.forcing = CatchmentForcing(
-            *(
-                jnp.asarray(s, config.dtype)
-                for s in (self.table.precipitation, self.table.evaporation, self.table.temperature)
-            )
-        )
-        self.calibration = self._days(config.calibration_start, config.calibration_end)
-        self.verification = self._days(config.verification_start, config.verification_end)
-        self.verification_dates = self.table.dates[slice(*self.verification)]
-
-    def _days(self, first: datetime.date, last: datetime.date) -> tuple[int, int]:
-        return self.table.day(str(first)), self.table.day(str(last)) + 1
+def _calibrate(config: FuldaConfiguration, carry: dict[str, Any], _: int) -> tuple[dict[str, Any], xr.Dataset]:
+    record = Record(config)
+    model = calibrate(record.forcing, record.discharge, *record.calibration)
+    return {"parameters": {name: getattr(model, name) for name in model.parameters}}, xr.Dataset()
 
 
-def _days(config: FuldaConfiguration, record: Record, states: Any, issued: np.ndarray) -> IssueDay:
-    observed = jnp.asarray(record.discharge)
-    return issue_days(states, observed, record.forcing, jnp.asarray(issued), config.window, max(config.leads))
-
-
-def _all_methods(
-    config: FuldaConfiguration, record: Record, free: Any, issued: np.ndarray, forecasts: np.ndarray, rho: float
-) -> np.ndarray:
-    """Return the forecasts of all methods in mm per day, shape (method, issue day, lead); NaN beyond the record."""
-    observed, simulated = record.discharge, np.asarray(free.discharge[1:])
-    day_of_year = record.table.dates.day_of_year.to_numpy()
-    known = np.arange(record.calibration[1])
-    rows = np.empty((len(METHODS), len(issued), len(config.leads)), observed.dtype)
-    for i, lead in enumerate(config.leads):
-        inside = issued + lead < len(observed)
-        valid = np.minimum(issued + lead, len(observed) - 1)
-        for m, values in enumerate(
-            (
-                climatology(observed, day_of_year, known, day_of_year[valid]),
-                persistence(observed, issued),
-                simulated[valid],
-                autoregression(simulated, observed, issued, lead, rho),
-                forecasts[:, i],
-            )
-        ):
-            rows[m, :, i] = np.where(inside, values, np.nan)
-    return rows
-
-
-def _dressing(record: Record, issued: np.ndarray, lead: int, forecast: np.ndarray) -> dict[str, np.ndarray]:
-    return Dressing.fit(forecast, record.discharge[issued + lead], PROBABILITIES)._asdict()
-
-
-def _dataset(
-    config: FuldaConfiguration,
-    record: Record,
-    model: GR4J,
-    issued: np.ndarray,
-    states: Any,
-    shown: np.ndarray,
-    quantiles: np.ndarray,
-    code: np.ndarray,
-) -> xr.Dataset:
-    dates = record.table.dates[issued]
-    dataset = to_dataset(states, model.variables(), {"time": dates})
-    in_m3 = record.table.cubic_meters_per_second
-    unit = {"units": "m3 s-1"}
-    dataset = dataset.assign_coords(
-        method=("method", list(METHODS)),
-        lead=("lead", list(config.leads), {"units": "days", "long_name": "days after the last assimilated day"}),
-        probability=("probability", PROBABILITIES, {"units": "1", "long_name": "probability of non-exceedance"}),
+def _fit_statistics(config: FuldaConfiguration, carry: dict[str, Any], _: int) -> tuple[dict[str, Any], xr.Dataset]:
+    record = Record(config)
+    first, last = record.calibration
+    statistics = fit_statistics(
+        _model(record, carry),
+        record.discharge,
+        np.arange(max(first, config.window - 1), last - max(config.leads)),
+        window=config.window,
+        leads=config.leads,
+        updates=config.updates,
+        seed=config.seed,
     )
-    observed = np.append(record.discharge, np.nan)
-    valid = np.minimum(issued[:, None] + np.array(config.leads), len(record.discharge))
-    dataset["observed"] = ("time", in_m3(observed[issued]), {**unit, "long_name": "observed discharge"})
-    dataset["verifying"] = (
-        ("time", "lead"), in_m3(observed[valid]), {**unit, "long_name": "observed discharge on the forecast day"},
-    )  # fmt: skip
-    dataset["forecast"] = (
-        ("time", "method", "lead"), in_m3(np.moveaxis(shown, 0, 1)), {**unit, "long_name": "discharge forecast"},
-    )  # fmt: skip
-    dataset["quantile"] = (
-        ("time", "method", "lead", "probability"),
-        in_m3(np.moveaxis(quantiles, 0, 1)).astype(np.float32),
-        {**unit, "long_name": "quantile of the predictive distribution"},
+    return carry | {"statistics": vars(statistics), "blocks": {}}, xr.Dataset()
+
+
+def _forecast_block(config: FuldaConfiguration, carry: dict[str, Any], index: int) -> tuple[dict[str, Any], xr.Dataset]:
+    record = Record(config)
+    block = blocks_of_days(*record.calibration)[index]
+    found = forecast_block(record, _statistics(carry), block, window=config.window, leads=config.leads)
+    return carry | {"blocks": carry["blocks"] | {f"{index:02d}": found._asdict()}}, xr.Dataset()
+
+
+def _combine(config: FuldaConfiguration, carry: dict[str, Any], _: int) -> tuple[dict[str, Any], xr.Dataset]:
+    """Fit what the blocks' forecasts decide, each of them issued by a model that was not calibrated on it."""
+    record = Record(config)
+    first, last = record.calibration
+    blocks = [BlockForecasts(**carry["blocks"][name]) for name in sorted(carry["blocks"])]
+    left_out = BlockForecasts(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
+    observed = np.repeat(record.discharge[first:last, None], len(config.leads), axis=1)
+    slopes = fit_persistence(left_out.forecast, left_out.unexplained, observed)
+    analyzed = np.maximum(left_out.forecast + slopes * left_out.unexplained, 0)
+    combination = Combination.fit(analyzed, left_out.reference, observed)
+
+    issued = np.arange(first, last)[:, None] - np.array(config.leads)
+    centers = (*_simple_methods(config, record, issued), left_out.open_loop, left_out.reference, analyzed)
+    dressings = {
+        method: {
+            str(lead): Dressing.fit(forecast[:, i], observed[:, i], PROBABILITIES)._asdict()
+            for i, lead in enumerate(config.leads)
+        }
+        for method, forecast in zip(METHODS, centers, strict=True)
+    }
+    simulated = np.asarray(open_loop(_model(record, carry)).discharge[1:])
+    fitted = {
+        "persistence": slopes.astype(config.dtype),
+        "combination": combination._asdict(),
+        "rho": np.asarray(fit_autoregression((record.discharge - simulated)[first:last])),
+        "dressings": dressings,
+    }
+    return {name: carry[name] for name in ("parameters", "statistics")} | fitted, xr.Dataset()
+
+
+def _assimilate(config: FuldaConfiguration, carry: dict[str, Any], index: int) -> tuple[dict[str, Any], xr.Dataset]:
+    """Assimilate and forecast on the days of one part of the verification period."""
+    record = Record(config)
+    model = _model(record, carry)
+    free = open_loop(model)
+    analysis = DischargeAnalysis(model, _statistics(carry), jnp.asarray(carry["persistence"]), config.leads)
+
+    # Every lead is scored on the same days, so the first forecasts are issued before the first of them.
+    first, last = record.verification
+    size = -(-(last - first + max(config.leads)) // CHUNKS)
+    start = first - max(config.leads) + index * size
+    issued = np.arange(start, min(start + size, last))
+    states, forecasts, code = analyze_in_batches(analysis, free, record.discharge, issued, config.window)
+
+    simulated, matrix = np.asarray(free.discharge[1:]), np.repeat(issued[:, None], len(config.leads), axis=1)
+    rho = float(carry["rho"])
+    reference = np.stack(
+        [autoregression(simulated, record.discharge, issued, lead, rho) for lead in config.leads], axis=1
     )
-    precipitation = record.table.precipitation[issued]
-    dataset["precipitation"] = ("time", precipitation, {"units": "mm day-1", "long_name": "precipitation"})
-    dataset["result"] = ("time", code.astype(np.int8), {"long_name": "result code of the minimization"})
-    return dataset
+    valid = np.minimum(matrix + np.array(config.leads), len(simulated) - 1)
+    inside = matrix + np.array(config.leads) < len(simulated)
+    others = (*_simple_methods(config, record, matrix), simulated[valid], reference)
+    centers = np.where(inside, np.stack([*others, forecasts]), np.nan)  # of the predictive distributions
+    quantiles = np.stack([_quantiles(carry["dressings"][m], rows) for m, rows in zip(METHODS, centers, strict=True)])
+    combined = Combination(**carry["combination"])(forecasts, reference)
+    shown = np.where(inside, np.stack([*others, combined]), np.nan)
+    return carry, output(record, model, METHODS, config.leads, issued, states, shown, quantiles, code)
+
+
+def _quantiles(dressings: dict[str, Any], forecast: np.ndarray) -> np.ndarray:
+    """Return the predictive quantiles of one method, shape (n, leads, probabilities)."""
+    by_lead = [Dressing(**dressing)(forecast[:, i]) for i, dressing in enumerate(_by_lead(dressings))]
+    return np.stack(by_lead, axis=1)
+
+
+def _by_lead(dressings: dict[str, Any]) -> list[dict[str, Any]]:
+    return [dressings[lead] for lead in sorted(dressings, key=int)]
+
+
+def _model(record: Record, carry: dict[str, Any]) -> GR4J:
+    return GR4J(forcing=record.forcing, **{name: jnp.asarray(v) for name, v in carry["parameters"].items()})
+
+
+def _statistics(carry: dict[str, Any]) -> ErrorStatistics:
+    return ErrorStatistics(**jax.tree.map(jnp.asarray, carry["statistics"]))
+
+
+def _simple_methods(config: FuldaConfiguration, record: Record, issued: np.ndarray) -> list[np.ndarray]:
+    """Return the forecasts of climatology and persistence in mm per day, for issue days by lead (n, leads)."""
+    known = np.arange(*record.calibration)
+    valid = np.minimum(issued + np.array(config.leads), len(record.discharge) - 1)
+    seasonal = climatology(record.discharge, record.day_of_year, known, record.day_of_year[valid])
+    return [seasonal, persistence(record.discharge, np.maximum(issued, 0))]

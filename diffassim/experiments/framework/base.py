@@ -101,7 +101,7 @@ class Experiment(ABC):
     def advance(self, config: Any, carry: dict[str, Any], index: int) -> tuple[dict[str, Any], xr.Dataset]:
         """Compute one chunk: return the next carry and the chunk's output, with a dimension `time`.
 
-        The carry arrives as NumPy arrays.
+        The carry arrives as NumPy arrays. A chunk that only prepares returns an empty dataset.
         """
 
     def memory(self, config: Any) -> dict[str, float]:
@@ -155,11 +155,12 @@ class StagedExperiment(Experiment):
         return stage.advance(config, carry, inner)
 
     def _find(self, config: Any, index: int) -> tuple[Stage, int]:
+        inner = index
         for stage in self.stages(config):
-            if index < stage.count:
-                return stage, index
-            index -= stage.count
-        raise IndexError(f"{self.name} has no chunk {index} after its last one")
+            if inner < stage.count:
+                return stage, inner
+            inner -= stage.count
+        raise IndexError(f"{self.name} has no chunk {index}: it has {self.chunks(config)}")
 
 
 def quantity(unit: str) -> Any:

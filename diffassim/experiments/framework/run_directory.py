@@ -157,6 +157,7 @@ class RunDirectory:
     def collect(self, attributes: dict[str, str]) -> xr.Dataset:
         """Return all chunks as one dataset with these global attributes, and write it."""
         chunks = [_load(self.chunk(index)) for index in range(len(self._digests))]
+        chunks = [chunk for chunk in chunks if chunk.sizes]  # those that prepare have no output
         dataset = xr.concat(chunks, dim="time", data_vars="minimal", coords="minimal", compat="override", join="exact")
         dataset = dataset.assign_attrs(attributes)
         _replace(self.analysis, lambda path: dataset.to_netcdf(path, engine="netcdf4"))

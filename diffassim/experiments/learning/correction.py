@@ -11,8 +11,10 @@ import xarray as xr
 from pydantic import Field, model_validator
 
 from diffassim.covariances import Diagonal
-from diffassim.experiments.framework.base import Configuration, Experiment, Results
+from diffassim.experiments.framework.base import Configuration, Results, Stage, StagedExperiment
+from diffassim.experiments.framework.twin import random_stream
 from diffassim.experiments.learning.correction_data import (
+    N_FAST,
     N_SLOW,
     RATIO,
     Record,
@@ -49,6 +51,7 @@ METHODS = ("uncorrected", "offline", "online", "perfect model")
 FORECAST_EVERY = 4  # windows between forecasts
 NOT_ANALYZED = 1e-6  # standard deviation in B of fast variables that are carried along only
 FAST_STD = (0.05, 0.1)  # and what else is tried; their climate has .24
+FIELDS = 4 + 4 * len(METHODS)  # of one number for each slow variable and window, in the output
 TRAINING, VALIDATION, TEST = 1, 2, 3  # independent truths
 
 
@@ -125,7 +128,7 @@ class CorrectionConfiguration(Configuration):
         return self
 
 
-class Correction(Experiment):
+class Correction(StagedExperiment):
     """Four assimilations of the same observations: without correction, with two learned ones, with the true model.
 
     The truth is the two-scale model; the truncated model knows neither its fast variables nor their effect. A small
@@ -144,27 +147,28 @@ class Correction(Experiment):
     summary = "A neural model correction learned through 4D-Var, with two-scale Lorenz-96 as truth."
     configuration = CorrectionConfiguration
 
-    def chunks(self, config: CorrectionConfiguration) -> int:
-        """Return the number of parts: offline training, online epochs, tuning of the perfect model, test pieces."""
-        return _first_test(config) + -(-config.cycles // PIECE)
+    def stages(self, config: CorrectionConfiguration) -> tuple[Stage, ...]:
+        """Return the stages: trainings and tunings without output, then the test stretch in pieces."""
+        return (
+            Stage("training offline", 1, _offline),
+            Stage("training through the analysis", config.epochs, _online),
+            Stage("tuning B of the perfect model", 1, _perfect_model),
+            Stage("assimilating the test stretch", -(-config.cycles // PIECE), _test),
+        )
+
+    def memory(self, config: CorrectionConfiguration) -> dict[str, float]:
+        """Return what the largest arrays need: the output, and the truth of a stretch that is trained or tuned on."""
+        windows = max(config.training_cycles, config.validation_cycles, min(config.cycles, PIECE))
+        rows = config.members * windows * (config.window // config.observation_interval + 1)
+        size = np.dtype(config.dtype).itemsize
+        return {
+            "the output (members x cycles)": float(size * config.members * config.cycles * FIELDS * N_SLOW),
+            "the truth of a stretch (members x cycles x observation times)": float(size * rows * N_SLOW * (N_FAST + 1)),
+        }
 
     def start(self, config: CorrectionConfiguration) -> dict[str, Any]:
-        """Return an empty carry: the preparation is in the first chunks."""
+        """Return an empty carry: everything is in the stages."""
         return {}
-
-    def advance(
-        self, config: CorrectionConfiguration, carry: dict[str, Any], index: int
-    ) -> tuple[dict[str, Any], xr.Dataset]:
-        """Train, tune, or assimilate one piece of the test stretch."""
-        if index >= _first_test(config):
-            return _test(config, carry, index - _first_test(config))
-        if index == 0:
-            carry = _offline(config)
-        elif index <= config.epochs:
-            carry = _online(config, carry, index - 1)
-        else:
-            carry = _tuned_perfect_model(config, carry) | _test_start(config)
-        return carry, _dataset(config, np.zeros(0), _no_fields(config))
 
     def finish(self, config: CorrectionConfiguration, dataset: xr.Dataset) -> Results:
         """Return scores by method and lead, the table and the figure."""
@@ -173,35 +177,27 @@ class Correction(Experiment):
         return Results(scores, {"correction": correction_overview(counted, scores)}, score_table(counted, scores))
 
 
-def _first_test(config: CorrectionConfiguration) -> int:
-    return config.epochs + 2
-
-
-def _key(config: CorrectionConfiguration, *numbers: int) -> jax.Array:
-    key = jax.random.key(config.seed)
-    for number in numbers:
-        key = jax.random.fold_in(key, number)
-    return key
-
-
 def _stretch(config: CorrectionConfiguration, stretch: int, windows: int) -> tuple[Record, TwoScaleState]:
     """Return a stretch's record, and backgrounds for its start."""
-    truth = random_truth(config, _key(config, stretch, 0))
-    return make_record(config, truth, windows, _key(config, stretch, 1)), _first_guess(config, truth, stretch)
+    truth = random_truth(config, random_stream(config.seed, stretch, 0))
+    return make_record(config, truth, windows, random_stream(config.seed, stretch, 1)), _first_guess(
+        config, truth, stretch
+    )
 
 
 def _first_guess(config: CorrectionConfiguration, truth: TwoScaleState, stretch: int) -> TwoScaleState:
     """Return observed slow variables (the climate where there are none), and fast ones of an unrelated moment."""
-    observed = observe(config, truth.slow, _key(config, stretch, 2))
+    observed = observe(config, truth.slow, random_stream(config.seed, stretch, 2))
     return TwoScaleState(
-        jnp.where(jnp.isnan(observed), CENTER, observed), random_truth(config, _key(config, stretch, 3)).fast
+        jnp.where(jnp.isnan(observed), CENTER, observed),
+        random_truth(config, random_stream(config.seed, stretch, 3)).fast,
     )
 
 
 def _validated(
     config: CorrectionConfiguration, model: Any, make_B: Any, record: Record, background: Any, std: float
 ) -> float:
-    assimilated = withheld(record.values, _key(config, VALIDATION, 4))
+    assimilated = withheld(record.values, random_stream(config.seed, VALIDATION, 4))
     _, history = assimilate(config, model, make_B(std), background, assimilated)
     return validation_score(config, history, record.values, assimilated)
 
@@ -214,7 +210,7 @@ def _tuned(config: CorrectionConfiguration, network: Any, start: float) -> np.nd
     )
 
 
-def _offline(config: CorrectionConfiguration) -> dict[str, Any]:
+def _offline(config: CorrectionConfiguration, carry: dict[str, Any], _: int) -> tuple[dict[str, Any], xr.Dataset]:
     """Tune B of the uncorrected cycle, fit the network to its analyses, and tune B again."""
     nothing = untrained_network(config)
     std = _tuned(config, nothing, 2 * config.observation_std)
@@ -223,13 +219,14 @@ def _offline(config: CorrectionConfiguration) -> dict[str, Any]:
     _, history = assimilate(config, model, Diagonal(std=float(std)), guess.slow, record.values)
     network = fit_offline(config, nothing, history)
     weights = weights_to_arrays(network)
+    offline = _tuned(config, network, float(std) / 2)
     return {
         "weights": {"uncorrected": weights_to_arrays(nothing), "offline": weights, "online": weights},
-        "std": {"uncorrected": std, "offline": (offline := _tuned(config, network, float(std) / 2)), "online": offline},
-    }
+        "std": {"uncorrected": std, "offline": offline, "online": offline},
+    }, xr.Dataset()
 
 
-def _online(config: CorrectionConfiguration, carry: dict[str, Any], epoch: int) -> dict[str, Any]:
+def _online(config: CorrectionConfiguration, carry: dict[str, Any], epoch: int) -> tuple[dict[str, Any], xr.Dataset]:
     """One round of training through the analysis; after the last, tune B."""
     network, std = weights_from_arrays(config, carry["weights"]["online"]), float(carry["std"]["online"])
     record, guess = _stretch(config, TRAINING, config.training_cycles)
@@ -241,10 +238,10 @@ def _online(config: CorrectionConfiguration, carry: dict[str, Any], epoch: int) 
     return {
         "weights": carry["weights"] | {"online": weights_to_arrays(network)},
         "std": carry["std"] | {"online": np.asarray(std)},
-    }
+    }, xr.Dataset()
 
 
-def _tuned_perfect_model(config: CorrectionConfiguration, carry: dict[str, Any]) -> dict[str, Any]:
+def _perfect_model(config: CorrectionConfiguration, carry: dict[str, Any], _: int) -> tuple[dict[str, Any], xr.Dataset]:
     """Tune B of the slow variables, of the fast ones, and of the slow ones again."""
     record, guess = _stretch(config, VALIDATION, config.validation_cycles)
     tried: dict[tuple[float, float], float] = {}
@@ -257,7 +254,8 @@ def _tuned_perfect_model(config: CorrectionConfiguration, carry: dict[str, Any])
     slow = tune(lambda s: score(s, NOT_ANALYZED), float(carry["std"]["online"]))
     fast = min((NOT_ANALYZED, *FAST_STD), key=lambda f: score(slow, f))
     slow = tune(lambda s: score(s, fast), slow)
-    return carry | {"std": carry["std"] | {"perfect model": np.asarray(slow), "perfect model, fast": np.asarray(fast)}}
+    std = carry["std"] | {"perfect model": np.asarray(slow), "perfect model, fast": np.asarray(fast)}
+    return carry | {"std": std} | _test_start(config), xr.Dataset()
 
 
 def _full_B(slow: float, fast: float) -> Diagonal:
@@ -265,7 +263,7 @@ def _full_B(slow: float, fast: float) -> Diagonal:
 
 
 def _test_start(config: CorrectionConfiguration) -> dict[str, Any]:
-    truth = random_truth(config, _key(config, TEST, 0))
+    truth = random_truth(config, random_stream(config.seed, TEST, 0))
     guess = _first_guess(config, truth, TEST)
     backgrounds = {method: {"slow": guess.slow} for method in METHODS}
     backgrounds["perfect model"]["fast"] = guess.fast
@@ -277,7 +275,7 @@ def _test(config: CorrectionConfiguration, carry: dict[str, Any], piece: int) ->
     carry = jax.tree.map(jnp.asarray, carry)
     count = min(PIECE, config.cycles - piece * PIECE)
     per_window = config.window // config.observation_interval
-    record = make_record(config, TwoScaleState(**carry["truth"]), count, _key(config, TEST, 1, piece))
+    record = make_record(config, TwoScaleState(**carry["truth"]), count, random_stream(config.seed, TEST, 1, piece))
     ends = jax.tree.map(lambda leaf: leaf[:, per_window::per_window], record.truth)
     issued = np.arange(FORECAST_EVERY - 1, count, FORECAST_EVERY)
     verifying = _forecasts(config, full_model(config), jax.tree.map(lambda leaf: leaf[:, issued], ends))
@@ -327,7 +325,7 @@ def _forecasts(config: CorrectionConfiguration, model: Any, x: Any) -> Any:
     return rows.reshape(*shape, *rows.shape[1:])
 
 
-def _no_fields(config: CorrectionConfiguration, count: int = 0) -> dict[str, Any]:
+def _no_fields(config: CorrectionConfiguration, count: int) -> dict[str, Any]:
     """Return arrays for `count` windows, with axes (member, time, ...) as computed; NaN where nothing is filled in."""
     each, methods = (config.members, count), len(METHODS)
 

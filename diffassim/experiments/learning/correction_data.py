@@ -11,6 +11,7 @@ import numpy as np
 
 from diffassim.covariances import Diagonal
 from diffassim.cycling import split_windows
+from diffassim.experiments.framework.twin import on_attractor
 from diffassim.models import Lorenz96, TwoScaleLorenz96, TwoScaleState, rollout
 from diffassim.observations import Observations
 
@@ -73,8 +74,7 @@ def random_truth(config: Any, key: jax.Array) -> TwoScaleState:
         2.5 + 4 * jax.random.normal(slow, shape, config.dtype),
         0.1 * jax.random.normal(fast, (*shape, N_FAST), config.dtype),
     )
-    end = truth_rows(full_model(config), state, SPIN_UP, jnp.asarray([SPIN_UP]))
-    return jax.tree.map(lambda leaf: leaf[:, 0], end)
+    return jax.vmap(lambda x: on_attractor(full_model(config), x, SPIN_UP))(state)
 
 
 @partial(jax.jit, static_argnums=2)
