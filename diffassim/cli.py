@@ -131,6 +131,7 @@ def literature(
     method: str = "",
     seeds: int = 5,
     cycles: int | None = None,
+    rows: Path | None = None,
     out: Path | None = None,
     listing: Annotated[bool, Parameter(name="--list", negative=())] = False,
 ) -> None:
@@ -146,22 +147,26 @@ def literature(
         Runs of each row, each with its own truth, observations and members.
     cycles
         Observation times of one run; default: those of the row.
+    rows
+        TOML file of rows of your own, in place of the documented ones: tables [[row]] with case (a set-up, see --list),
+        method, for example {ETKF = {inflation = 1.02}}, members, documented, and changes of the set-up, for example
+        setup = {interval = 8, law = "laplace", model_error = 0.1}.
     out
         File for all numbers, .json or .csv, written after every row.
     listing
         Only list the rows.
     """
     _need_data_extra()
-    from diffassim.experiments.literature import LEFT_OUT, find_rows, rerun, write_outcomes
+    from diffassim.experiments.literature import LEFT_OUT, ROWS, find_rows, read_rows, rerun, write_outcomes
 
     for name, count in (("seeds", seeds), ("cycles", cycles)):
         if count is not None and not 1 <= count <= LARGEST_COUNT:
             raise ConfigurationError(f"--{name} {shortened(count, 20)}: must be between 1 and {LARGEST_COUNT}")
-    rows = find_rows(case, method)
-    if not rows:
+    chosen = find_rows(case, method, ROWS if rows is None else read_rows(rows))
+    if not chosen:
         raise ConfigurationError(f"no row of the literature has {case!r} and {method!r} in its names; see --list")
     if listing:
-        for row in rows:
+        for row in chosen:
             print(f"{row.name} ({row.members} members): {row.documented:g}")
         for name, reason in LEFT_OUT.items():
             print(f"not here: {name}: {reason}")
@@ -171,8 +176,8 @@ def literature(
     _configure_jax("float64")
     outcomes = []
     with _progress() as watcher:
-        for finished, row in enumerate(rows):
-            watcher.progress(finished, len(rows))
+        for finished, row in enumerate(chosen):
+            watcher.progress(finished, len(chosen))
             watcher.tell(row.name)
             outcomes.append(rerun(row, seeds, cycles=cycles))
             if out is not None:

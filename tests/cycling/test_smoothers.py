@@ -299,3 +299,31 @@ def test_a_step_after_which_nothing_is_finite_is_halved():
         _, history = da.cycle(method, still, prior, windows_of(record, 1), steps=1)
         assert history.info.result == da.Result.CONVERGED and history.info.iterations > 4
         np.testing.assert_allclose(history.analysis.mean[0, 0], 0.05, rtol=0.1)
+
+
+def test_a_step_that_raises_the_cost_is_shortened():
+    # Newton's steps for an arctangent overshoot from |x| > 1.39, each further than the one before.
+    still, y = da.models.FunctionModel(lambda x, t: x), jnp.array([[0.0]])
+    obs = da.Observations(y, [0], lambda x: jnp.arctan(x), da.covariances.Diagonal(std=0.1))
+    prior = 3 + 20.0 * jnp.array([[-1.0], [0.0], [1.0]])
+    method = da.IEnKS(bundle=1e-5, tolerance=1e-5, max_iterations=40)
+    _, posterior, info = method.analyze(None, still, prior, obs, 0, 1, [0])
+    x = float(posterior.mean())
+    cost = lambda x: 0.5 * (np.arctan(x) / 0.1) ** 2 + 0.5 * ((x - 3) / 20) ** 2  # noqa: E731
+    best = min(np.linspace(-1, 1, 200_001), key=cost)
+    assert info.result == da.Result.CONVERGED and abs(x - best) < 1e-4
+    few = method.replace(max_iterations=2).analyze(None, still, prior, obs, 0, 1, [0])
+    assert few[2].result == da.Result.MAX_ITERATIONS and cost(float(few[1].mean())) <= cost(3.0) * 1.001
+
+
+def test_a_search_that_no_step_helps_says_so():
+    # The observed value jumps: tangents promise what no step keeps.
+    still = da.models.FunctionModel(lambda x, t: x)
+    obs = da.Observations(
+        jnp.array([[5.0]]), [0], lambda x: jnp.where(x > 0, x - 100.0, x), da.covariances.Diagonal(std=1.0)
+    )
+    prior = jnp.array([[-1.0], [0.0], [1.0]]) * 1e-3 - 0.1
+    method = da.IEnKS(bundle=1e-6, tolerance=1e-4, max_iterations=60)
+    wide = prior.mean(0, keepdims=True) + 1e4 * (prior - prior.mean(0, keepdims=True))
+    _, posterior, info = method.analyze(None, still, wide, obs, 0, 1, [0])
+    assert info.result == da.Result.STALLED and posterior.mean() < 0

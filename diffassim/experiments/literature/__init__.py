@@ -1,6 +1,7 @@
 """Set-ups of the literature with their documented scores, as data, and what reruns them."""
 
 from diffassim.experiments.literature.files import write_outcomes
+from diffassim.experiments.literature.own_rows import read_rows
 from diffassim.experiments.literature.rerun import Outcome, rerun
 from diffassim.experiments.literature.rows import LEFT_OUT, ROWS, OfClimatology, Persistence, Row, find_rows
 from diffassim.experiments.literature.setups import SETUPS, Setup
@@ -15,6 +16,7 @@ __all__ = [
     "Row",
     "Setup",
     "find_rows",
+    "read_rows",
     "rerun",
     "write_outcomes",
 ]

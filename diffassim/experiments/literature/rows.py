@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from diffassim.covariances import Diagonal
@@ -63,6 +63,7 @@ class Row:
         ours: measured score where the documented one is not reached.
         note: why it is not reached, or what else to know.
         line: of the documenting file, or its name where it is another one than that of the set-up.
+        changed: the set-up, where it is not that of the case.
     """
 
     case: str
@@ -77,11 +78,12 @@ class Row:
     ours: float | None = None
     note: str = ""
     line: str = ""
+    changed: Setup | None = None
 
     @property
     def setup(self) -> Setup:
-        """The set-up of the case."""
-        return SETUPS[self.case]
+        """The set-up: that of the case, unless it was changed."""
+        return SETUPS[self.case] if self.changed is None else self.changed
 
     @property
     def name(self) -> str:
@@ -94,18 +96,20 @@ class Row:
         return self.cycles or self.setup.cycles
 
 
-def find_rows(case: str = "", method: str = "") -> list[Row]:
+def find_rows(case: str = "", method: str = "", rows: Sequence[Row] | None = None) -> list[Row]:
     """Return the rows whose case and label contain these words, whatever their case.
 
     Args:
         case: part of the name of a set-up.
         method: part of a label.
+        rows: where to look; default: `ROWS`.
 
     Example:
         >>> [row.label for row in find_rows("lorenz96/sakov", "letkf")]
         ['LETKF 1.04, radius 4, rotated']
     """
-    return [row for row in ROWS if case.lower() in row.case.lower() and method.lower() in row.label.lower()]
+    rows = ROWS if rows is None else rows
+    return [row for row in rows if case.lower() in row.case.lower() and method.lower() in row.label.lower()]
 
 
 def _case(case: str, *rows: Row) -> list[Row]:

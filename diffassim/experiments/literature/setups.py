@@ -11,16 +11,31 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from diffassim.core import tree
 from diffassim.covariances import Diagonal
-from diffassim.models import KuramotoSivashinsky, Lorenz63, Lorenz96, TwoScaleLorenz96, TwoScaleState, rollout
+from diffassim.models import (
+    FunctionModel,
+    KuramotoSivashinsky,
+    Lorenz63,
+    Lorenz96,
+    TwoScaleLorenz96,
+    TwoScaleState,
+    rollout,
+)
 from diffassim.observations import Field, Identity, Observations, Subsample
 
-__all__ = ["SETUPS", "Setup"]
+__all__ = ["LAWS", "SETUPS", "Setup"]
+
+# Draws of unit variance, (key, shape, dtype). The methods are told the variance, not the law.
+LAWS: dict[str, Callable[..., Any]] = {
+    "normal": jax.random.normal,
+    "laplace": lambda key, shape, dtype: jax.random.laplace(key, shape, dtype) / 2**0.5,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A twin experiment: truth and members start from one normal distribution, and there is no model error.
+    """A twin experiment: truth and members start from one normal distribution.
 
     Nothing is observed at the start; every cycle is a forecast over `interval` steps and an analysis. Scores are means
     over the cycles after the burn-in.
@@ -37,6 +52,9 @@ class Setup:
             taken, because short runs scatter.
         burn_in: observation times at the start that do not count.
         operator: what is observed of a state.
+        law: of the observation errors, one of `LAWS`.
+        model_error: variance of a normal error of the truth's every component in every step; of a method's forecast it
+            is part only where the method has a Q.
 
     Example:
         >>> setup = SETUPS["lorenz96/sakov2008"]
@@ -54,6 +72,8 @@ class Setup:
     cycles: int
     burn_in: int
     operator: Any = dataclasses.field(default_factory=Identity)
+    law: str = "normal"
+    model_error: float = 0.0
 
     def draw(self, key: jax.Array, count: int) -> Any:
         """Return states at the start, a pytree with a leading axis of `count`."""
@@ -65,10 +85,23 @@ class Setup:
         """Return the model steps of the observation times."""
         return self.interval * np.arange(1, cycles + 1)
 
+    def truth(self, key: jax.Array, first: Any, cycles: int) -> Any:
+        """Return the true states at the start and at the observation times, a pytree with a leading axis."""
+        at = np.insert(self.steps(cycles), 0, 0)
+        if not self.model_error:
+            return rollout(self.model, first, int(at[-1]), at=at)
+        error = Diagonal(std=self.model_error**0.5)
+
+        def step(x: Any, t: Any) -> Any:
+            following = self.model.step(x, t)
+            return tree.add(following, error.sample(jax.random.fold_in(key, t), following))
+
+        return rollout(FunctionModel(step), first, int(at[-1]), at=at)
+
     def observe(self, key: jax.Array, truth: Any, cycles: int) -> Observations:
         """Return observations of the truth, whose rows are the states at `steps`."""
         exact = jax.vmap(self.operator)(truth)
-        values = exact + self.noise**0.5 * jax.random.normal(key, exact.shape, exact.dtype)
+        values = exact + self.noise**0.5 * LAWS[self.law](key, exact.shape, exact.dtype)
         return Observations(values, self.steps(cycles), self.operator, Diagonal(std=self.noise**0.5))
 
 
