@@ -24,6 +24,7 @@ from benchmarks import (
     qg,
     reference,
     spectral,
+    training,
     window,
 )
 from benchmarks.problems import DT, EVERY, load_window, lorenz96_arrays, lorenz96_cost
@@ -175,3 +176,10 @@ def test_published_quasi_geostrophic_scores(capsys, tmp_path):
     sizes = {"points": 17, "values": 20, "cycles": 3, "burn_in": 1, "states": 4, "spin_up": 2}
     found = rows(capsys, published_qg.main, tmp_path, cases=("letkf-25", "eakf-25-1.03"), seeds=1, **sizes)
     assert all(np.isfinite(found[case]["more"]["error"]) for case in ("letkf-25", "eakf-25-1.03"))
+
+
+@pytest.mark.slow
+def test_training(capsys, tmp_path):
+    found = rows(capsys, training.main, tmp_path, widths=(8,), updates=20, rounds=3)
+    assert set(found) == {"fit", "bare loop of jitted updates", "bare scan"} and found["fit"]["target"] == 1.05
+    assert all(row["seconds"] > 0 for row in found.values())

@@ -217,9 +217,10 @@ def train(
     settings.tell(f"trains {name}")
     key = settings.key if key is None else key
     chunk = options.pop("chunk", min(100, updates))
+    first = {"key": key, "carry": options.pop("carry", None)}
     common: dict[str, Any] = {"batch_size": batch_size, "chunk": chunk, **options}
     optimizer = _adam(rate, updates)
-    found = fit(loss, trainable, data, optimizer=optimizer, steps=chunk, key=key, **common)
+    found = fit(loss, trainable, data, optimizer=optimizer, steps=chunk, **first, **common)
     compiled = time.monotonic()
     found = fit(loss, None, data, optimizer=optimizer, steps=min(2 * chunk, updates), state=found.state, **common)
     each = (time.monotonic() - compiled) / chunk
@@ -228,7 +229,7 @@ def train(
         return fit(loss, None, data, optimizer=optimizer, steps=updates, state=found.state, **common)
     fewer = max(possible - possible % chunk, chunk)
     settings.tell(f"trains {name}, {fewer} of {updates} updates fit into the time")
-    return fit(loss, found.trained, data, optimizer=_adam(rate, fewer), steps=fewer, key=key, **common)
+    return fit(loss, trainable, data, optimizer=_adam(rate, fewer), steps=fewer, **first, **common)
 
 
 def _adam(rate: float, updates: int) -> optax.GradientTransformation:

@@ -1,0 +1,123 @@
+"""`fit` beside bare training loops: what checks, records and order of samples cost an update."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cyclopts
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.harness import Record, first_call, interleave, report
+from diffassim.training import fit
+
+SAMPLES, BATCH, CHUNK = 1024, 64, 100
+
+
+def network(key: jax.Array, width: int) -> list[tuple[Any, Any]]:
+    """Return the weights of a multilayer perceptron of 16 inputs and outputs."""
+    sizes = (16, width, width, 16)
+    keys = jax.random.split(key, 3)
+    return [
+        (jax.random.normal(k, (a, b)) / a**0.5, jnp.zeros(b))
+        for k, a, b in zip(keys, sizes[:-1], sizes[1:], strict=True)
+    ]
+
+
+def loss(weights: Any, batch: Any, key: Any) -> Any:
+    """Return the mean square error."""
+    x, y = batch
+    for w, b in weights[:-1]:
+        x = jnp.tanh(x @ w + b[None])
+    w, b = weights[-1]
+    return jnp.mean((x @ w + b[None] - y) ** 2)
+
+
+def bare_steps(weights: Any, data: Any, optimizer: Any, updates: int) -> Any:
+    """The loop of the handbook: one jitted update, batches drawn by NumPy."""
+    memory, rng = optimizer.init(weights), np.random.default_rng(0)
+    losses = []
+    while len(losses) < updates:
+        order = rng.permutation(SAMPLES)
+        for first in range(0, SAMPLES, BATCH):
+            if len(losses) == updates:
+                break
+            rows = order[first : first + BATCH]
+            batch = tuple(array[rows] for array in data)
+            weights, memory, value = _step(optimizer, weights, memory, batch)
+            losses.append(value)
+    return weights, losses
+
+
+@partial(jax.jit, static_argnums=0)
+def _step(optimizer: Any, weights: Any, memory: Any, batch: Any) -> Any:
+    value, gradient = jax.value_and_grad(loss)(weights, batch, None)
+    changes, memory = optimizer.update(gradient, memory, weights)
+    return optax.apply_updates(weights, changes), memory, value
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def bare_scan(weights: Any, data: Any, optimizer: Any, updates: int) -> Any:
+    """The fastest that we know: whole epochs in one scan, batches gathered from a permutation."""
+
+    def update(carry: Any, rows: Any) -> Any:
+        weights, memory = carry
+        value, gradient = jax.value_and_grad(loss)(weights, tuple(array[rows] for array in data), None)
+        changes, memory = optimizer.update(gradient, memory, weights)
+        return (optax.apply_updates(weights, changes), memory), value
+
+    epochs = -(-updates * BATCH // SAMPLES)
+    keys = jax.random.split(jax.random.key(0), epochs)
+    orders = jax.vmap(lambda k: jax.random.permutation(k, SAMPLES))(keys).reshape(-1, BATCH)[:updates]
+    return jax.lax.scan(update, (weights, optimizer.init(weights)), orders)
+
+
+def measure(width: int, updates: int, rounds: int) -> list[Record]:
+    """Time the same number of updates by three loops."""
+    keys = jax.random.split(jax.random.key(1), 3)
+    data = tuple(jax.random.normal(k, (SAMPLES, 16)) for k in keys[:2])
+    held = tuple(np.asarray(array) for array in data)
+    weights, optimizer = network(keys[2], width), optax.adam(1e-3)
+    options = {"optimizer": optimizer, "steps": updates, "batch_size": BATCH, "chunk": CHUNK, "key": keys[0]}
+    cases = {
+        "fit": lambda: fit(loss, weights, data, **options).trained,
+        "bare loop of jitted updates": lambda: bare_steps(weights, held, optimizer, updates)[0],
+        "bare scan": lambda: bare_scan(weights, data, optimizer, updates)[0][0],
+    }
+    first = {name: first_call(case) for name, case in cases.items()}
+    times = interleave(cases, rounds=rounds)
+    fastest = min(list(cases)[1:], key=lambda name: times[name].seconds)
+    size = f"width {width}, {updates} updates of {BATCH} samples"
+    return [
+        Record(
+            what=name, size=size, compile_seconds=first[name] - times[name].seconds,
+            seconds=times[name].seconds / updates, cpu_seconds=times[name].cpu_seconds / updates, reference=fastest,
+            ratio=times[name].seconds / times[fastest].seconds, target=1.05 if name == "fit" else None,
+        )
+        for name in cases
+    ]  # fmt: skip
+
+
+def main(
+    *, widths: tuple[int, ...] = (32, 256), updates: int = 500, rounds: int = 10, json: Path | None = None
+) -> None:
+    """Time `fit` beside a bare loop of jitted updates and a bare scan.
+
+    Args:
+        widths: hidden units of the networks.
+        updates: number of updates.
+        rounds: interleaved rounds.
+        json: file for the records.
+    """
+    jax.config.update("jax_enable_x64", True)
+    with jax.numpy_dtype_promotion("standard"):  # the bare loops call optax, which multiplies integers with floats
+        records = [record for width in widths for record in measure(width, updates, rounds)]
+    report("training", records, json)
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)
