@@ -90,6 +90,7 @@ class HybridFourDVar(WindowMethod):
                 f"HybridFourDVar: `ensemble` must be an ensemble filter like ETKF(), found {self.ensemble!r}"
             )
         require_perfect_model("HybridFourDVar", self.ensemble)
+        self.ensemble.require_departures("HybridFourDVar")
         if getattr(self.variational, "B", None) is None:
             raise ConfigurationError("HybridFourDVar: `variational` must be a FourDVar with a covariance B")
         if self.ensemble.random and self.key is None:

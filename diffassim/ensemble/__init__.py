@@ -46,6 +46,9 @@ from diffassim.ensemble.particles.optimal_particle_filter import OptimalParticle
 from diffassim.ensemble.particles.particle_filter import ParticleFilter, ParticleInfo
 from diffassim.ensemble.particles.resampling import Multinomial, Resampling, Residual, Stratified, Systematic
 from diffassim.ensemble.particles.weighted import Particles
+from diffassim.ensemble.score.base import TransportFilter
+from diffassim.ensemble.score.enff import EnFF
+from diffassim.ensemble.score.ensf import EnSF
 from diffassim.ensemble.smoothers.asynchronous import AsynchronousFilter
 from diffassim.ensemble.smoothers.enks import EnKS, Lagged
 from diffassim.ensemble.smoothers.ienks import IEnKS
@@ -64,9 +67,11 @@ __all__ = [
     "Boxcar",
     "DEnKF",
     "DomainFilter",
+    "EnFF",
     "EnKF",
     "EnKFN",
     "EnKS",
+    "EnSF",
     "EnSRF",
     "EnsembleMethod",
     "Exponential",
@@ -100,6 +105,7 @@ __all__ = [
     "Stratified",
     "Systematic",
     "Taper",
+    "TransportFilter",
     "Wendland",
     "draw_ensemble",
     "ensemble_inversion",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from jaxtyping import Array, Float
@@ -50,6 +50,8 @@ class EnsembleMethod(SequentialMethod):
     rotation: bool = static(default=False)
     Q: Any = dataclasses.field(default=None, kw_only=True)
     replace_failed: bool = static(default=False, kw_only=True)
+
+    by_departures: ClassVar[bool] = True  # `update` asks nothing of the streams about other members than the prior's
 
     def __post_init__(self) -> None:
         as_inflation(self.inflation)  # for its checks
@@ -178,11 +180,20 @@ class EnsembleMethod(SequentialMethod):
         Source: Hunt et al. (2004); Sakov, Evensen and Bertino (2010), section 2.
         """
         name = type(self).__name__
+        self.require_departures(name)
         ensemble = check_ensemble(name, ensemble)
         require_key(name, self.random, key)
         self.check(ensemble, observations)
         streams = as_streams(observations)
         return _analyze_along(self.prepared(ensemble, streams)[0], key, ensemble, states, streams)
+
+    def require_departures(self, name: str) -> None:
+        """Raise `ConfigurationError`, naming `name`, unless departures are all that the update sees of H."""
+        if not self.by_departures:
+            raise ConfigurationError(
+                f"{name}: {type(self).__name__} evaluates H anew between prior and posterior, and cannot do so along "
+                "trajectories that are given; use a filter of departures such as ETKF() or LETKF()"
+            )
 
     def posterior(
         self, key: Any, prior: Any, companions: Any, departures: Departures, streams: tuple[Any, ...]

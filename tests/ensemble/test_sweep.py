@@ -16,7 +16,7 @@ from tests.ensemble.zoo import INFLATIONS, KEY, METHODS, SITES, Column, ensemble
 
 ABSTRACT = {
     getattr(da.ensemble, name)
-    for name in ("DomainFilter", "EnsembleMethod", "GlobalFilter", "LocalizedMethod", "SerialFilter")
+    for name in ("DomainFilter", "EnsembleMethod", "GlobalFilter", "LocalizedMethod", "SerialFilter", "TransportFilter")
 }
 every_method = pytest.mark.parametrize("entry", METHODS, ids=lambda entry: entry.name)
 
@@ -153,7 +153,8 @@ def test_a_state_of_parts_is_analysed_as_the_whole(entry):
     parts = Column(E[:, None, :], {"square": E**2})
     posterior, _ = entry.method.analyze(KEY, E, observed(y))
     split, _ = entry.method.analyze(KEY, parts, observed(y[:, None, :], operator=da.observations.Field("wind")))
-    np.testing.assert_allclose(split.wind[:, 0], posterior, rtol=1e-12)
+    if not entry.joint:
+        np.testing.assert_allclose(split.wind[:, 0], posterior, rtol=1e-12)
     assert split.humidity["square"].shape == E.shape
 
 

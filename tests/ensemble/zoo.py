@@ -27,8 +27,10 @@ class Entry(NamedTuple):
     method: Any
     kalman: bool = False  # posterior mean and covariance are the Kalman filter's for a linear H
     single: float = 2e-5  # how far a result in single precision may be from that in double
+    joint: bool = False  # what is not observed weighs in the update of what is
 
 
+CORRELATION = da.covariances.Gaussian(1.0, 1.2, da.grids.Grid())
 METHODS = [
     Entry("ETKF", da.ETKF(), kalman=True),
     Entry("ETKF, rotated", da.ETKF(inflation=1.1, rotation=True)),
@@ -45,6 +47,9 @@ METHODS = [
     Entry("NETF", da.ensemble.NETF(), single=1e-3),
     Entry("LNETF", da.ensemble.LNETF(localization=da.ensemble.GaspariCohn(1.2)), single=1e-3),
     Entry("LETPF", da.ensemble.LETPF(localization=da.ensemble.GaspariCohn(1.2))),
+    Entry("EnFF", da.ensemble.EnFF(steps=6, iterations=8)),
+    Entry("EnFF, localized", da.ensemble.EnFF(steps=6, iterations=8, localization=CORRELATION)),
+    Entry("EnSF", da.ensemble.EnSF(steps=6, iterations=8), joint=True),
     Entry("local EnKF", da.ensemble.LocalEnKF(localization=da.ensemble.GaspariCohn(1.2))),
 ]
 WINDOW_METHODS = [

@@ -55,6 +55,7 @@ class AsynchronousFilter(EnsembleWindowMethod):
                 f"AsynchronousFilter: filter must be an ensemble filter like ETKF(), found {type(self.filter).__name__}"
             )
         require_perfect_model("AsynchronousFilter", self.filter)
+        self.filter.require_departures("AsynchronousFilter")
         if self.filter.replace_failed:
             raise ConfigurationError("AsynchronousFilter: failed members cannot be replaced along a window")
 
