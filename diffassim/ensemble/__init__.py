@@ -41,10 +41,12 @@ from diffassim.ensemble.local.tapers import (
     Wendland,
 )
 from diffassim.ensemble.model_error import SquareRootNoise
+from diffassim.ensemble.particles.kernel_particle_filter import KernelParticleFilter
 from diffassim.ensemble.particles.netf import NETF
 from diffassim.ensemble.particles.optimal_particle_filter import OptimalParticleFilter
 from diffassim.ensemble.particles.particle_filter import ParticleFilter, ParticleInfo
 from diffassim.ensemble.particles.resampling import Multinomial, Resampling, Residual, Stratified, Systematic
+from diffassim.ensemble.particles.weight_adjusted import WeightAdjustedParticleFilter
 from diffassim.ensemble.particles.weighted import Particles
 from diffassim.ensemble.score.base import TransportFilter
 from diffassim.ensemble.score.enff import EnFF
@@ -82,6 +84,7 @@ __all__ = [
     "Inflation",
     "Inflations",
     "Inversion",
+    "KernelParticleFilter",
     "Lagged",
     "LocalEnKF",
     "LocalizedMethod",
@@ -106,6 +109,7 @@ __all__ = [
     "Systematic",
     "Taper",
     "TransportFilter",
+    "WeightAdjustedParticleFilter",
     "Wendland",
     "draw_ensemble",
     "ensemble_inversion",

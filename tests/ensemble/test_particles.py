@@ -17,8 +17,15 @@ from tests.ensemble.zoo import KEY, SITES, ensemble, observed, values
 
 RESAMPLINGS = [Systematic(), Stratified(), Residual(), Multinomial()]
 NOISE = da.covariances.Diagonal(std=0.5)
-FILTERS = [da.ParticleFilter(), da.ParticleFilter(threshold=1.0, jitter=0.5), da.OptimalParticleFilter(Q=NOISE)]
-every_filter = pytest.mark.parametrize("method", FILTERS, ids=["bootstrap", "jittered", "optimal"])
+FILTERS = {
+    "bootstrap": da.ParticleFilter(),
+    "jittered": da.ParticleFilter(threshold=1.0, jitter=0.5),
+    "optimal": da.OptimalParticleFilter(Q=NOISE),
+    "optimal, kernels": da.OptimalParticleFilter(kernel=0.1),
+    "kernels": da.ensemble.KernelParticleFilter(threshold=0.9, kernel=0.5, draws=8),
+    "weights adjusted": da.ensemble.WeightAdjustedParticleFilter(threshold=1.0, jitter=0.5),
+}
+every_filter = pytest.mark.parametrize("method", FILTERS.values(), ids=FILTERS)
 MODEL = da.models.FunctionModel(lambda x, t: 0.9 * jnp.roll(x, 1))
 
 
@@ -26,7 +33,7 @@ def test_every_exported_resampling_and_filter_is_listed():
     exported = {thing for thing in vars(da.ensemble).values() if inspect.isclass(thing)}
     base = da.ensemble.Resampling
     assert {t for t in exported if issubclass(t, base)} - {base} == {type(r) for r in RESAMPLINGS}
-    assert {t for t in exported if issubclass(t, da.ParticleFilter)} == {type(f) for f in FILTERS}
+    assert {t for t in exported if issubclass(t, da.ParticleFilter)} == {type(f) for f in FILTERS.values()}
 
 
 @pytest.mark.parametrize("resampling", RESAMPLINGS, ids=lambda r: type(r).__name__)
@@ -40,6 +47,7 @@ def test_particles_are_drawn_as_often_as_their_weights_say(resampling):
     assert single.dtype == np.int32 and not np.isin([3, 11], single).any()
     w = np.asarray(w)
     assert np.all(np.diff(indices, axis=1) >= 0) and not np.isin([3, 11], indices).any()
+    assert np.asarray(resampling(KEY, jnp.asarray(w), 5)).shape == (5,)
     copies = np.stack([np.bincount(row, minlength=N) for row in indices])
     bound = 4.5 * np.sqrt(N * w * (1 - w) / draws) + 1e-12  # that of independent draws; the others vary less
     assert np.all(np.abs(copies.mean(0) - N * w) <= bound), (copies.mean(0), N * w)
@@ -119,7 +127,7 @@ def test_missing_observations_are_the_same_as_removed_ones(method):
     removed, _ = method.analyze(KEY, E, observed(y[:, keep], operator=da.observations.Subset(keep)))
     chex.assert_trees_all_close(found, removed, rtol=1e-10)
     nothing, info = method.analyze(KEY, E, observed(y, mask=False))
-    if not isinstance(method, da.OptimalParticleFilter):  # which draws the model error
+    if not method.draws_model_error:
         assert np.array_equal(nothing.members, E)
     np.testing.assert_allclose(nothing.weights, 1 / 20, rtol=1e-12)
     assert info.count == 0 and info.chi_square == 0 and info.resampled == 0 and info.result == da.Result.CONVERGED
@@ -198,3 +206,53 @@ def test_bad_input_is_named():
         da.ParticleFilter().analyze(KEY, Particles(ensemble(), jnp.full(6, -jnp.inf)), y)
     with pytest.raises(ShapeError, match="one log weight for each of 6 members"):
         da.ParticleFilter().analyze(KEY, Particles(ensemble(), jnp.zeros(5)), y)
+    with pytest.raises(ConfigurationError, match="kernel must be finite and positive"):
+        da.OptimalParticleFilter(kernel=-1.0)
+    with pytest.raises(ConfigurationError, match="leave jitter out"):
+        da.ensemble.KernelParticleFilter(jitter=1.0)
+    with pytest.raises(ConfigurationError, match="draws=0 must be at least 1"):
+        da.ensemble.KernelParticleFilter(draws=0)
+    with pytest.raises(ConfigurationError, match=r"alpha must be in \(0, 1\]"):
+        da.ensemble.WeightAdjustedParticleFilter(alpha=0.0)
+
+
+def test_kernels_have_the_posterior_of_their_mixture():
+    # One variable, kernels h^2 P around 40 particles: the posterior of the mixture in closed form.
+    E, y, R, h = np.random.default_rng(1).normal(size=(40, 1)), 1.5, 0.25, 0.8 * 40 ** (-1 / 5)
+    K = h**2 * np.var(E, ddof=1)
+    w = np.exp(-0.5 * (y - E[:, 0]) ** 2 / (K + R))
+    mean = np.sum(w * (E[:, 0] + K / (K + R) * (y - E[:, 0]))) / w.sum()
+    obs = observed(np.array([[y]]), std=R**0.5)
+    for method in (
+        da.ensemble.KernelParticleFilter(threshold=1.0, kernel=0.8, draws=20), da.OptimalParticleFilter(kernel=0.8),
+    ):  # fmt: skip
+        run = jax.jit(jax.vmap(lambda key, method=method: method.analyze(key, E, obs)[0].mean()[0]))
+        found = np.asarray(run(jax.random.split(KEY, 200)))
+        # The mean of ratios of weights has a bias of the order of one over the number of draws.
+        assert abs(found.mean() - mean) < 4 * found.std() / 200**0.5 + 0.01, (found.mean(), mean)
+    posterior, _ = da.ensemble.KernelParticleFilter(threshold=1.0, kernel=0.8, draws=20).analyze(KEY, E, obs)
+    assert len(np.unique(posterior.members)) == 40
+
+
+def test_adjusted_weights_keep_the_share_that_was_asked_for():
+    E, obs = jnp.asarray(np.random.default_rng(1).normal(size=(50, 1))), observed(np.array([[2.0]]), std=0.1)
+    log_w = -0.5 * (2.0 - np.asarray(E)[:, 0]) ** 2 / 0.01
+
+    def effective(r):
+        w = np.exp(r * (log_w - log_w.max()))
+        return w.sum() ** 2 / (w**2).sum()
+
+    powers = np.linspace(0, 1, 100_001)
+    r = powers[[effective(p) >= 0.6 * 50 for p in powers[::100]].index(False) * 100 - 100]
+    w = np.exp(r * (log_w - log_w.max()))
+    method = da.ensemble.WeightAdjustedParticleFilter(threshold=1.0, alpha=0.6, resampling=Multinomial())
+    found = jax.vmap(lambda key: method.analyze(key, E, obs)[0].mean()[0])(jax.random.split(KEY, 300))
+    exact = np.sum(w * np.asarray(E)[:, 0]) / w.sum()
+    assert abs(found.mean() - exact) < 4 * float(found.std()) / 300**0.5 + 0.01
+
+
+def test_all_copies_are_moved_if_asked_for():
+    E, y = jnp.asarray(np.random.default_rng(0).normal(size=(50, 2))), observed(np.array([[0.5, 0.0]]), std=0.7)
+    plain, _ = da.ParticleFilter(threshold=1.0).analyze(KEY, E, y)
+    moved, _ = da.ParticleFilter(threshold=1.0, jitter=0.3, move_first=True).analyze(KEY, E, y)
+    assert np.all(np.any(np.asarray(plain.members) != np.asarray(moved.members), axis=1))

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, concrete, require_positive
+from diffassim.core.pytree import static
 from diffassim.core.results import Result
 from diffassim.ensemble.model_error import SquareRootNoise, checked_model_error, forecast_members
 from diffassim.ensemble.particles.resampling import Resampling, Systematic
@@ -19,6 +20,7 @@ from diffassim.ensemble.particles.weighted import Particles, as_particles, jitte
 from diffassim.methods.account import AnalysisInfo
 from diffassim.methods.departures import flat, whitened_innovation
 from diffassim.methods.likelihood import chi_square, log_density
+from diffassim.methods.members import finite_members
 from diffassim.methods.sequential import SequentialMethod, require_key
 from diffassim.observations.container import as_streams
 
@@ -60,6 +62,7 @@ class ParticleFilter(SequentialMethod):
         resampling: `Systematic`, `Stratified`, `Residual` or `Multinomial`.
         Q: covariance of the model error that is gathered from one analysis to the next, drawn at the end of each
             forecast of a cycle, or `EveryStep` of that of a model step; None: a perfect model.
+        move_first: whether the first copy of a particle is moved by the jitter as well (static).
 
     Raises:
         ConfigurationError: if the threshold is outside [0, 1] or the jitter is not positive.
@@ -78,6 +81,7 @@ class ParticleFilter(SequentialMethod):
     jitter: Any = None
     resampling: Resampling = Systematic()
     Q: Any = None
+    move_first: bool = static(default=False)
 
     def __post_init__(self) -> None:
         known = concrete(self.threshold)
@@ -117,15 +121,37 @@ class ParticleFilter(SequentialMethod):
         """Return weighted mean and standard deviation of every component of the state."""
         return belief.mean(), belief.spread()
 
-    def proposed(self, key: Any, members: Any, innovation: Callable[[Any], Any]) -> tuple[Any, Any]:
+    def proposed(self, key: Any, prior: Particles, innovation: Callable[[Any], Any]) -> tuple[Any, Any]:
         """Return the members at the analysis time, and their log likelihoods up to a constant.
 
         Args:
             key: random key; None where nothing is drawn.
-            members: forecast members.
+            prior: forecast particles.
             innovation: whitened innovation of one state.
         """
-        return members, -0.5 * jnp.sum(jnp.square(jax.vmap(innovation)(members)), axis=1)
+        return prior.members, -0.5 * jnp.sum(jnp.square(jax.vmap(innovation)(prior.members)), axis=1)
+
+    @property
+    def draws_model_error(self) -> bool:
+        """Whether `proposed` draws the model error of the forecast, which is part of it also without observations."""
+        return False
+
+    def resampled(self, keys: Any, prior: Particles, weighted: Particles, innovation: Callable[[Any], Any]) -> Any:
+        """Return what is handed on where particles are resampled.
+
+        Args:
+            keys: two random keys.
+            prior: particles before they were weighted, without weight where they are not finite.
+            weighted: the same after it.
+            innovation: whitened innovation of one state.
+        """
+        return self.drawn(keys, weighted, lax.stop_gradient(weighted.weights))
+
+    def drawn(self, keys: Any, weighted: Particles, weights: Any) -> Particles:
+        """Return particles of equal weight, drawn by `weights`, their copies jittered."""
+        indices = self.resampling(keys[0], weights)
+        kept = jittered(keys[1], weighted, indices, self.jitter, self.move_first)
+        return Particles(kept, jnp.full_like(weighted.log_weights, -jnp.log(weights.shape[0])))
 
     def analyze(self, key: Any, belief: Any, observations: Any) -> tuple[Particles, ParticleInfo]:
         """Analyse one time.
@@ -154,10 +180,12 @@ def _analyze(method: ParticleFilter, key: Any, prior: Particles, streams: tuple[
     innovation = whitened_innovation(streams)
     count = jnp.sum(flat([stream.mask for stream in streams]))
     N = prior.log_weights.shape[0]
-    members, log_likelihood = method.proposed(keys[0], prior.members, innovation)
-    finite = jnp.isfinite(log_likelihood)
-    for leaf in jax.tree.leaves(members):
-        finite = finite & jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim)))
+    sound = finite_members(prior.members)
+    alive = prior.replace(log_weights=jnp.where(sound, prior.log_weights, -jnp.inf))
+    members, log_likelihood = method.proposed(keys[0], alive, innovation)
+    if not method.draws_model_error:
+        members = tree.select(count > 0, members, prior.members)
+    finite = jnp.isfinite(log_likelihood) & finite_members(members)
     log_weights = prior.log_weights + jnp.where(finite, log_likelihood, -jnp.inf)
     # Where no weight is left, NaN says so; otherwise the double where keeps infinities out of the derivative.
     total = jax.nn.logsumexp(log_weights)
@@ -167,9 +195,7 @@ def _analyze(method: ParticleFilter, key: Any, prior: Particles, streams: tuple[
     size = weighted.effective_size()
 
     def resampled() -> Particles:
-        indices = method.resampling(keys[1], lax.stop_gradient(weighted.weights))
-        kept = jittered(keys[2], weighted, indices, method.jitter)
-        return Particles(kept, jnp.full_like(weighted.log_weights, -jnp.log(N)))
+        return method.resampled(keys[1:], alive, weighted, innovation)
 
     due = (count > 0) & (size < jnp.asarray(method.threshold, size.dtype) * N)
     posterior = weighted if key is None else lax.cond(due, resampled, lambda: weighted)

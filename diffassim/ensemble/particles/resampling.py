@@ -14,14 +14,15 @@ __all__ = ["Multinomial", "Resampling", "Residual", "Stratified", "Systematic"]
 
 
 class Resampling(Pytree):
-    """Base of all resamplings: (key, weights) -> indices; particle i is drawn N w_i times on average."""
+    """Base of all resamplings: (key, weights, K) -> indices; particle i is drawn K w_i times on average."""
 
-    def __call__(self, key: jax.Array, weights: Float[Array, " N"]) -> Int[Array, " N"]:
+    def __call__(self, key: jax.Array, weights: Float[Array, " N"], count: int | None = None) -> Int[Array, " K"]:
         """Return the indices of the particles that are kept, in ascending order.
 
         Args:
             key: random key.
             weights: shape (N,), not negative, of sum one.
+            count: how many are kept, K (static); default: N.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define __call__(key, weights)")
 
@@ -36,10 +37,10 @@ class Systematic(Resampling):
     Source: Kitagawa (1996), appendix A.
     """
 
-    def __call__(self, key: jax.Array, weights: Float[Array, " N"]) -> Int[Array, " N"]:
+    def __call__(self, key: jax.Array, weights: Float[Array, " N"], count: int | None = None) -> Int[Array, " K"]:
         """Return the indices of the particles that are kept."""
-        N = weights.shape[0]
-        return _indices((jnp.arange(N, dtype=weights.dtype) + jax.random.uniform(key, (), weights.dtype)) / N, weights)
+        K = weights.shape[0] if count is None else count
+        return _indices((jnp.arange(K, dtype=weights.dtype) + jax.random.uniform(key, (), weights.dtype)) / K, weights)
 
 
 class Stratified(Resampling):
@@ -52,11 +53,11 @@ class Stratified(Resampling):
     Source: Kitagawa (1996), appendix A.
     """
 
-    def __call__(self, key: jax.Array, weights: Float[Array, " N"]) -> Int[Array, " N"]:
+    def __call__(self, key: jax.Array, weights: Float[Array, " N"], count: int | None = None) -> Int[Array, " K"]:
         """Return the indices of the particles that are kept."""
-        N = weights.shape[0]
+        K = weights.shape[0] if count is None else count
         return _indices(
-            (jnp.arange(N, dtype=weights.dtype) + jax.random.uniform(key, (N,), weights.dtype)) / N, weights
+            (jnp.arange(K, dtype=weights.dtype) + jax.random.uniform(key, (K,), weights.dtype)) / K, weights
         )
 
 
@@ -70,9 +71,10 @@ class Multinomial(Resampling):
     Source: Gordon, Salmond and Smith (1993).
     """
 
-    def __call__(self, key: jax.Array, weights: Float[Array, " N"]) -> Int[Array, " N"]:
+    def __call__(self, key: jax.Array, weights: Float[Array, " N"], count: int | None = None) -> Int[Array, " K"]:
         """Return the indices of the particles that are kept."""
-        return _indices(jnp.sort(jax.random.uniform(key, weights.shape, weights.dtype)), weights)
+        K = weights.shape[0] if count is None else count
+        return _indices(jnp.sort(jax.random.uniform(key, (K,), weights.dtype)), weights)
 
 
 class Residual(Resampling):
@@ -85,17 +87,18 @@ class Residual(Resampling):
     Source: Liu and Chen (1998), section 3.
     """
 
-    def __call__(self, key: jax.Array, weights: Float[Array, " N"]) -> Int[Array, " N"]:
+    def __call__(self, key: jax.Array, weights: Float[Array, " N"], count: int | None = None) -> Int[Array, " K"]:
         """Return the indices of the particles that are kept."""
         N = weights.shape[0]
-        copies = jnp.floor(N * weights * (1 + 4 * jnp.finfo(weights.dtype).eps))  # N w just below an integer
-        rest = jnp.maximum(N * weights - copies, 0)
+        K = N if count is None else count
+        copies = jnp.floor(K * weights * (1 + 4 * jnp.finfo(weights.dtype).eps))  # K w just below an integer
+        rest = jnp.maximum(K * weights - copies, 0)
         total = jnp.sum(rest)
-        drawn = Multinomial()(key, jnp.where(total > 0, rest / jnp.where(total > 0, total, 1), weights))
+        drawn = Multinomial()(key, jnp.where(total > 0, rest / jnp.where(total > 0, total, 1), weights), K)
         # A random order, so that the first ones that are needed are as good as any.
         drawn = jax.random.permutation(jax.random.fold_in(key, 1), drawn)
         ends = jnp.cumsum(copies.astype(jnp.int32))
-        places = jnp.arange(N, dtype=jnp.int32)
+        places = jnp.arange(K, dtype=jnp.int32)
         certain = jnp.searchsorted(ends, places, side="right").astype(jnp.int32)
         return jnp.sort(jnp.where(places < ends[-1], jnp.minimum(certain, N - 1), drawn))
 

@@ -14,7 +14,7 @@ from diffassim.core.linalg import covariance_rows, safe_sqrt
 from diffassim.core.pytree import Pytree
 from diffassim.methods.members import check_ensemble
 
-__all__ = ["Particles", "as_particles", "jittered"]
+__all__ = ["Particles", "as_particles", "bandwidth", "jittered"]
 
 
 class Particles(Pytree):
@@ -94,7 +94,12 @@ def as_particles(name: str, belief: Any) -> Particles:
     return Particles(members, log_weights - jax.nn.logsumexp(log_weights))
 
 
-def jittered(key: jax.Array, particles: Particles, indices: Any, jitter: Any) -> Any:
+def bandwidth(N: int, n: int) -> float:
+    """Return Scott's bandwidth of a kernel of n dimensions for N particles, in units of their spread."""
+    return float(N ** (-1 / (n + 4)))
+
+
+def jittered(key: jax.Array, particles: Particles, indices: Any, jitter: Any, move_first: bool = False) -> Any:
     r"""Return the resampled members; further copies of a particle are moved by draws of a narrow kernel.
 
     The kernel is Gaussian with the weighted covariance times \(h^2\), \(h = \text{jitter}\, N^{-1/(n + 4)}\).
@@ -104,6 +109,7 @@ def jittered(key: jax.Array, particles: Particles, indices: Any, jitter: Any) ->
         particles: before resampling.
         indices: which are kept, in ascending order.
         jitter: factor of the bandwidth; None: no kernel.
+        move_first: whether the first copy is moved as well.
 
     Returns:
         Members.
@@ -115,8 +121,8 @@ def jittered(key: jax.Array, particles: Particles, indices: Any, jitter: Any) ->
         return kept
     rows = tree.flat_rows(particles.anomalies())
     N, n = rows.shape
-    kernel = covariance_rows(rows.T @ rows) * (jnp.asarray(jitter, rows.dtype) * N ** (-1 / (n + 4)))
-    copy = jnp.concatenate([jnp.zeros(1, bool), indices[1:] == indices[:-1]])
+    kernel = covariance_rows(rows.T @ rows) * (jnp.asarray(jitter, rows.dtype) * bandwidth(N, n))
+    copy = jnp.concatenate([jnp.zeros(1, bool), indices[1:] == indices[:-1]]) | move_first
     noise = jnp.where(copy[:, None], jax.random.normal(key, (N, n), rows.dtype) @ kernel, 0)
     return tree.add(kept, tree.state_rows(noise, jax.tree.map(lambda leaf: leaf[0], kept)))
 

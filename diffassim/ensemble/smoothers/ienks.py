@@ -83,7 +83,7 @@ class IEnKS(EnsembleWindowMethod):
     inflation: Any = 1.0
     rotation: bool = static(default=False)
     tolerance: Any = 1e-3
-    max_iterations: int = static(default=10)
+    max_iterations: int = static(default=20)
     bundle: Any = None
     finite_size: Any = None
 
