@@ -10,6 +10,7 @@ from diffassim.training.distillation import Distillation
 from diffassim.training.drift import DriftDetector, innovation_statistic
 from diffassim.training.fit import Fit, TrainingError, fit
 from diffassim.training.frozen import paths_of, training_only
+from diffassim.training.metrics import CsvMetrics, TensorBoardMetrics
 from diffassim.training.online import OnlineState, OnlineTraining
 from diffassim.training.routes import AnalysisForecast, FilterCycle, FilterForecast, Forecast, Route, WindowSample
 from diffassim.training.scores import CRPS, EnergyScore, GaussianLikelihood, Loss, MeanSquare, Score, Spectral
@@ -20,6 +21,7 @@ __all__ = [
     "CRPS",
     "Adversarial",
     "AnalysisForecast",
+    "CsvMetrics",
     "Distillation",
     "DriftDetector",
     "EnergyScore",
@@ -37,6 +39,7 @@ __all__ = [
     "Score",
     "Spectral",
     "Stage",
+    "TensorBoardMetrics",
     "TrainingError",
     "TrainingState",
     "WindowSample",

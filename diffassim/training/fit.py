@@ -66,6 +66,7 @@ def fit(
     chunk: int = 100,
     checkpoint: str | Path | None = None,
     progress: Callable[[int, float], None] | None = None,
+    record: Callable[[int, dict[str, np.ndarray]], None] | None = None,
 ) -> Fit:
     """Train a pytree on minibatches.
 
@@ -96,6 +97,7 @@ def fit(
         chunk: updates between two looks at the training.
         checkpoint: directory in which the state is kept after every chunk.
         progress: called as progress(step, loss) after each chunk.
+        record: called as record(first step, values by name) after each chunk, for example a `CsvMetrics`.
 
     Returns:
         `Fit`.
@@ -113,17 +115,7 @@ def fit(
         3.0
     """
     _check(data, batch_size, accumulate, chunk, validation, patience)
-    if state is None:
-        if key is None:
-            raise ConfigurationError("fit: give key=jax.random.key(...), or a state to go on from")
-        state = TrainingState.create(trainable, optimizer, key, carry)
-    elif key is not None or carry is not None:
-        raise ConfigurationError(
-            "fit: a state has its own key and carry; leave them out, or replace those of the state"
-        )
-    if state.carry is not None and accumulate > 1:
-        raise ConfigurationError("fit: parts of a batch cannot hand anything on; leave out `accumulate` or `carry`")
-
+    state = _begun(trainable, optimizer, key, state, carry, accumulate)
     step = first = int(state.step)
     reports: list[Any] = []
     checked: list[float] = []
@@ -139,11 +131,39 @@ def fit(
         if validation is not None:
             checked.append(float(value := evaluate(loss, state, validation)))
             state = _compared(state, value)
+        if record is not None:
+            record(step - count, _by_name(reports[-1], checked))
         if checkpoint is not None:
             save_checkpoint(checkpoint, state)
         if progress is not None:
             progress(step - 1, float(reports[-1][0][-1]))
     return _collect(reports, checked, state, None if validation is None else state.best)
+
+
+def _begun(
+    trainable: Any, optimizer: Any, key: Any, state: TrainingState | None, carry: Any, accumulate: int
+) -> TrainingState:
+    """Return the state to start from."""
+    if state is None:
+        if key is None:
+            raise ConfigurationError("fit: give key=jax.random.key(...), or a state to go on from")
+        state = TrainingState.create(trainable, optimizer, key, carry)
+    elif key is not None or carry is not None:
+        raise ConfigurationError(
+            "fit: a state has its own key and carry; leave them out, or replace those of the state"
+        )
+    if state.carry is not None and accumulate > 1:
+        raise ConfigurationError("fit: parts of a batch cannot hand anything on; leave out `accumulate` or `carry`")
+    return state
+
+
+def _by_name(report: Any, checked: list[float]) -> dict[str, np.ndarray]:
+    """Return what a chunk reports; the validation belongs to its last update."""
+    losses, norms, metrics = report
+    named = {"loss": losses, "gradient_norm": norms, **metrics}
+    if checked:
+        named["validation"] = np.append(np.full(len(losses) - 1, np.nan), checked[-1])
+    return named
 
 
 def _compared(state: TrainingState, value: Any) -> TrainingState:

@@ -12,11 +12,19 @@ import pytest
 
 pytest.importorskip("pandas")
 
+import diffassim as da
 from diffassim.core.errors import ConfigurationError
 from diffassim.experiments.learning import bench
 from diffassim.experiments.learning.bench import Row, Score, Settings, measure, train
-from diffassim.experiments.learning.rows import LEFT_OUT, ROWS, data_scarcity, find_row, stochastic_lorenz63
-from diffassim.learned import CorrectedModel, Network
+from diffassim.experiments.learning.rows import (
+    LEFT_OUT,
+    ROWS,
+    data_scarcity,
+    find_row,
+    single_state_analysis,
+    stochastic_lorenz63,
+)
+from diffassim.learned import CorrectedModel, Network, Remembered
 from diffassim.models import Lorenz96, rollout
 
 
@@ -146,3 +154,20 @@ def test_the_learned_error_model_is_a_density():
 def test_settings_of_seeds_have_their_own_keys():
     first, second = (jax.random.key_data(Settings(seed=k).key) for k in range(2))
     assert not np.array_equal(first, second) and bench.KINDS == ("learned", "classical")
+
+
+def test_the_untrained_analysis_is_a_constant_gain_and_the_same_everywhere():
+    row = single_state_analysis
+    analysis = row.untrained(Settings())
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, y = (jax.random.normal(k, (row.N,), jnp.float32) for k in keys[:2])
+    observations = da.Observations(y[None], [1], error=da.covariances.Diagonal(std=jnp.ones((), jnp.float32)))
+    found, _ = analysis.analyze(None, Remembered(x, analysis.memory), observations)
+    np.testing.assert_allclose(found.state, x + 0.3 * (y - x), rtol=1e-5, atol=1e-6)
+    noisy = jax.tree.map(lambda w: w + 0.1 * jax.random.normal(keys[2], w.shape, w.dtype), analysis.network)
+    memory = jax.random.normal(keys[2], (row.N, row.MEMORY), jnp.float32)
+    here = noisy(x, y, memory)
+    there = noisy(jnp.roll(x, 7), jnp.roll(y, 7), jnp.roll(memory, 7, axis=0))
+    for a, b in zip(here, there, strict=True):
+        np.testing.assert_allclose(jnp.roll(a, 7, axis=0), b, atol=1e-4)
+    assert float(jnp.std(here[0])) > 0.1
