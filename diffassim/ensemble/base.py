@@ -68,6 +68,11 @@ class EnsembleMethod(SequentialMethod):
         drawn = as_inflation(self.inflation).random or draws_model_error(self.Q)
         return self.rotation or self.replace_failed or drawn
 
+    @property
+    def any_loss(self) -> bool:
+        """Whether observations may have a robust loss: where only the likelihoods of members count."""
+        return False
+
     def state_like(self, belief: Any) -> Any:
         """Return the shapes of one member."""
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), belief)
@@ -234,7 +239,7 @@ def _analyze(
 ) -> tuple[Any, Any, AnalysisInfo]:
     given, ensemble = ensemble, method.repaired(key, ensemble)
     prior = as_inflation(method.inflation).before(ensemble)
-    departures = whitened_departures(prior, streams)
+    departures = whitened_departures(prior, streams, method.any_loss)
     found = method.posterior(key, prior, companions, departures, streams)
     posterior, companions = tree.select(departures.count > 0, found, (ensemble, companions))
     density = method.log_likelihood(departures, streams)
@@ -247,7 +252,7 @@ def _analyze_along(
 ) -> tuple[Any, AnalysisInfo]:
     given, (ensemble, states) = ensemble, method.repaired(key, (ensemble, states))
     prior, states = as_inflation(method.inflation).before((ensemble, states))
-    departures = departures_of(jax.vmap(innovation_along(streams))(states), streams)
+    departures = departures_of(jax.vmap(innovation_along(streams, method.any_loss))(states), streams)
     posterior, _ = method.posterior(key, prior, None, departures, streams)
     posterior = tree.select(departures.count > 0, posterior, ensemble)
     return posterior, account(given, prior, posterior, departures, method.log_likelihood(departures, streams))

@@ -31,7 +31,7 @@ class AnalysisInfo(Pytree):
             an ensemble; for methods that weight members (particle filters, NETF) it is the mean of the members'
             likelihoods. With localization it is the sum of the log densities of the single values, a composite
             likelihood that leaves out how forecast errors of different values belong together. NaN where R does not
-            know its determinant, or the method no error of its forecast.
+            know its determinant, with a robust loss, or where a method knows no error of its forecast.
         non_finite: number of prior members (one for a Gaussian) that hold something not finite.
         result: `Result` code: `DIVERGED` where the prior or the posterior is not finite.
     """

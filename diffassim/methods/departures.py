@@ -52,7 +52,7 @@ class Departures(Pytree):
         return chi_square(self.d, variance, self.count)
 
 
-def whitened_departures(ensemble: Any, observations: Any) -> Departures:
+def whitened_departures(ensemble: Any, observations: Any, any_loss: bool = False) -> Departures:
     """Compare an ensemble with the observations of one time.
 
     A masked or missing (NaN) value has exactly no influence, on values and gradients. Correlated errors are whitened
@@ -62,6 +62,7 @@ def whitened_departures(ensemble: Any, observations: Any) -> Departures:
         ensemble: pytree with a leading member axis, N >= 2.
         observations: `Observations` whose rows all hold for the time of the ensemble (their `steps` do not matter), or
             a tuple of such streams.
+        any_loss: whether a robust loss is taken: departures then have twice the loss as their square.
 
     Returns:
         `Departures`.
@@ -79,7 +80,7 @@ def whitened_departures(ensemble: Any, observations: Any) -> Departures:
     """
     ensemble = check_ensemble("whitened_departures", ensemble)
     streams = as_streams(observations)
-    return departures_of(jax.vmap(whitened_innovation(streams))(ensemble), streams)
+    return departures_of(jax.vmap(whitened_innovation(streams, any_loss))(ensemble), streams)
 
 
 def departures_of(innovations: Float[Array, "N m"], streams: tuple[Any, ...]) -> Departures:
@@ -88,16 +89,17 @@ def departures_of(innovations: Float[Array, "N m"], streams: tuple[Any, ...]) ->
     return Departures(d, d[None] - innovations, flat([stream.mask for stream in streams]))
 
 
-def whitened_innovation(streams: tuple[Any, ...]) -> Callable[[Any], Float[Array, " m"]]:
+def whitened_innovation(streams: tuple[Any, ...], any_loss: bool = False) -> Callable[[Any], Float[Array, " m"]]:
     r"""Return the function \(x \mapsto R^{-1/2} (y - H(x))\) of one state, all streams in one vector.
 
     Args:
         streams: the observations of one time, a tuple of `Observations`.
+        any_loss: whether a robust loss is taken.
 
     Raises:
         ConfigurationError: if a stream has a robust loss, or lies between two steps.
     """
-    _require_gaussian(streams)
+    _require_gaussian(streams, any_loss)
     streams = tuple(on_steps("an ensemble analysis", stream) for stream in streams)
 
     def innovation(x: Any) -> Any:
@@ -106,16 +108,17 @@ def whitened_innovation(streams: tuple[Any, ...]) -> Callable[[Any], Float[Array
     return innovation
 
 
-def innovation_along(streams: tuple[Any, ...]) -> Callable[[Any], Float[Array, " m"]]:
+def innovation_along(streams: tuple[Any, ...], any_loss: bool = False) -> Callable[[Any], Float[Array, " m"]]:
     r"""Return the function from states at the `observed_rows` of the streams to \(R^{-1/2} (y - H(x(t)))\).
 
     Args:
         streams: observations of several times, a tuple of `Observations`.
+        any_loss: whether a robust loss is taken.
 
     Raises:
         ConfigurationError: if a stream has a robust loss.
     """
-    _require_gaussian(streams)
+    _require_gaussian(streams, any_loss)
     counts = [stream.rows.shape[0] for stream in streams]
     edges = [sum(counts[:k]) for k in range(len(counts) + 1)]
 
@@ -160,11 +163,12 @@ def along_window(
     return path
 
 
-def _require_gaussian(streams: tuple[Any, ...]) -> None:
+def _require_gaussian(streams: tuple[Any, ...], any_loss: bool) -> None:
     robust = [type(stream.loss).__name__ for stream in streams if stream.loss is not None]
-    if robust:
+    if robust and not any_loss:
         raise ConfigurationError(
-            f"an ensemble analysis needs Gaussian observation errors, found the loss {robust[0]}; leave `loss` out"
+            f"an ensemble analysis needs Gaussian observation errors, found the loss {robust[0]}; leave `loss` out, or "
+            "weight members (NETF, LNETF, LETPF, ParticleFilter)"
         )
 
 

@@ -27,7 +27,7 @@ def log_density(ratio: Float[Array, ""], streams: tuple[Any, ...]) -> Float[Arra
         streams: the observations, a tuple of `Observations`.
 
     Returns:
-        A number; NaN where R does not know its determinant.
+        A number; NaN where R does not know its determinant, or with a robust loss, whose density is not normalized.
 
     Example:
         >>> import diffassim as da
@@ -37,6 +37,8 @@ def log_density(ratio: Float[Array, ""], streams: tuple[Any, ...]) -> Float[Arra
     """
     for stream in streams:
         try:
+            if stream.loss is not None:
+                raise NotAvailableError("the density of a robust loss is known up to a factor")
             logdet = stream.error.masked(stream.mask).logdet(stream.values)
         except NotAvailableError:
             logdet = jnp.full((), jnp.nan)

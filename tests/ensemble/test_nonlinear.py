@@ -117,3 +117,21 @@ def test_names():
         with pytest.raises(da.ConfigurationError, match=f"{method.__name__}: localization.*without one use {instead}"):
             method()
     assert not isinstance(NETF().inflation, Inflation)
+
+
+def test_any_loss_is_the_likelihood_of_methods_that_weight_members():
+    E, y, loss = ensemble(members=20), values(), da.observations.Huber()
+    obs = observed(y).replace(loss=loss)
+    r = np.asarray(loss(jnp.asarray((y - np.asarray(E)) / 0.8)))  # of which half the square is the loss
+    w = np.exp(-0.5 * np.sum(r**2, axis=1))
+    w /= w.sum()
+    particles, info = da.ParticleFilter(threshold=0.0).analyze(None, E, obs)
+    np.testing.assert_allclose(particles.weights, w, rtol=1e-12)
+    assert np.isnan(info.log_likelihood) and info.result == da.Result.CONVERGED
+    everywhere = LNETF(localization=EVERYWHERE)
+    for method in (NETF(), everywhere, LETPF(localization=EVERYWHERE)):
+        posterior, _ = method.analyze(None, E, obs)
+        np.testing.assert_allclose(posterior.mean(0), w @ np.asarray(E), rtol=1e-11)
+    for method in (da.ETKF(), da.OptimalParticleFilter(Q=da.covariances.Diagonal(std=1.0))):
+        with pytest.raises(da.ConfigurationError, match="needs Gaussian observation errors, found the loss Huber"):
+            method.analyze(KEY, E, obs)

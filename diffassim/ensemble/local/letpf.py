@@ -58,6 +58,11 @@ class LETPF(DomainFilter):
         w = likelihood_weights(S, d, taper)
         return jax.tree.map(lambda leaf: jax.vmap(_coupled, (1, None), 1)(leaf, w.astype(leaf.dtype)), X)
 
+    @property
+    def any_loss(self) -> bool:
+        """True: minus the logarithm of a member's likelihood may be any loss."""
+        return True
+
     def log_ratio(self, S: Float[Array, "N m"], d: Float[Array, " m"]) -> Float[Array, ""]:
         """Return that of the mean of the members' likelihoods."""
         return mixture_log_ratio(S, d)

@@ -46,6 +46,11 @@ class NETF(GlobalFilter):
         """Return w + sqrt(N) (diag w - w w^T)^(1/2)."""
         return nonlinear_transform(S, d)
 
+    @property
+    def any_loss(self) -> bool:
+        """True: minus the logarithm of a member's likelihood may be any loss."""
+        return True
+
     def log_ratio(self, S: Float[Array, "N m"], d: Float[Array, " m"]) -> Float[Array, ""]:
         """Return that of the mean of the members' likelihoods."""
         return mixture_log_ratio(S, d)

@@ -110,6 +110,11 @@ class OptimalParticleFilter(ParticleFilter):
         return LowRank(tree.scale(width, prior.anomalies()))
 
     @property
+    def any_loss(self) -> bool:
+        """False: the proposal is Gaussian."""
+        return False
+
+    @property
     def draws_model_error(self) -> bool:
         """Whether what is proposed is the model error of the forecast."""
         return self.kernel is None

@@ -132,6 +132,11 @@ class ParticleFilter(SequentialMethod):
         return prior.members, -0.5 * jnp.sum(jnp.square(jax.vmap(innovation)(prior.members)), axis=1)
 
     @property
+    def any_loss(self) -> bool:
+        """True: minus the logarithm of a particle's likelihood may be any loss."""
+        return True
+
+    @property
     def draws_model_error(self) -> bool:
         """Whether `proposed` draws the model error of the forecast, which is part of it also without observations."""
         return False
@@ -166,7 +171,7 @@ class ParticleFilter(SequentialMethod):
 
         Raises:
             ShapeError: if there are fewer than two members, or all weights are zero.
-            ConfigurationError: if a key is needed and missing, or a stream has a robust loss.
+            ConfigurationError: if a key is needed and missing, or (optimal proposal) a stream has a robust loss.
         """
         require_key(type(self).__name__, self.random, key)
         belief, streams = self.init(belief), as_streams(observations)
@@ -177,7 +182,7 @@ class ParticleFilter(SequentialMethod):
 @jax.jit
 def _analyze(method: ParticleFilter, key: Any, prior: Particles, streams: tuple[Any, ...]) -> Any:
     keys = (None, None, None) if key is None else jax.random.split(key, 3)
-    innovation = whitened_innovation(streams)
+    innovation = whitened_innovation(streams, method.any_loss)
     count = jnp.sum(flat([stream.mask for stream in streams]))
     N = prior.log_weights.shape[0]
     sound = finite_members(prior.members)
