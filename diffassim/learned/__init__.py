@@ -32,13 +32,14 @@ __all__ = [
     "flop_count",
     "networks",
     "parameter_count",
+    "priors",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # flax modules: imported only where they are used
+    # imported only where they are used: flax modules, and what few need
     if name == "LocalNetwork":
         return importlib.import_module("diffassim.learned.local_network").LocalNetwork
-    if name == "networks":
-        return importlib.import_module("diffassim.learned.networks")
+    if name in ("networks", "priors"):
+        return importlib.import_module(f"diffassim.learned.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
