@@ -21,10 +21,11 @@ from diffassim.experiments.learning.rows import (
     ROWS,
     data_scarcity,
     find_row,
+    learned_solver,
     single_state_analysis,
     stochastic_lorenz63,
 )
-from diffassim.learned import CorrectedModel, Network, Remembered
+from diffassim.learned import CorrectedModel, Network, Normalized, Remembered, SurrogateModel
 from diffassim.models import Lorenz96, rollout
 
 
@@ -171,3 +172,21 @@ def test_the_untrained_analysis_is_a_constant_gain_and_the_same_everywhere():
     for a, b in zip(here, there, strict=True):
         np.testing.assert_allclose(jnp.roll(a, 7, axis=0), b, atol=1e-4)
     assert float(jnp.std(here[0])) > 0.1
+
+
+def test_windows_of_lorenz63_are_trajectories_and_a_perfect_model_has_no_loss(monkeypatch):
+    row = learned_solver
+    for name, count in (("TRAINING", 3), ("TEST", 2)):
+        monkeypatch.setattr(row, name, count)
+    windows, model = row.draw(jax.random.key(0)), da.models.Lorenz63(dt=0.01)
+    assert windows.training.shape == (3, 200, 3) and windows.test.shape == (2, 200, 3)
+    np.testing.assert_allclose(rollout(model, windows.test[1, 0], 20), windows.test[1, :21], rtol=1e-9)
+    change = Network(lambda w, x: model.step(x, 0) - x)
+    perfect = SurrogateModel(Normalized(change), dt=0.01)
+    perfect = perfect.replace(network=perfect.network.replace(spread=jnp.ones(3)))
+    assert float(row.model_loss(perfect, windows.training, jax.random.key(1))) < 1e-20
+    values = row.observe(windows.training, jax.random.key(2))
+    assert values.shape == (3, 23, 3)
+    inverse = row.Inverse(lambda seen: seen.reshape(23, 3)[0], jnp.ones(3), jnp.full(3, 2.0))
+    obs = da.Observations(values[0], row.OBSERVED, error=da.covariances.Diagonal(std=1.0))
+    np.testing.assert_allclose(inverse((obs,)), values[0, 0], rtol=1e-12)  # normalized there and back

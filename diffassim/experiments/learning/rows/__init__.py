@@ -12,6 +12,7 @@ __all__ = ["LEFT_OUT", "ROWS", "find_row"]
 # Modules by row; imported when they are asked for.
 ROWS = {
     "L5": "single_state_analysis",
+    "L7": "learned_solver",
     "L11": "stochastic_lorenz63",
     "L12": "data_scarcity",
 }
