@@ -11,6 +11,7 @@ import pytest
 import diffassim as da
 from benchmarks import (
     adjoint,
+    chaotic_windows,
     diffusion,
     ensemble,
     field_256,
@@ -81,6 +82,12 @@ def test_window(capsys, tmp_path):
 def test_long_window(capsys, tmp_path):
     found = rows(capsys, long_window.main, tmp_path, times=4, seeds=1, rounds=3)
     assert found["default"]["more"]["reached"] == "1 of 1" and not found["default"]["more"]["missed"]
+
+
+@pytest.mark.slow
+def test_chaotic_windows(capsys, tmp_path):
+    found = rows(capsys, chaotic_windows.main, tmp_path, n=(12,), times=4, seeds=1)
+    assert found["default"]["more"]["reached"] == "1 of 1" and found["by hand"]["more"]["work, median"] > 0
 
 
 @pytest.mark.slow

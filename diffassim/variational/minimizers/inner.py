@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,40 +18,52 @@ __all__ = ["InnerProblem"]
 
 # A simplified level has done its part where the gradient norm does not fall below this share of the last one.
 SLOW = 0.7
+CORRECTION = 30  # inner iterations of a second-order correction, which only has to find the steep directions
+NEWTON_INNER = 3  # times as many inner iterations are allowed with the full Hessian: near the minimum they pay
 
 
 class InnerProblem:
-    """The levels of the inner problem: simplified models, the coarsest first, and at last the full linearized model.
+    """The levels of the inner problem: simplified models, the coarsest first, the full linearized model, its Hessian.
+
+    Level `len(levels)` is the full linearized model. The one after it has the Hessian of J itself instead of
+    Gauss-Newton's, with the second derivatives of the residuals that make the latter slow where the innovations at the
+    minimum are large against what the observations add to the curvature; for costs with a window alone.
 
     Args:
         method: the `GaussNewton` whose settings hold.
         cost: the full cost, before its checkpoints are switched off.
         start: control vector (shapes only).
         unrolled: use loops that reverse mode can pass through.
+        newton: whether there is a level with the full Hessian.
     """
 
-    def __init__(self, method: Any, cost: Any, start: Any, unrolled: bool) -> None:
-        self.method, self.unrolled = method, unrolled
+    def __init__(self, method: Any, cost: Any, start: Any, unrolled: bool, newton: bool) -> None:
+        self.method, self.unrolled, self.newton = method, unrolled, newton
         self.levels = [self._stored(level.cost(cost), start) for level in method.levels]
 
     def _stored(self, cost: Any, start: Any) -> Any:
         return cost if self.method.store_linearization is False else stored(cost, start, self.method.memory) or cost
 
-    def level(self, level: Any, gradient_norm: Any, last_gradient_norm: Any) -> tuple[Any, Any, Any]:
-        """Return the level after the last step's success, whether it is the full one, and flags by level."""
+    def level(self, level: Any, gradient_norm: Any, last_gradient_norm: Any) -> Any:
+        """Return the level after the last step's success: what a simplified model leaves is for the next one."""
+        slow = (gradient_norm > SLOW * last_gradient_norm) & (level < len(self.levels))
+        return level + slow.astype(jnp.int32)
+
+    def work(self, level: Any, products: Any) -> tuple[Any, Any]:
+        """Return the work of a step in gradients of the full cost, and in those of each simplified one."""
         count = len(self.levels)
-        slow = gradient_norm > SLOW * last_gradient_norm
-        level = jnp.minimum(level + slow.astype(jnp.int32), count)
-        return level, level == count, jnp.arange(count, dtype=jnp.int32) == level
+        full = jnp.where(level < count, 0, jnp.where(level > count, 2, 1) * products)
+        return full, jnp.where(jnp.arange(count, dtype=jnp.int32) == level, 1 + products, 0)
 
     def solve(
-        self, level: Any, horizon: Any, v: Any, linearized: tuple[Any, Any], residuals: Any, gradient: Any,
+        self, level: Any, cost: Any, horizon: Any, v: Any, linearized: tuple[Any, Any], residuals: Any, gradient: Any,
         needed: Any, radius: Any, preconditioner: Any,
     ) -> Any:  # fmt: skip
         """Return the step that minimizes the quadratic model of a level, approximately; zero where none is needed.
 
         Args:
             level: number of the level, a run-time integer.
+            cost: the full cost over the current window.
             horizon: current window length, a run-time integer; None where the cost has no window.
             v: control vector.
             linearized: tangent and adjoint of the full residuals at v.
@@ -62,32 +76,69 @@ class InnerProblem:
         Returns:
             `TrustRegionStep`.
         """
-        tolerance = jnp.asarray(self.method.inner_tolerance, radius.dtype)
-        if self.method.dual:
+        tolerance, limit = jnp.asarray(self.method.inner_tolerance, radius.dtype), self.method.max_inner
+        full = len(self.levels)
+
+        # All levels are run under vmap; those that are not asked for end at once.
+        def wanted(k: int) -> Any:
+            return needed & (level == k) if full or self.newton else needed
+
+        def primal(k: int, product: Any, limit: int) -> Any:
+            right = tree.select(wanted(k), gradient, tree.zeros_like(gradient))
+            return truncated_cg(product, right, radius, tolerance, limit, self.unrolled, preconditioner)
+
+        def gauss_newton(k: int, tangent: Any, adjoint: Any) -> Any:
+            return primal(k, lambda p: adjoint(tangent(p))[0], limit)
+
+        def simplified(k: int) -> Any:
+            shorter = self.levels[k] if horizon is None else self.levels[k].replace(horizon=horizon)
+            _, tangent = jax.linearize(shorter.residuals, v)
+            return gauss_newton(k, tangent, jax.linear_transpose(tangent, v))
+
+        def dual() -> Any:
             tangent, adjoint = linearized
-            v, departures = tree.select(needed, residuals, tree.zeros_like(residuals))
+            first, departures = tree.select(wanted(full), residuals, tree.zeros_like(residuals))
             of_control = tree.zeros_like(v)
             return dual_step(
                 lambda p: tangent(p)[1], lambda d: adjoint((of_control, d))[0],
-                v, departures, radius, tolerance, self.method.max_inner, self.unrolled,
+                first, departures, radius, tolerance, limit, self.unrolled,
             )  # fmt: skip
 
-        def steps(k: int, tangent: Any, adjoint: Any) -> Any:
-            # All levels are run under vmap; those that are not asked for end at once.
-            wanted = needed if not self.levels else needed & (level == k)
-            right = tree.select(wanted, gradient, tree.zeros_like(gradient))
-            return truncated_cg(
-                lambda p: adjoint(tangent(p))[0], right, radius, tolerance, self.method.max_inner, self.unrolled,
-                preconditioner,
-            )  # fmt: skip
+        def newton() -> Any:
+            # Not linearized once: that would take twice as long to compile, for a few outer iterations.
+            gradient = jax.grad(lambda v: cost(v))
+            return primal(full + 1, lambda p: jax.jvp(gradient, (v,), (p,))[1], NEWTON_INNER * limit)
 
-        def simplified(k: int) -> Any:
-            cost = self.levels[k] if horizon is None else self.levels[k].replace(horizon=horizon)
-            _, tangent = jax.linearize(cost.residuals, v)
-            return steps(k, tangent, jax.linear_transpose(tangent, v))
+        branches: list[Callable[[], Any]] = [partial(simplified, k) for k in range(full)]
+        branches.append(dual if self.method.dual else partial(gauss_newton, full, *linearized))
+        if self.newton:
+            branches.append(newton)
+        return branches[0]() if len(branches) == 1 else jax.lax.switch(level, branches)
 
-        full = len(self.levels)
-        if not full:
-            return steps(full, *linearized)
-        branches = [lambda k=k: simplified(k) for k in range(full)]
-        return jax.lax.switch(level, [*branches, lambda: steps(full, *linearized)])
+    def corrected(self, linearized: tuple[Any, Any], residuals: Any, wanted: Any) -> Any:
+        r"""Return the step back into the valley, from residuals at a trial point and the linearization before it.
+
+        A long step along a curved valley of J ends on its steep side, where J hides what was gained along it.
+        Gauss-Newton from there, with the Jacobian that is there already, descends the side in a few products:
+        \(\min_q |r(v + p) + A q|\).
+
+        Args:
+            linearized: tangent and adjoint at v.
+            residuals: r(v + p).
+            wanted: whether it is needed; zero otherwise.
+
+        Returns:
+            q and the number of products.
+
+        Source: second-order correction, Nocedal and Wright (2006), section 15.6; for least squares, the geodesic
+        acceleration of Transtrum and Sethna (2012).
+        """
+        tangent, adjoint = linearized
+        (gradient,) = adjoint(residuals)
+        dtype = jnp.result_type(*jax.tree.leaves(gradient))
+        right = tree.select(wanted, gradient, tree.zeros_like(gradient))
+        step = truncated_cg(
+            lambda p: adjoint(tangent(p))[0], right, jnp.asarray(jnp.inf, dtype),
+            jnp.asarray(self.method.inner_tolerance, dtype), CORRECTION, self.unrolled,
+        )  # fmt: skip
+        return step.step, step.products

@@ -75,8 +75,25 @@ def minimize(cost: Any, method: Any = None, *, start: Any = None, unrolled: bool
             lambda given, own: jnp.asarray(real_array("minimize: `start`", given)).astype(own.dtype), start, expected
         )
     with forward_mode(f"minimize with {type(method).__name__}", "LBFGS() and Descent(...) do without"):
-        solution = _minimize(cost, method, start, unrolled)
+        solution = _minimize(cost, method, start, unrolled) if unrolled else _in_stages(cost, method, start)
     _report(solution)
+    return solution
+
+
+def _in_stages(cost: Any, method: Any, start: Any) -> Solution:
+    """Minimize, and go on with what the method has in store where the search is known not to have converged."""
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((cost, method, start, jnp.zeros(()))))
+    if traced or type(method) is not GaussNewton:
+        return _minimize(cost, method, start, False)
+    first, *others = method.stages(cost.control() if start is None else start)
+    solution = _minimize(cost, first, start, False)
+    for following in others:
+        if solution.converged or solution.result == Result.NON_FINITE:
+            break
+        further = _minimize(cost, following, solution.control, False)
+        if not further.cost <= solution.cost:
+            break
+        solution = further.replace(search=further.search.after(solution.search))
     return solution
 
 

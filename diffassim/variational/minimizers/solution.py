@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from diffassim.core.errors import AssimilationWarning, DataError, ShapeError, concrete
@@ -23,10 +25,13 @@ class Minimum(Pytree):
         horizon_history: window length (model steps) that counted in each iteration; -1 after the last.
         gradient_norm: |dJ/dv| where the search ended.
         iterations: number of outer iterations.
-        work: cost of the search in evaluations of the full window's gradient (a Hessian product counts as one).
+        work: cost of the search in evaluations of the full window's gradient (a product with Gauss-Newton's Hessian
+            counts as one, with the full one as two).
         result: `Result` code.
         terms: the terms of the cost by name, each like `cost_history`, which is their sum; see `cost_terms`.
         simplified_work: evaluations of the gradients of simplified costs, one number for each level; None without any.
+        attempts: 1, or 2 where the window was grown again, one observation time after the other, because the first
+            minimum looked doubtful; None where windows are not grown.
     """
 
     control: Any
@@ -38,6 +43,24 @@ class Minimum(Pytree):
     result: Int[Array, ""]
     terms: Any = None
     simplified_work: Any = None
+    attempts: Any = None
+
+    def after(self, before: Minimum) -> Minimum:
+        """Return the account of a search that went on where another one had ended (outside of traced code)."""
+        count = int(before.iterations)
+
+        def joined(first: Any, then: Any) -> Any:
+            return jnp.concatenate([first[:count], then])
+
+        return self.replace(
+            cost_history=joined(before.cost_history, self.cost_history),
+            horizon_history=joined(before.horizon_history, self.horizon_history),
+            iterations=before.iterations + self.iterations,
+            work=before.work + self.work,
+            terms=jax.tree.map(joined, before.terms, self.terms),
+            simplified_work=jax.tree.map(jnp.add, before.simplified_work, self.simplified_work),
+            attempts=None if self.attempts is None else jnp.maximum(before.attempts, self.attempts),
+        )
 
 
 class Solution(Pytree):
