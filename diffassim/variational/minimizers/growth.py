@@ -117,7 +117,7 @@ def last_time_before(streams: tuple[Any, ...], time: Any) -> Int[Array, ""]:
 
 def _largest_by_row(x: Any) -> Float[Array, " time"]:
     """Return the largest absolute value in each row of a pytree with a common leading axis, infinite where none is."""
-    rows = [jnp.max(jnp.abs(leaf).reshape((leaf.shape[0], -1)), axis=1, initial=0) for leaf in jax.tree.leaves(x)]
+    rows = [jnp.max(jnp.abs(leaf), axis=tuple(range(1, leaf.ndim)), initial=0) for leaf in jax.tree.leaves(x)]
     largest = rows[0]
     for row in rows[1:]:
         largest = jnp.maximum(largest, row)

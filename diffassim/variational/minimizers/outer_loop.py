@@ -172,7 +172,7 @@ class OuterLoop:
         f = self.evaluate(s)
         d = self.decide(s, f)
         dtype, infinity = s.radius.dtype, jnp.asarray(jnp.inf, s.radius.dtype)
-        full = s.stage.horizon >= self.window
+        full, in_full = s.stage.horizon >= self.window, f.level >= len(self.inner.levels)
         elsewhere = d.shorten | d.grow | d.again  # another part of the window comes next
         settles = d.again | (d.done & (s.stage.attempt == 0))
         better = full & f.sound & ((f.value < s.best_cost) | (d.done & (f.value <= s.best_cost * (1 + SAME))))
@@ -196,7 +196,7 @@ class OuterLoop:
             # How fast a search converges is no part of what is differentiated.
             preconditioner=jax.lax.stop_gradient(f.step.learned),
             iterations=s.iterations + 1,
-            unverified=jnp.where(elsewhere, 0, s.unverified + (f.unverifiable & ~d.handed_on).astype(jnp.int32)),
+            unverified=jnp.where(elsewhere, 0, s.unverified + (f.unverifiable & in_full).astype(jnp.int32)),
             bent=s.bent | d.shorten | ((f.ratio < POOR) & ~f.unverifiable),
             slow=jnp.where(elsewhere | d.newton, 0, s.slow + d.slow.astype(jnp.int32)),
             level=jnp.where(elsewhere, 0, f.level + (d.handed_on | d.newton).astype(jnp.int32)),
