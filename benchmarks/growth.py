@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,7 +36,7 @@ def _ensemble_cost(n: int) -> tuple[Callable[[], Any], int]:
     arrays = lorenz96_arrays(TIMES, 0, n=n)
     plain = lorenz96_cost(arrays)
     members = arrays["x_background"] + np.random.default_rng(1).normal(size=(MEMBERS, n))
-    localization = da.covariances.Gaussian(1.0, 4.0, da.grids.Grid(1.0, periodic=True))
+    localization = da.covariances.Gaussian(1.0, 2.0, da.grids.Grid(1.0, periodic=True))
     cost = da.FourDEnVar.from_model(
         plain.model, arrays["x_background"], jnp.asarray(members), plain.observations, localization
     )
@@ -61,27 +61,38 @@ METHODS: dict[str, Callable[[int], tuple[Callable[[], Any], int]]] = {
 
 
 def measure(method: str, n: int) -> dict[str, float]:
-    """Measure one method at one size; meant for a process of its own, whose largest memory it reads.
+    """Measure one method at one size; meant for a process of its own, whose largest memory it reads (on Linux).
 
     Returns:
-        Seconds of an analysis (the smaller of two later calls), of compilation (first call less that), and bytes by
-        which the calls raised the largest memory of the process.
+        Seconds of an analysis (the smaller of two later calls), of compilation (first call less that), bytes by which a
+        later call raises the memory of the process, and the work of a search in gradients.
     """
     run, count = METHODS[method](n)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     walls, cpus = [], []
     for _ in range(3):
+        before = _resident(reset=True)
         wall, cpu = time.perf_counter(), time.process_time()
-        jax.block_until_ready(run())
+        found = jax.block_until_ready(run())
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        largest = _resident()
+        work = float(found.search.work) if hasattr(found, "search") else math.nan
+        del found
     return {
         "compile_seconds": walls[0] - min(walls[1:]),
         "seconds": min(walls[1:]) / count,
         "cpu_seconds": min(cpus[1:]) / count,
-        "bytes": 1024.0 * (after - before),
+        "bytes": largest - before,
+        "work": work,
     }
+
+
+def _resident(reset: bool = False) -> float:
+    """Return the largest memory of the process in bytes since the last reset; a reset starts from what it has now."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    return 1024.0 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
@@ -90,24 +101,33 @@ def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
 
 
 def draw(rows: dict[str, list[tuple[int, dict[str, float]]]], file: Path) -> None:
-    """Draw time a point, memory a point and compile time over the size, one line a method."""
+    """Draw time, memory and compile time over the size, one line a method, beside lines that grow with the work."""
     from diffassim.plotting.style import COLORS, figure, panel_label, style
 
     panels = (
-        ("cpu_seconds", 1e6, True, "processor time a point (µs)"),
-        ("bytes", 1.0, True, "memory a point (bytes)"),
-        ("compile_seconds", 1.0, False, "compile time (s)"),
+        ("cpu_seconds", 1e3, 1, "processor time of an analysis (ms)"),
+        ("bytes", 1e-6, 4_000, "memory (MB)"),  # that of a smaller state drowns in the pages of the process
+        ("compile_seconds", 1.0, 1, "compile time (s)"),
     )
     with style():
-        drawn = figure(9.0, 3.0)
-        for axes, (name, scale, a_point, label), letter in zip(drawn.subplots(1, 3), panels, "abc", strict=True):
+        drawn = figure(9.0, 3.2)
+        for axes, (name, scale, smallest, label), letter in zip(drawn.subplots(1, 3), panels, "abc", strict=True):
             for color, (method, measured) in zip(("blue", "orange", "green", "red"), rows.items(), strict=False):
-                sizes = [n for n, _ in measured]
-                values = [scale * row[name] / (n if a_point else 1) for n, row in measured]
-                axes.loglog(sizes, values, "o-", ms=3, color=COLORS[color], label=method)
-            axes.set_xlabel("points of the state")
+                shown = [(n, scale * row[name]) for n, row in measured if n >= smallest]
+                axes.plot(*zip(*shown, strict=True), "o-", ms=3, color=COLORS[color], label=method)
+            axes.set(xscale="log", xlabel="points of the state")
             panel_label(axes, letter, label)
-        drawn.axes[0].legend()
+            if name == "compile_seconds":
+                axes.set_ylim(bottom=0)
+                continue
+            axes.set_yscale("log")
+            low, high = axes.get_ylim()
+            sizes = np.array([n for n, _ in next(iter(rows.values())) if n >= smallest])
+            for start in np.geomspace(low / 1e4, high, 12):
+                guide = start * sizes / sizes[-1]
+                axes.plot(sizes, guide, ":", color=COLORS["gray"], lw=0.6, zorder=0)
+            axes.set_ylim(low, high)
+        drawn.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(rows))
         file.parent.mkdir(parents=True, exist_ok=True)
         drawn.savefig(file, dpi=150)
 
@@ -144,7 +164,8 @@ def main(
                     reference=f"CPU time a point at n = {reference:,}",
                     ratio=row["cpu_seconds"] / n / (first["cpu_seconds"] / reference),
                     peak_bytes=int(row["bytes"]),
-                    more={"us a point": 1e6 * row["cpu_seconds"] / n, "bytes a point": row["bytes"] / n},
+                    more={"us a point": 1e6 * row["cpu_seconds"] / n, "bytes a point": row["bytes"] / n}
+                    | ({} if math.isnan(row["work"]) else {"work": row["work"]}),
                 )
             )  # fmt: skip
         large = [(n, row) for n, row in rows[method] if n >= 400]

@@ -111,7 +111,12 @@ def peer_run(cost: da.StrongConstraint4DVar) -> Callable[[Any], Any] | None:
             stepper = exponax.stepper.NavierStokesVorticity(
                 2, float(model.length), n, float(model.dt), diffusivity=float(model.viscosity), order=4
             )
-    return lambda x: lax.fori_loop(0, cost.steps, lambda _, u: stepper(u), x[None])[0]
+
+    def run(x: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return lax.fori_loop(0, cost.steps, lambda _, u: stepper(u), x[None])[0]
+
+    return run
 
 
 def inner_loop(products: int, way: str) -> Callable[[Any, Any], Any]:

@@ -57,7 +57,8 @@ def smooth(method: Any, model: Any, history: EnsembleHistory) -> Any:
         (time, member, ...).
 
     Raises:
-        ConfigurationError: if the method is neither a Kalman nor an ensemble filter, or the history holds no analyses.
+        ConfigurationError: if the method is neither a Kalman nor an ensemble filter, or the history is not that of a
+            cycle, or holds no analyses.
         ShapeError: if the steps are traced.
 
     Warns:
@@ -86,6 +87,10 @@ def smooth(method: Any, model: Any, history: EnsembleHistory) -> Any:
         raise ConfigurationError(
             f"smooth: {type(method).__name__} has a model error at every step, whose states the history does not hold; "
             "cycle over a record with a row for every step (of missing values where there are none), with Q itself"
+        )
+    if not isinstance(history, EnsembleHistory):
+        raise ConfigurationError(
+            f"smooth: the history must be what cycle(..., members=True) returned, found {type(history).__name__}"
         )
     if history.members is None:
         raise ConfigurationError("smooth: the history holds no analyses; cycle with members=True")

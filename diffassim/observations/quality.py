@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
+from diffassim.core.checks import real_array
 from diffassim.core.errors import AssimilationWarning, ConfigurationError, ShapeError, concrete
 from diffassim.core.pytree import Pytree
 from diffassim.observations.checks import Check, Passive, Subject
@@ -69,7 +70,7 @@ def quality_control(observations: Any, checks: Any, predicted: Any = None) -> Sc
 
     Args:
         observations: `Observations`, or a tuple of streams; the values of each are one array.
-        checks: sequence of checks for all streams, or a tuple with one sequence for each stream.
+        checks: a check, or a sequence of checks, for all streams; or a tuple with one of these for each stream.
         predicted: H(x_b), shaped like the values (a tuple for several streams); `cost.predicted(cost.control())`
             computes it. Needed by the checks against a background.
 
@@ -78,7 +79,7 @@ def quality_control(observations: Any, checks: Any, predicted: Any = None) -> Sc
 
     Raises:
         ShapeError: if values are no single array, predictions do not fit, or numbers of streams disagree.
-        ConfigurationError: if a check needs predictions and there are none.
+        ConfigurationError: if a check needs predictions and there are none, or something else stands for a check.
 
     Warns:
         AssimilationWarning: (outside of traced code) if there were observed values, and all of them are rejected.
@@ -96,7 +97,8 @@ def quality_control(observations: Any, checks: Any, predicted: Any = None) -> Sc
     streams = as_streams(observations)
     each = _for_each("checks", checks if _nested(checks) else (checks,) * len(streams), streams)
     given = (None,) * len(streams) if predicted is None else predicted
-    predictions = _for_each("predicted", given if isinstance(given, tuple) else (given,), streams)
+    several = isinstance(given, tuple) or (isinstance(given, list) and len(streams) > 1)
+    predictions = _for_each("predicted", tuple(given) if several else (given,), streams)
     found = [_screened(i, *parts) for i, parts in enumerate(zip(streams, each, predictions, strict=True))]
     screening = Screening(*(tuple(part) for part in zip(*found, strict=True))) if found else Screening((), (), ())
     _warn(streams, screening)
@@ -105,6 +107,16 @@ def quality_control(observations: Any, checks: Any, predicted: Any = None) -> Sc
 
 def _nested(checks: Any) -> bool:
     return isinstance(checks, tuple) and any(not isinstance(part, Check) for part in checks)
+
+
+def _sequence(checks: Any) -> Sequence[Check]:
+    sequence = [checks] if isinstance(checks, Check) else checks
+    wrong = sequence if not isinstance(sequence, list | tuple) else [c for c in sequence if not isinstance(c, Check)]
+    if wrong or not isinstance(sequence, list | tuple):
+        raise ConfigurationError(
+            f"quality_control: checks must be a sequence of checks such as Bounds, found {wrong!r}"
+        )
+    return sequence
 
 
 def _for_each(name: str, parts: Sequence[Any], streams: tuple[Any, ...]) -> Sequence[Any]:
@@ -119,6 +131,8 @@ def _screened(number: int, stream: Observations, checks: Any, predicted: Any) ->
         raise ShapeError(
             f"quality_control: the values of stream {number} are a pytree; make a stream of each of its arrays"
         )
+    if predicted is not None:
+        predicted = real_array(f"quality_control: the predictions of stream {number}", predicted)
     if predicted is not None and jnp.shape(predicted) != values.shape:
         raise ShapeError(
             f"quality_control: the predictions of stream {number} have shape {jnp.shape(predicted)}, its values "
@@ -128,7 +142,7 @@ def _screened(number: int, stream: Observations, checks: Any, predicted: Any) ->
     sound = None if finite is None else jnp.where(finite, predicted, 0)
     departure = None if sound is None else jnp.where(stream.mask & finite, values - sound.astype(values.dtype), 0)
     flags = jnp.where(stream.mask, QCFlag.PASS, QCFlag.MISSING).astype(jnp.int32)
-    for check in checks:
+    for check in _sequence(checks):
         if check.needs_prediction and predicted is None:
             raise ConfigurationError(
                 f"quality_control: {type(check).__name__} needs `predicted`, the observation equivalents of the "

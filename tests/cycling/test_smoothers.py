@@ -286,6 +286,8 @@ def test_bad_input_is_named():
         da.cycle(da.EnKS(da.ETKF(), lag=2), MODEL, Lagged(ENSEMBLE[:, None]), RECORD)
     with pytest.raises(ShapeError, match="at least two members"):
         da.cycle(da.EnKS(da.ETKF(), lag=2), MODEL, ENSEMBLE[:1], RECORD)
+    with pytest.raises(ConfigurationError, match="history must be what cycle"):
+        da.smooth(da.ETKF(), MODEL, ENSEMBLE)
 
 
 @pytest.mark.slow
