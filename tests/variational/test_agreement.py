@@ -118,7 +118,7 @@ def test_a_subset_is_a_matrix(expected):
     ("method", "tolerance"),
     [
         (da.GaussNewton(tolerance=1e-9), 1e-8),
-        (da.GaussNewton(tolerance=1e-9, consistency=float("inf"), store_linearization=False), 1e-8),
+        (da.GaussNewton(tolerance=1e-9, consistency=jnp.inf, store_linearization=False), 1e-8),
         (da.LBFGS(tolerance=1e-8), 1e-7),
         (da.MultiStart(da.GaussNewton(tolerance=1e-9), key=jax.random.key(0), draws=3), 1e-8),
         (da.Descent(optax.adam(optax.exponential_decay(0.1, 100, 0.5)), tolerance=1e-5, max_iterations=3000), 1e-5),

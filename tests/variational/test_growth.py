@@ -57,6 +57,12 @@ def test_a_linearization_is_judged_by_its_worst_place(change, miss, off_at, clos
     assert (int(judged.off_at), bool(judged.close)) == (off_at, close)
 
 
+def test_a_stream_without_rows_is_no_obstacle():
+    nothing = (da.Observations(jnp.zeros((0, 3)), [], error=ONE),)
+    judged = judge(nothing, (jnp.zeros((0, 3)),), (jnp.zeros((0, 3)),), 0)
+    assert (int(judged.off_at), bool(judged.close)) == (NEVER, True) and int(next_time(nothing, -1, 7)) == 7
+
+
 def test_the_second_attempt_is_stricter():
     change, miss = parts([1.0] * 3, [1.0]), parts([0.0, 2.0, 0.3], [0.0])
     assert int(judge(STREAMS, change, miss, 0).off_at) == NEVER and int(judge(STREAMS, change, miss, 1).off_at) == 5

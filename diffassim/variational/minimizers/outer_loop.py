@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffassim.core import tree
 from diffassim.core.checks import unused
-from diffassim.core.errors import ConfigurationError, concrete
+from diffassim.core.errors import ConfigurationError
 from diffassim.core.loops import bounded_while
 from diffassim.core.results import Result
 from diffassim.variational.costs.terms import cost_terms, observed_counts
@@ -105,8 +104,7 @@ class OuterLoop:
         self.steps = int(cost.steps) if self.has_window else 0
         horizon = cost.horizon if self.has_window else None
         self.window = jnp.asarray(self.steps if horizon is None else horizon, jnp.int32)
-        known = concrete(method.consistency)
-        self.grows = self.has_window and not (known is not None and np.isinf(known).all())
+        self.grows = self.has_window
         self.streams = cost.observations if self.grows else ()
         self.inner = InnerProblem(method, cost, start, unrolled, method.newton and self.has_window)
         self.cost = self.with_linearization(cost)
@@ -172,7 +170,8 @@ class OuterLoop:
         f = self.evaluate(s)
         d = self.decide(s, f)
         dtype, infinity = s.radius.dtype, jnp.asarray(jnp.inf, s.radius.dtype)
-        full, in_full = s.stage.horizon >= self.window, f.level >= len(self.inner.levels)
+        full = s.stage.horizon >= self.window
+        of_full_model = f.level >= len(self.inner.levels)
         elsewhere = d.shorten | d.grow | d.again  # another part of the window comes next
         settles = d.again | (d.done & (s.stage.attempt == 0))
         better = full & f.sound & ((f.value < s.best_cost) | (d.done & (f.value <= s.best_cost * (1 + SAME))))
@@ -196,8 +195,8 @@ class OuterLoop:
             # How fast a search converges is no part of what is differentiated.
             preconditioner=jax.lax.stop_gradient(f.step.learned),
             iterations=s.iterations + 1,
-            unverified=jnp.where(elsewhere, 0, s.unverified + (f.unverifiable & in_full).astype(jnp.int32)),
-            bent=s.bent | d.shorten | ((f.ratio < POOR) & ~f.unverifiable),
+            unverified=jnp.where(elsewhere, 0, s.unverified + (f.unverifiable & of_full_model).astype(jnp.int32)),
+            bent=s.bent | d.shorten | ((f.ratio < POOR) & ~f.unverifiable & of_full_model),
             slow=jnp.where(elsewhere | d.newton, 0, s.slow + d.slow.astype(jnp.int32)),
             level=jnp.where(elsewhere, 0, f.level + (d.handed_on | d.newton).astype(jnp.int32)),
             last_gradient_norm=jnp.where(d.accepted & ~elsewhere, f.gradient_norm, infinity),
@@ -254,7 +253,8 @@ class OuterLoop:
         full, newton = horizon >= self.window, f.level > count
         accepted = f.sound & jnp.isfinite(f.trial) & ((f.ratio > ACCEPT) | f.unverifiable)
         least = next_time(self.streams, s.stage.stable_horizon, horizon) if self.grows else horizon
-        shorten = (least < horizon) & ~newton & (~f.sound | (f.linearization.off_at <= horizon))
+        allowed = jnp.isfinite(jnp.asarray(self.method.consistency))  # a run-time number: infinity is no growth
+        shorten = allowed & (least < horizon) & ~newton & (~f.sound | (f.linearization.off_at <= horizon))
         tight = (f.ratio > 0.5) | (f.predicted < 0.5)
         grow = ~shorten & ~full & f.sound & (f.small | (accepted & f.linearization.close & tight))
 
@@ -271,7 +271,7 @@ class OuterLoop:
         if self.grows:
             shortest = next_time(self.streams, -1, self.window)
             doubtful = implausible | self.outlying(f.residuals) | failed
-            again = settled & doubtful & s.bent & (s.stage.attempt == 0) & (shortest < self.window)
+            again = allowed & settled & doubtful & s.bent & (s.stage.attempt == 0) & (shortest < self.window)
         slow = (f.gradient_norm > SLOW * s.last_gradient_norm) & (f.ratio < 0.9)
         slow = full & (f.level == count) & f.curved & (slow | (f.ratio < 0.5)) & ~f.unverifiable
         takes_over = slow & (s.slow + 1 >= PATIENCE) & self.has_window
