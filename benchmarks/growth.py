@@ -1,4 +1,4 @@
-"""How time, memory and compile time a point grow with the state: straight lines from 40 to 100,000 points."""
+"""How time, memory and compile time grow with the size of the state, from 40 to 100,000 points."""
 
 from __future__ import annotations
 
@@ -21,8 +21,6 @@ SIZES = (40, 400, 4_000, 40_000, 100_000)
 MEMBERS = 20
 ANALYSES = 10
 TIMES = 4  # observation times of a variational window
-EVERY = 5
-DT = 0.01
 
 
 def _strong(n: int) -> tuple[Callable[[], Any], int]:

@@ -51,8 +51,8 @@ class GaussNewton(Pytree):
         simplified: `Simplified` model for the Hessian of the inner loops, or a tuple of them, the coarsest first:
             incremental 4D-Var. The next level takes over where a step fails or the gradient norm hardly falls, and
             after the last one the full linearized model.
-        newton: whether the full Hessian can take over within one program (static), which takes half as long again to
-            compile; for long windows inside of traced code, where `minimize` cannot do it.
+        newton: whether the full Hessian can take over within one program (static), which takes longer to compile; for
+            long windows inside of traced code, where `minimize` cannot do it.
 
     Raises:
         ConfigurationError: if a tolerance is not positive, or `pairs` is negative, larger than the control vector, or

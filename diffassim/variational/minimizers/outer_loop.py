@@ -104,8 +104,7 @@ class OuterLoop:
         self.steps = int(cost.steps) if self.has_window else 0
         horizon = cost.horizon if self.has_window else None
         self.window = jnp.asarray(self.steps if horizon is None else horizon, jnp.int32)
-        self.grows = self.has_window
-        self.streams = cost.observations if self.grows else ()
+        self.streams = cost.observations if self.has_window else ()
         self.inner = InnerProblem(method, cost, start, unrolled, method.newton and self.has_window)
         self.cost = self.with_linearization(cost)
 
@@ -240,7 +239,7 @@ class OuterLoop:
             corrected = 0.5 * tree.squared_norm(cost.residuals(corrected_v))
             trial_v = tree.select(poor & (corrected < trial), corrected_v, trial_v)
             trial, products = jnp.where(poor & (corrected < trial), corrected, trial), products + more
-        judged = judge(self.streams, change[1], miss[1], s.stage.attempt) if self.grows else Linearization.good()
+        judged = judge(self.streams, change[1], miss[1], s.stage.attempt) if self.has_window else Linearization.good()
         ratio = (value - trial) / jnp.where(predicted > 0, predicted, 1)
         return _Found(
             value, residuals, gradient_norm, sound, small, level, step, products, trial_v, trial, predicted,
@@ -252,7 +251,7 @@ class OuterLoop:
         count, horizon, eps = len(self.inner.levels), s.stage.horizon, jnp.finfo(s.radius.dtype).eps
         full, newton = horizon >= self.window, f.level > count
         accepted = f.sound & jnp.isfinite(f.trial) & ((f.ratio > ACCEPT) | f.unverifiable)
-        least = next_time(self.streams, s.stage.stable_horizon, horizon) if self.grows else horizon
+        least = next_time(self.streams, s.stage.stable_horizon, horizon) if self.has_window else horizon
         allowed = jnp.isfinite(jnp.asarray(self.method.consistency))  # a run-time number: infinity is no growth
         shorten = allowed & (least < horizon) & ~newton & (~f.sound | (f.linearization.off_at <= horizon))
         tight = (f.ratio > 0.5) | (f.predicted < 0.5)
@@ -268,7 +267,7 @@ class OuterLoop:
         half = full & ~shorten & implausible & (s.iterations == self.method.max_iterations // 2)
         settled = finished | failed | stalled | half
         again = jnp.asarray(False)
-        if self.grows:
+        if self.has_window:
             shortest = next_time(self.streams, -1, self.window)
             doubtful = implausible | self.outlying(f.residuals) | failed
             again = allowed & settled & doubtful & s.bent & (s.stage.attempt == 0) & (shortest < self.window)
@@ -294,7 +293,7 @@ class OuterLoop:
 
     def next_stage(self, stage: Stage, f: _Found, d: _Decision, moved: Any) -> Stage:
         """Return the part of the window that comes next, from the control vector that was moved to."""
-        if not self.grows:
+        if not self.has_window:
             return stage
         shorter = stage.shorter(self.streams, f.linearization.off_at)
         longer = stage.longer(self.streams, moved, self.window)
