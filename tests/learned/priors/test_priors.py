@@ -147,10 +147,12 @@ def test_a_trained_prior_draws_what_it_has_seen(kind, loss):
     assert np.histogram(np.arctan2(*draws.T), 4, (-np.pi, np.pi))[0].min() > 60
 
     y = da.Observations(jnp.array([[6.0]]), [0], operator=lambda x: x[:1], error=da.covariances.Diagonal(std=0.3))
-    posterior = sample_posterior(trained, y, 200, KEY, method=Guidance(32, 1)) - 3
-    assert abs(np.mean(posterior[:, 0]) - 3) < 0.2
-    np.testing.assert_allclose(np.abs(posterior[:, 1]), 4, atol=1.5)
-    assert 40 < np.sum(posterior[:, 1] > 0) < 160
+    # Guidance alone takes a moment of two arcs for one of a Gaussian, and leaves some draws between them.
+    for method, share in ((Guidance(32, 1), 0.95), (SplitGibbs(first=Guidance(32, 1)), 0.99)):
+        posterior = np.asarray(sample_posterior(trained, y, 400, KEY, method=method) - 3)
+        assert abs(np.mean(posterior[:, 0]) - 3) < 0.2
+        assert np.mean(np.abs(np.abs(posterior[:, 1]) - 4) < 1.5) >= share
+        assert 80 < np.sum(posterior[:, 1] > 0) < 320
 
 
 @TRAINED
