@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from diffassim.core.checks import count_of, real_array
 from diffassim.core.errors import ConfigurationError, ShapeError, require_finite, require_positive
 from diffassim.core.pytree import Pytree, static
-from diffassim.ensemble.score.reverse import geometric_levels, reverse_diffusion
+from diffassim.ensemble.score.reverse import geometric_levels, normal_like, reverse_diffusion
 
 __all__ = ["NOISE_FEATURES", "GenerativePrior", "noise_features"]
 
@@ -131,6 +131,10 @@ class GenerativePrior(Pytree):
         dtype = jnp.result_type(self.center)
         return geometric_levels(self.largest if largest is None else largest, jnp.asarray(self.smallest, dtype), steps)
 
+    def noise(self, key: Any) -> Any:
+        """Return a standard normal draw like a normalized state."""
+        return normal_like(key, self.center)
+
     def decode(self, w: Any, steps: int = 32) -> Any:
         r"""Return the state that the flow of the probability makes of a standard normal field w, differentiable.
 
@@ -166,11 +170,9 @@ class GenerativePrior(Pytree):
 
 
 def _draw(prior: GenerativePrior, key: Any, steps: int, churn: float) -> Any:
-    levels, like = prior.levels(steps), prior.center
-    first, *others = jax.random.split(key, steps + 1)
-    noise = lambda key: jax.random.normal(key, jnp.shape(like), levels.dtype)  # noqa: E731
-    z = jnp.sqrt(1 + levels[0] ** 2) * noise(first)
-    return prior.physical(reverse_diffusion(prior.denoise, z, levels, churn=churn, noise=noise, keys=jnp.stack(others)))
+    levels, keys = prior.levels(steps), jax.random.split(key, steps + 1)
+    z = jnp.sqrt(1 + levels[0] ** 2) * prior.noise(keys[0])
+    return prior.physical(reverse_diffusion(prior.denoise, z, levels, churn=churn, noise=prior.noise, keys=keys[1:]))
 
 
 def _samples(prior: GenerativePrior, key: Any, count: int, steps: int, churn: float) -> Any:

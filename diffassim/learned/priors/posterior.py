@@ -72,18 +72,14 @@ class Guidance(PosteriorSampler):
 
     def draw(self, prior: GenerativePrior, innovation: Callable[[Any], Any], key: Any) -> Any:
         """Return one draw, normalized."""
-        levels, shape = prior.levels(self.steps, self.largest), jnp.shape(prior.center)
+        levels, keys = prior.levels(self.steps, self.largest), jax.random.split(key, self.steps + 1)
 
         def denoise(z: Any, sigma: Any) -> Any:
             mean, pull = jax.vjp(lambda z: prior.denoise(z, sigma), z)
             return guided_mean(innovation, mean, lambda u: sigma**2 * pull(u)[0], self.iterations)
 
-        def noise(key: Any) -> Any:
-            return jax.random.normal(key, shape, levels.dtype)
-
-        keys = jax.random.split(key, self.steps + 1)
-        z = jnp.sqrt(1 + levels[0] ** 2) * noise(keys[0])
-        return reverse_diffusion(denoise, z, levels, churn=self.churn, noise=noise, keys=keys[1:])
+        z = jnp.sqrt(1 + levels[0] ** 2) * prior.noise(keys[0])
+        return reverse_diffusion(denoise, z, levels, churn=self.churn, noise=prior.noise, keys=keys[1:])
 
 
 def sample_posterior(

@@ -61,17 +61,13 @@ class SplitGibbs(PosteriorSampler):
 
     def draw(self, prior: GenerativePrior, innovation: Callable[[Any], Any], key: Any) -> Any:
         """Return one draw, normalized."""
-        shape, dtype = jnp.shape(prior.center), jnp.result_type(prior.center)
         first_key, key = jax.random.split(key)
 
-        def noise(key: Any) -> Any:
-            return jax.random.normal(key, shape, dtype)
-
         def sweep(x: Any, key: Any) -> tuple[Any, None]:
-            here, *keys = jax.random.split(key, self.levels + 1)
-            u, rho = self._observed(innovation, x, noise(here))
+            keys = jax.random.split(key, self.levels + 1)
+            u, rho = self._observed(innovation, x, prior.noise(keys[0]))
             levels = geometric_levels(rho, rho / 20, self.levels)
-            return reverse_diffusion(prior.denoise, u, levels, churn=1.0, noise=noise, keys=jnp.stack(keys)), None
+            return reverse_diffusion(prior.denoise, u, levels, churn=1.0, noise=prior.noise, keys=keys[1:]), None
 
         x, _ = lax.scan(sweep, self.first.draw(prior, innovation, first_key), jax.random.split(key, self.sweeps))
         return x
