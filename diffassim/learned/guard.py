@@ -23,10 +23,9 @@ def search_from(minimizer: Any, cost: Any, learned: Any, given: Any, unrolled: b
         unrolled: see `minimize`.
 
     Returns:
-        The account of the winner; `work` is that of both.
+        The account of the winner, a `MultiStartMinimum` where there are two; `work` is that of both.
     """
     if given is None:
         return minimizer.search(cost, learned, unrolled=unrolled)
     starts = jax.tree.map(lambda leaf: leaf[None], learned)
-    found = MultiStart(minimizer, starts=starts).search(cost, given, unrolled=unrolled)
-    return Minimum(**{name: getattr(found, name) for name in Minimum.__dataclass_fields__})
+    return MultiStart(minimizer, starts=starts).search(cost, given, unrolled=unrolled)
