@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -168,11 +168,9 @@ def literature(
     if listing:
         for row in chosen:
             print(f"{row.name} ({row.members} members): {row.documented:g}")
-        for name, reason in LEFT_OUT.items():
-            print(f"not here: {name}: {reason}")
+        _print_left_out(LEFT_OUT)
         return
-    if out is not None and out.suffix not in (".json", ".csv"):
-        raise ConfigurationError(f"--out {out}: the name must end in .json or .csv")
+    _check_numbers_file(out)
     _configure_jax("float64")
     outcomes = []
     with _progress() as watcher:
@@ -219,11 +217,9 @@ def learned(
     if listing:
         for row in chosen:
             print(f"{row.name}: {row.title} ({row.source})")
-        for name, reason in LEFT_OUT.items():
-            print(f"not here: {name}: {reason}")
+        _print_left_out(LEFT_OUT)
         return
-    if out is not None and out.suffix not in (".json", ".csv"):
-        raise ConfigurationError(f"--out {out}: the name must end in .json or .csv")
+    _check_numbers_file(out)
     _configure_jax("float64")
     outcomes = []
     with _progress() as watcher:
@@ -288,6 +284,16 @@ def _require_something(results: Any) -> None:
 
 def _show_warning(message: Any, category: type[Warning], *_: Any, **__: Any) -> None:
     print(f"diffassim: {category.__name__}: {single_line(message)}", file=sys.stderr)
+
+
+def _check_numbers_file(out: Path | None) -> None:
+    if out is not None and out.suffix not in (".json", ".csv"):
+        raise ConfigurationError(f"--out {out}: the name must end in .json or .csv")
+
+
+def _print_left_out(reasons: Mapping[str, str]) -> None:
+    for name, reason in reasons.items():
+        print(f"not here: {name}: {reason}")
 
 
 def _print_outcomes(outcomes: list[Any]) -> None:
