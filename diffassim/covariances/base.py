@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.core import tree
-from diffassim.core.errors import AssimilationError, ShapeError
+from diffassim.core.errors import AssimilationError, ConfigurationError, ShapeError
 from diffassim.core.pytree import Pytree
 
-__all__ = ["Covariance", "NotAvailableError", "as_field", "check_field", "check_rows", "one_time"]
+__all__ = ["Covariance", "NotAvailableError", "as_field", "check_field", "check_rows", "one_time", "require_covariance"]
 
 
 class NotAvailableError(AssimilationError, NotImplementedError):
@@ -202,6 +202,40 @@ class Covariance(Pytree):
         return Scaled(self, factor)
 
     __rmul__ = __mul__
+
+
+def require_covariance(name: str, covariance: Any, x: Any) -> None:
+    """Raise, naming `name`, unless this can be the covariance of the background (or model) errors of a state.
+
+    An object that is no `Covariance` will do if it has a control vector, and a square root that makes states of it.
+
+    Args:
+        name: what to call it.
+        covariance: what was given.
+        x: state.
+
+    Raises:
+        ConfigurationError: if it is nothing of the kind.
+        ShapeError: if it does not fit the state.
+
+    Example:
+        >>> import diffassim as da
+        >>> require_covariance("B", da.covariances.Diagonal(std=1.0), jnp.zeros(3))
+    """
+    if isinstance(covariance, Covariance):
+        covariance.check(name, x)
+        return
+    if isinstance(covariance, type) or not (hasattr(covariance, "sqrt") and hasattr(covariance, "control_like")):
+        raise ConfigurationError(
+            f"{name} must be a covariance, found {covariance!r}; standard deviations are "
+            "da.covariances.Diagonal(std=...)"
+        )
+    made = jax.eval_shape(lambda x: covariance.sqrt(covariance.control_like(x)), x)
+    if not tree.same_shapes(made, x):
+        raise ShapeError(
+            f"{name}: the square root of {type(covariance).__name__} makes {tree.describe_shapes(made)} for a state of "
+            f"{tree.describe_shapes(x)}"
+        )
 
 
 def as_field(value: Any, leaf: Any) -> Any:

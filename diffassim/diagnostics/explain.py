@@ -16,6 +16,7 @@ from diffassim.core.pytree import Pytree, static
 from diffassim.methods.sequential import SequentialMethod
 from diffassim.observations.container import as_streams
 from diffassim.observations.flags import QCFlag
+from diffassim.variational.costs.base import as_cost, is_cost, require_departures
 from diffassim.variational.minimizers.solution import require_single
 
 __all__ = ["Explanation", "explain"]
@@ -159,9 +160,11 @@ def explain(
     """
     if isinstance(subject, SequentialMethod):
         streams = as_streams(observations) if observations is not None else ()
-    elif hasattr(subject, "residuals") and hasattr(subject, "predicted"):
+    elif is_cost(subject):
         require_single("explain", found)
-        streams = as_streams(subject.observations)
+        subject = as_cost(subject)
+        require_departures("explain", jax.eval_shape(subject.residuals, found.control))
+        streams = subject.streams()
     else:
         raise ConfigurationError(
             f"explain: {type(subject).__name__} is neither a cost over observations nor a sequential method; call "

@@ -14,6 +14,7 @@ from diffassim.core.schedule import checkpoint_factors
 from diffassim.methods.sequential import SequentialMethod
 from diffassim.methods.windows import EnsembleWindowMethod
 from diffassim.observations.container import as_streams
+from diffassim.variational.costs.base import as_cost, is_cost
 from diffassim.variational.minimizers.linearization import MEMORY
 
 __all__ = ["MemoryReport", "explain_memory"]
@@ -91,8 +92,8 @@ def explain_memory(
         >>> next(iter(report.parts)), list(report.budgets)
         ('linearized model of all steps, stored by GaussNewton', [1, 2, 3, 4])
     """
-    if hasattr(subject, "residuals") and hasattr(subject, "control"):
-        return _of_cost(subject, compiled)
+    if is_cost(subject):
+        return _of_cost(as_cost(subject), compiled)
     if not isinstance(subject, SequentialMethod) or isinstance(subject, EnsembleWindowMethod):
         raise ConfigurationError(
             f"explain_memory: {type(subject).__name__} is neither a cost nor a sequential method; for a cycle over "
@@ -105,25 +106,25 @@ def explain_memory(
 
 def _of_cost(cost: Any, compiled: bool) -> MemoryReport:
     v = jax.eval_shape(cost.control)
-    streams = as_streams(cost.observations)
+    streams = cost.streams()
     control = bytes_of(v)
     parts = {
         "observations (values, masks, places)": bytes_of(streams),
-        "covariances": bytes_of((getattr(cost, "B", None), getattr(cost, "Q", None))),
+        "covariances": bytes_of(cost.covariances()),
         "control vectors of the search (about eight)": 8 * control,
         "residuals and their products (three)": 3 * bytes_of(jax.eval_shape(cost.residuals, v)),
     }
     advice: list[str] = []
     budgets: dict[int, int] = {}
-    steps = getattr(cost, "steps", None)
-    if steps:
-        state = bytes_of(cost.background)
+    window = cost.window()
+    if window is not None and window.steps:
+        steps, state = window.steps, bytes_of(window.background)
         step = bytes_of(
-            jax.eval_shape(lambda x: jax.vjp(lambda x: cost.model.step(x, cost.start), x)[1], cost.background)
+            jax.eval_shape(lambda x: jax.vjp(lambda x: window.model.step(x, window.start), x)[1], window.background)
         )
         whole = steps * (step + state)
         budgets = _budgets(steps, state, step)
-        budget, segment = getattr(cost, "memory", None), getattr(cost, "segment", None)
+        budget, segment = window.memory, window.segment
         sparse = budgets.get(3, whole)
         if budget is not None:
             parts[f"adjoint of the window within memory = {budget}"] = min(whole, budget)

@@ -133,7 +133,7 @@ def observability(
         raise ConfigurationError(f"observability: draws must not be negative, found {draws}")
     found = posterior(cost, solution, rank, seed=seed)
     if draws is None:
-        draws = 0 if tree.size(cost.background) <= SMALL else 200
+        draws = 0 if tree.size(jax.eval_shape(found.cost.state, found.control)) <= SMALL else 200
     host = np.random.default_rng(seed)
     noise = jax.tree.map(lambda leaf: jnp.asarray(host.normal(size=(draws, *leaf.shape)), leaf.dtype), found.control)
     ratio, used = _ratios(found, noise) if draws else _exact(found)

@@ -10,6 +10,8 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.pytree import Pytree, static
 from diffassim.learned.guard import search_from
+from diffassim.variational.costs.base import as_cost
+from diffassim.variational.minimizers.base import Minimizer, as_minimizer
 from diffassim.variational.minimizers.gauss_newton import GaussNewton
 from diffassim.variational.minimizers.solution import Minimum
 
@@ -20,7 +22,7 @@ def control_of(cost: Any, x: Any) -> Any:
     r"""Return the control vector of least norm whose state is x: \(v = B^{\top/2} B^{-1} (x - x_b)\).
 
     Args:
-        cost: variational cost over a window, with a B that has `solve`.
+        cost: variational cost, with a B that has `solve`.
         x: state at the window start.
 
     Returns:
@@ -38,17 +40,21 @@ def control_of(cost: Any, x: Any) -> Any:
         >>> control_of(cost, jnp.array([5.0]))["state"].tolist()
         [2.0]
     """
-    if cost.B is None:
-        raise ConfigurationError("control_of: the cost's control vector holds no state (B is None)")
-    if not tree.same_shapes(x, cost.background):
+    cost = as_cost(cost)
+    B = cost.covariances().get("state")
+    if B is None:
+        raise ConfigurationError("control_of: the cost's control vector holds no state with a covariance B")
+    origin = cost.control()
+    background = cost.state(origin)
+    if not tree.same_shapes(x, background):
         raise ShapeError(
             f"control_of: x has the shapes {tree.describe_shapes(x)}, but the background "
-            f"{tree.describe_shapes(cost.background)}"
+            f"{tree.describe_shapes(background)}"
         )
-    return cost.control() | {"state": cost.B.sqrt_transpose(cost.B.solve(tree.subtract(x, cost.background)))}
+    return origin | {"state": B.sqrt_transpose(B.solve(tree.subtract(x, background)))}
 
 
-class LearnedStart(Pytree):
+class LearnedStart(Minimizer, Pytree):
     r"""A minimizer that starts where a network believes the state to be, if the cost agrees.
 
     .. math:: v_0 = \arg\min_{v \in \{v_{\text{given}},\, v(N(y))\}} J(v)
@@ -80,14 +86,23 @@ class LearnedStart(Pytree):
     minimizer: Any = GaussNewton()
     guarded: bool = static(default=False)
 
+    def __post_init__(self) -> None:
+        self._set(minimizer=as_minimizer(self.minimizer))
+
     @property
     def tolerance(self) -> Any:
         """The tolerance of the minimizer: how exact the implicit gradient has to be."""
-        return getattr(self.minimizer, "tolerance", 0.0)
+        return self.minimizer.tolerance
+
+    def stages(self, start: Any) -> tuple[Any, ...]:
+        """Return what is learned with the first stage of the minimizer, and its other stages."""
+        first, *others = self.minimizer.stages(start)
+        return self.replace(minimizer=first), *others
 
     def search(self, cost: Any, start: Any, unrolled: bool = False) -> Minimum:
         """Minimize `cost` from the better of two starts; see `GaussNewton.search`."""
-        proposed = start | {"state": control_of(cost, self.inverse(cost.observations))["state"]}
+        cost = as_cost(cost)
+        proposed = start | {"state": control_of(cost, self.inverse(cost.streams()))["state"]}
         given, other = cost(start), cost(proposed)
         better = jnp.isfinite(other) & ((other < given) | ~jnp.isfinite(given))
         chosen = tree.select(better, proposed, start)

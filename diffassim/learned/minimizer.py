@@ -12,13 +12,14 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree, static
 from diffassim.learned.guard import search_from
+from diffassim.variational.minimizers.base import Minimizer, as_minimizer
 from diffassim.variational.minimizers.gauss_newton import GaussNewton
 from diffassim.variational.minimizers.solution import Minimum
 
 __all__ = ["LearnedMinimizer"]
 
 
-class LearnedMinimizer(Pytree):
+class LearnedMinimizer(Minimizer, Pytree):
     r"""Steps proposed by a network from the gradient, each taken only if it lowers the cost; then a classical search.
 
     .. math:: (p_k, h_{k+1}) = N(v_k, \nabla J(v_k), h_k),\qquad
@@ -64,11 +65,17 @@ class LearnedMinimizer(Pytree):
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigurationError(f"LearnedMinimizer: steps={self.steps} must be at least 1")
+        self._set(minimizer=as_minimizer(self.minimizer))
 
     @property
     def tolerance(self) -> Any:
         """The tolerance of the classical search: how exact the implicit gradient has to be."""
-        return getattr(self.minimizer, "tolerance", 0.0)
+        return self.minimizer.tolerance
+
+    def stages(self, start: Any) -> tuple[Any, ...]:
+        """Return what is learned with the first stage of the minimizer, and its other stages."""
+        first, *others = self.minimizer.stages(start)
+        return self.replace(minimizer=first), *others
 
     def learned_steps(self, cost: Any, start: Any) -> tuple[Any, Any]:
         """Return the control vector after the learned steps, and J before each of them and after the last.

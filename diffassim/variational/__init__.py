@@ -1,11 +1,13 @@
 """Variational assimilation: costs, minimizers and the derivatives of their solutions."""
 
+from diffassim.variational.costs.base import Cost, Window
 from diffassim.variational.costs.fgat import ThreeDVarFGAT
 from diffassim.variational.costs.four_d_en_var import FourDEnVar
 from diffassim.variational.costs.state_weak_constraint import StateWeakConstraint4DVar
 from diffassim.variational.costs.strong_constraint import StrongConstraint4DVar
 from diffassim.variational.costs.three_d_var import ThreeDVar
 from diffassim.variational.costs.weak_constraint import WeakConstraint4DVar
+from diffassim.variational.minimizers.base import Minimizer
 from diffassim.variational.minimizers.descent import LBFGS, Descent
 from diffassim.variational.minimizers.gauss_newton import GaussNewton
 from diffassim.variational.minimizers.minimize import MinimizationError, minimize
@@ -21,11 +23,13 @@ from diffassim.variational.products.sensitivity import ObservationImpact, observ
 __all__ = [
     "LBFGS",
     "Consistency",
+    "Cost",
     "Descent",
     "ForecastError",
     "FourDEnVar",
     "GaussNewton",
     "MinimizationError",
+    "Minimizer",
     "Minimum",
     "MultiStart",
     "MultiStartMinimum",
@@ -38,6 +42,7 @@ __all__ = [
     "ThreeDVar",
     "ThreeDVarFGAT",
     "WeakConstraint4DVar",
+    "Window",
     "background_spread",
     "minimize",
     "observation_impact",

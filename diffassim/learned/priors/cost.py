@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from diffassim.core.checks import count_of
 from diffassim.core.pytree import Pytree, static
+from diffassim.covariances.base import NotAvailableError
 from diffassim.learned.priors.base import GenerativePrior
 from diffassim.variational.costs.strong_constraint import StrongConstraint4DVar
 from diffassim.variational.costs.three_d_var import ThreeDVar
@@ -31,6 +32,10 @@ class DecodedPrior(Pytree):
     def control_like(self, x: Any) -> Any:
         """Return the zero control vector."""
         return jnp.zeros_like(x)
+
+    def solve(self, x: Any) -> Any:
+        """Raise `NotAvailableError`: no state is led back to its noise."""
+        raise NotAvailableError("DecodedPrior has no solve: the flow is not turned around; start from control vectors")
 
     def sqrt(self, v: Any) -> Any:
         """Return the state that belongs to v, less the background."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from diffassim.core import tree
 from diffassim.core.checks import real_state
@@ -16,13 +15,14 @@ from diffassim.core.pytree import Pytree
 from diffassim.covariances.ensemble import Ensemble
 from diffassim.models.rollout import rollout
 from diffassim.observations.container import as_streams, observed_rows
+from diffassim.variational.costs.base import Cost
 from diffassim.variational.costs.parameters import operator_control, with_operator_parameters
 from diffassim.variational.costs.window import innovations, rows_by_stream
 
 __all__ = ["FourDEnVar"]
 
 
-class FourDEnVar(Pytree):
+class FourDEnVar(Cost, Pytree):
     r"""Cost of 4DEnVar in the weights v of an ensemble's trajectories.
 
     .. math::
@@ -122,6 +122,18 @@ class FourDEnVar(Pytree):
         control = {"state": self.covariance.control_like(self.background)}
         return control if operators is None else {**control, "operators": operators}
 
+    def streams(self) -> tuple[Any, ...]:
+        """Return the observations, a tuple of streams."""
+        return self.observations
+
+    def with_streams(self, streams: tuple[Any, ...]) -> Self:
+        """Return the cost with other observations."""
+        return self.replace(observations=streams)
+
+    def covariances(self) -> dict[str, Any]:
+        """Return the ensemble covariance as that of 'state'."""
+        return {"state": self.covariance}
+
     def controlled_observations(self, v: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the streams with the operators' parameters that belong to v."""
         return with_operator_parameters(self.observations, v.get("operators"))
@@ -142,7 +154,3 @@ class FourDEnVar(Pytree):
     def residuals(self, v: Mapping[str, Any]) -> Any:
         """Return (v, whitened innovations): the pytree whose squared norm is 2 J."""
         return v, innovations(self.controlled_observations(v), self.rows(v))
-
-    def __call__(self, v: Mapping[str, Any]) -> Float[Array, ""]:
-        """Return J(v)."""
-        return 0.5 * tree.squared_norm(self.residuals(v))

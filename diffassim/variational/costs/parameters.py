@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from diffassim.core.errors import ConfigurationError
+from diffassim.covariances.base import require_covariance
 
 __all__ = ["control_like", "operator_control", "with_operator_parameters", "with_parameters"]
 
@@ -31,8 +32,7 @@ def control_like(model: Any, priors: Mapping[str, Any]) -> dict[str, Any]:
     control = {}
     for name, prior in priors.items():
         background = _background(model, name)
-        if hasattr(prior, "check"):
-            prior.check(f"parameters[{name!r}]", background)
+        require_covariance(f"parameters[{name!r}]", prior, background)
         control[name] = prior.control_like(background)
     return control
 

@@ -97,7 +97,7 @@ class StateWeakConstraint4DVar(WeakConstraint4DVar):
         rows, errors = self._run(v, self.steps)
         prior = {name: part for name, part in v.items() if name != "states"}
         prior["model_error"] = jax.vmap(self.Q.whiten)(errors)
-        last = self.steps if self.horizon is None else self.horizon
+        last = self.window().last
         return prior, innovations(self.controlled_observations(v), _taken(rows, observed_rows(self.observations)), last)
 
     def _observed(self, v: Mapping[str, Any]) -> Any:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from diffassim.core import tree
+from diffassim.variational.costs.base import as_cost
 
 __all__ = ["cost_terms", "observed_counts"]
 
@@ -43,12 +44,14 @@ def observed_counts(cost: Any) -> tuple[Int[Array, ""], ...]:
     """Return how many observed values of each stream count within the cost's horizon.
 
     Args:
-        cost: a cost with `observations`, a tuple of streams.
+        cost: a cost with observations.
 
     Returns:
         One integer for each stream.
     """
-    last = getattr(cost, "horizon", None)
+    cost = as_cost(cost)
+    window = cost.window()
+    last = None if window is None else window.horizon
 
     def count(stream: Any) -> Any:
         inside = jnp.ones(stream.steps.shape, bool) if last is None else stream.last_rows <= last
@@ -58,4 +61,4 @@ def observed_counts(cost: Any) -> tuple[Int[Array, ""], ...]:
         ]
         return sum(counts, jnp.asarray(0, jnp.int32))
 
-    return tuple(count(stream) for stream in cost.observations)
+    return tuple(count(stream) for stream in cost.streams())

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree, static
+from diffassim.covariances.base import require_covariance
 from diffassim.variational.costs.window import WindowCost
 
 __all__ = ["WeakConstraint4DVar"]
@@ -74,6 +75,8 @@ class WeakConstraint4DVar(WindowCost, Pytree):
     segment: int | None = static(default=None)
     memory: int | None = static(default=None)
 
+    has_model_error = True
+
     def __post_init__(self) -> None:
         if self.Q is None:
             raise ConfigurationError("WeakConstraint4DVar: give Q; without model error use StrongConstraint4DVar")
@@ -83,8 +86,11 @@ class WeakConstraint4DVar(WindowCost, Pytree):
             raise ConfigurationError(
                 f"WeakConstraint4DVar: every = {self.every} must lie between 1 and the window's {self.steps} steps"
             )
-        if hasattr(self.Q, "check"):
-            self.Q.check("WeakConstraint4DVar.Q", self.background)
+        require_covariance("WeakConstraint4DVar.Q", self.Q, self.background)
+
+    def covariances(self) -> dict[str, Any]:
+        """Return B, those of the parameters, and Q as that of 'model_error'."""
+        return {**super().covariances(), "model_error": self.Q}
 
     def control(self) -> dict[str, Any]:
         """Return the zero control vector: 'state', 'model_error' with a leading axis of blocks, and 'parameters'."""

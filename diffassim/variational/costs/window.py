@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from diffassim.core import tree
 from diffassim.core.checks import count_of, real_state, start_step
 from diffassim.core.errors import DataError, ShapeError, concrete, require_finite
+from diffassim.covariances.base import require_covariance
 from diffassim.models.base import require_forcing
 from diffassim.models.rollout import rollout
 from diffassim.observations.container import as_streams, observed_rows
 from diffassim.observations.operators import check_operator
+from diffassim.variational.costs.base import Cost, Window
 from diffassim.variational.costs.parameters import (
     control_like,
     operator_control,
@@ -28,7 +29,7 @@ from diffassim.variational.costs.parameters import (
 __all__ = ["WindowCost", "innovations", "rows_by_stream"]
 
 
-class WindowCost:
+class WindowCost(Cost):
     """Base of the costs whose residuals are (v, whitened innovations along a rollout); the fields are the subclass's.
 
     A subclass is a `Pytree` with the fields below. What it adds to the control vector it names in `control`, and how
@@ -45,6 +46,8 @@ class WindowCost:
     steps: int | None
     segment: int | None
     memory: int | None
+
+    has_model_error: ClassVar[bool] = False  # whether errors of the model are sought as well
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -63,15 +66,15 @@ class WindowCost:
                     "between two steps needs both)"
                 )
         sought = self.parameters or any(stream.parameters for stream in streams)
-        if self.B is None and not sought and not hasattr(self, "Q"):
+        if self.B is None and not sought and not self.has_model_error:
             raise ShapeError(f"{name}: nothing to control; give B, or `parameters`, or both")
         require_forcing(name, self.model, start, steps)
         background = real_state(f"{name}: the background", self.background)
         require_finite(f"{name}: the background", background, "Fill or estimate missing state first.")
         for stream in streams:
             check_operator(stream.operator, name, background, stream.where)
-        if self.B is not None and hasattr(self.B, "check"):
-            self.B.check(f"{name}.B", background)
+        if self.B is not None:
+            require_covariance(f"{name}.B", self.B, background)
             _require_fixed(name, self.B, background)
         self._set(background=background, steps=steps, start=start, observations=streams)  # type: ignore[attr-defined]
 
@@ -102,6 +105,30 @@ class WindowCost:
             return jax.tree.map(lambda leaf: leaf[0], rows)
         return tree.moved(self.background, self.B.sqrt(v["state"])) if self.B is not None else self.background
 
+    def streams(self) -> tuple[Any, ...]:
+        """Return the observations, a tuple of streams."""
+        return self.observations
+
+    def with_streams(self, streams: tuple[Any, ...]) -> Self:
+        """Return the cost with other observations."""
+        return self.replace(observations=streams)  # type: ignore[attr-defined]
+
+    def window(self) -> Window:
+        """Return the run along which the cost compares."""
+        assert self.steps is not None
+        return Window(
+            self.model, self.background, self.steps, self.start, self.horizon, self.segment, self.memory
+        )  # fmt: skip
+
+    def with_window(self, **changes: Any) -> Self:
+        """Return the cost with other fields of its `window`."""
+        return self.replace(**changes)  # type: ignore[attr-defined]
+
+    def covariances(self) -> dict[str, Any]:
+        """Return B as that of 'state', and those of 'parameters' where they are sought."""
+        found = {"state": self.B, "parameters": self.parameters}
+        return {name: covariance for name, covariance in found.items() if covariance}
+
     def controlled_model(self, v: Mapping[str, Any]) -> Any:
         """Return the model with the parameters that belong to v."""
         return with_parameters(self.model, self.parameters, v["parameters"]) if self.parameters else self.model
@@ -114,17 +141,16 @@ class WindowCost:
         """Return what is added to the state after each of the first `steps` steps, or None."""
         return None
 
-    def trajectory(self, v: Mapping[str, Any], steps: int | None = None) -> Any:
-        """Return all states from the window start on, `steps + 1` rows (default: to the window's end)."""
+    def trajectory(self, v: Mapping[str, Any], steps: int | None = None, at: Any = None) -> Any:
+        """Return all states from the window start on, `steps + 1` rows (default: to the window's end), or rows `at`."""
         steps = self.steps if steps is None else steps
         assert steps is not None
-        return self._rollout(v, steps)
+        return self._rollout(v, steps) if at is None else self._rollout(v, steps, at=at)
 
     def residuals(self, v: Mapping[str, Any]) -> Any:
         """Return (v, whitened innovations): the pytree whose squared norm is 2 J."""
         assert self.steps is not None
-        last = self.steps if self.horizon is None else self.horizon
-        return v, innovations(self.controlled_observations(v), self._observed(v), last)
+        return v, innovations(self.controlled_observations(v), self._observed(v), self.window().last)
 
     def predicted(self, v: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the observation equivalents H(x), one pytree for each stream, like its values."""
@@ -137,14 +163,10 @@ class WindowCost:
         """Return how many observed values count within the horizon: the expectation of 2 J at the minimum."""
         total = jnp.asarray(0)
         for stream in self.observations:
-            inside = stream.last_rows <= (self.steps if self.horizon is None else self.horizon)
+            inside = stream.last_rows <= self.window().last
             for mask in jax.tree.leaves(stream.mask):
                 total = total + jnp.sum(mask & inside.reshape((-1,) + (1,) * (mask.ndim - 1)))
         return total
-
-    def __call__(self, v: Mapping[str, Any]) -> Float[Array, ""]:
-        """Return J(v)."""
-        return 0.5 * tree.squared_norm(self.residuals(v))
 
     def _observed(self, v: Mapping[str, Any]) -> Any:
         """Return the states that the observations are compared with."""

@@ -13,13 +13,15 @@ from diffassim.core.errors import require_positive
 from diffassim.core.loops import bounded_while
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
+from diffassim.variational.costs.base import as_cost
 from diffassim.variational.costs.terms import cost_terms
+from diffassim.variational.minimizers.base import Minimizer
 from diffassim.variational.minimizers.solution import Minimum
 
 __all__ = ["LBFGS", "Descent"]
 
 
-class Descent(Pytree):
+class Descent(Minimizer, Pytree):
     """Minimize with an optax optimizer.
 
     A step whose cost is not finite ends the search with its own code; the best control vector so far is returned.
@@ -49,6 +51,7 @@ class Descent(Pytree):
         """Minimize `cost` from the control vector `start`; see `GaussNewton.search`."""
         import optax  # here and below: it would take half of this package's import time
 
+        cost = as_cost(cost)
         dtype = jnp.result_type(*jax.tree.leaves(start))
 
         def cost_and_terms(v: Any) -> tuple[Any, Any]:
@@ -57,7 +60,8 @@ class Descent(Pytree):
 
         value_and_gradient = jax.value_and_grad(cost_and_terms, has_aux=True)
         optimizer = optax.with_extra_args_support(self.optimizer)
-        window = getattr(cost, "steps", 0)
+        window = cost.window()
+        steps = 0 if window is None else window.steps
 
         def evaluate(s: _State) -> _State:
             (value, terms), gradient = value_and_gradient(s.v)
@@ -91,7 +95,7 @@ class Descent(Pytree):
             jnp.asarray(False),
         )  # fmt: skip
         end = bounded_while(lambda s: ~s.done, evaluate, state, self.max_iterations, unrolled)
-        horizons = jnp.where(jnp.arange(self.max_iterations, dtype=jnp.int32) < end.iterations, window, -1).astype(
+        horizons = jnp.where(jnp.arange(self.max_iterations, dtype=jnp.int32) < end.iterations, steps, -1).astype(
             jnp.int32
         )
         return Minimum(

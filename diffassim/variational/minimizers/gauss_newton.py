@@ -6,6 +6,7 @@ from typing import Any
 
 from diffassim.core.errors import ConfigurationError, require_positive
 from diffassim.core.pytree import Pytree, static
+from diffassim.variational.minimizers.base import Minimizer
 from diffassim.variational.minimizers.linearization import MEMORY
 from diffassim.variational.minimizers.outer_loop import OuterLoop
 from diffassim.variational.minimizers.solution import Minimum
@@ -13,7 +14,7 @@ from diffassim.variational.minimizers.solution import Minimum
 __all__ = ["GaussNewton"]
 
 
-class GaussNewton(Pytree):
+class GaussNewton(Minimizer, Pytree):
     r"""Incremental (Gauss-Newton) minimization of a sum of squares, globalized by a trust region.
 
     Each outer iteration linearizes the residuals once, \(r(v + p) \approx r + A p\), and minimizes the quadratic model
@@ -113,29 +114,36 @@ class GaussNewton(Pytree):
         return OuterLoop(self, cost, start, unrolled).run()
 
     def stages(self, start: Any) -> tuple[Any, ...]:
-        """Return minimizers to be called one after the other until one converges, where that is known.
+        """Return the search that ends where it is slow, and what goes on from there with the full Hessian."""
+        own_search = type(self).search is not GaussNewton.search  # of a subclass: it cannot be interrupted from here
+        if self.newton or own_search:
+            return (self,)
+        return _UntilSlow(self), _Continued(self.replace(newton=True), start)
 
-        Args:
-            start: control vector with which the first of them starts.
-        """
-        return (self,) if self.newton else (_UntilSlow(self), _Continued(self.replace(newton=True), start))
 
-
-class _UntilSlow(Pytree):
+class _UntilSlow(Minimizer, Pytree):
     """Gauss-Newton that ends where the full Hessian should take over."""
 
     method: GaussNewton
+
+    @property
+    def tolerance(self) -> Any:  # type: ignore[override]
+        return self.method.tolerance
 
     def search(self, cost: Any, start: Any, unrolled: bool = False) -> Minimum:
         """Minimize `cost` from the control vector `start`; see `GaussNewton.search`."""
         return OuterLoop(self.method, cost, start, unrolled, hands_over=True).run()
 
 
-class _Continued(Pytree):
+class _Continued(Minimizer, Pytree):
     """The same search from there on with the full Hessian; a second attempt begins at the origin."""
 
     method: GaussNewton
     origin: Any
+
+    @property
+    def tolerance(self) -> Any:  # type: ignore[override]
+        return self.method.tolerance
 
     def search(self, cost: Any, start: Any, unrolled: bool = False) -> Minimum:
         """Minimize `cost` from the control vector `start`; see `GaussNewton.search`."""

@@ -12,6 +12,7 @@ from diffassim.core import tree
 from diffassim.core.checks import reverse_only
 from diffassim.core.krylov import conjugate_gradients
 from diffassim.core.results import Result
+from diffassim.variational.minimizers.base import as_minimizer
 from diffassim.variational.minimizers.linearization import stored
 from diffassim.variational.minimizers.solution import Minimum
 
@@ -39,7 +40,7 @@ def implicit_minimum(cost: Any, method: Any, start: Any) -> Minimum:
 
     Args:
         cost: the cost, a pytree; receives gradients in all its floating-point leaves.
-        method: object with `search(cost, start) -> Minimum`.
+        method: `Minimizer`.
         start: control vector to start from.
 
     Returns:
@@ -50,7 +51,7 @@ def implicit_minimum(cost: Any, method: Any, start: Any) -> Minimum:
 
 def _forward(cost: Any, method: Any, start: Any) -> tuple[Minimum, Any]:
     found = implicit_minimum(cost, method, start)  # itself differentiable, for derivatives of derivatives
-    return found, (cost, found.control, getattr(method, "tolerance", 0.0))
+    return found, (cost, found.control, as_minimizer(method).tolerance)
 
 
 def _backward(kept: Any, bars: Minimum) -> tuple[Any, None, None]:

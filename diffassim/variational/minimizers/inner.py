@@ -91,7 +91,7 @@ class InnerProblem:
             return primal(k, lambda p: adjoint(tangent(p))[0], limit)
 
         def simplified(k: int) -> Any:
-            shorter = self.levels[k] if horizon is None else self.levels[k].replace(horizon=horizon)
+            shorter = self.levels[k] if horizon is None else self.levels[k].with_window(horizon=horizon)
             _, tangent = jax.linearize(shorter.residuals, v)
             return gauss_newton(k, tangent, jax.linear_transpose(tangent, v))
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from diffassim.variational.costs.base import as_cost
+
 __all__ = ["MEMORY", "stored"]
 
 MEMORY = 2**28  # bytes
@@ -20,7 +22,7 @@ def stored(cost: Any, v: Any, memory: float = MEMORY) -> Any | None:
     of every step.
 
     Args:
-        cost: a cost; only one with a window (`steps`, `segment`) has checkpoints.
+        cost: a cost; only one with a `window` has checkpoints.
         v: control vector (shapes only).
         memory: bytes that the intermediates may take; a lower limit of the cost itself holds.
 
@@ -36,12 +38,13 @@ def stored(cost: Any, v: Any, memory: float = MEMORY) -> Any | None:
         >>> stored(cost, cost.control()).segment, stored(cost, cost.control(), memory=1e3)
         (20, None)
     """
-    if not getattr(cost, "steps", None) or getattr(cost, "segment", 0) is not None:
+    cost = as_cost(cost)
+    window = cost.window()
+    if window is None or not window.steps or window.segment is not None:
         return None
-    least = getattr(cost, "memory", None)
-    memory = memory if least is None else min(memory, least)
-    whole = cost.replace(segment=cost.steps, memory=None)
-    if CERTAINLY_ENOUGH * cost.steps * _bytes(cost.background) <= memory:
+    memory = memory if window.memory is None else min(memory, window.memory)
+    whole = cost.with_window(segment=window.steps, memory=None)
+    if CERTAINLY_ENOUGH * window.steps * _bytes(window.background) <= memory:
         return whole
     kept = jax.eval_shape(lambda v: jax.vjp(whole.residuals, v)[1], v)
     return whole if _bytes(kept) <= memory else None

@@ -12,6 +12,8 @@ from diffassim.core import tree
 from diffassim.core.checks import forward_mode, real_array
 from diffassim.core.errors import AssimilationError, AssimilationWarning, ShapeError, concrete, require_finite
 from diffassim.core.results import Result
+from diffassim.variational.costs.base import as_cost
+from diffassim.variational.minimizers.base import as_minimizer
 from diffassim.variational.minimizers.gauss_newton import GaussNewton
 from diffassim.variational.minimizers.implicit import implicit_minimum
 from diffassim.variational.minimizers.solution import Solution
@@ -37,8 +39,8 @@ def minimize(cost: Any, method: Any = None, *, start: Any = None, unrolled: bool
     the number of iterations, and they presuppose a converged search.
 
     Args:
-        cost: a variational cost, for example `StrongConstraint4DVar`.
-        method: minimizer with `search(cost, start, unrolled)`; default `GaussNewton()`.
+        cost: a variational cost, for example `StrongConstraint4DVar`, or a `Cost` of your own.
+        method: `Minimizer`; default `GaussNewton()`.
         start: control vector to start from; default: the background (v = 0).
         unrolled: differentiate through the iterations of the search instead.
 
@@ -49,7 +51,8 @@ def minimize(cost: Any, method: Any = None, *, start: Any = None, unrolled: bool
         MinimizationError: (outside of traced code) if the search met a cost or gradient that is not finite.
         ShapeError: if `start` does not have the control vector's structure.
         DataError: if `start` is not finite, or not real.
-        ConfigurationError: if the method needs forward-mode derivatives of a model that has none.
+        ConfigurationError: if the method needs forward-mode derivatives of a model that has none, or cost or method is
+            none.
 
     Warns:
         AssimilationWarning: (outside of traced code) if the search did not converge; the message has the advice.
@@ -62,7 +65,7 @@ def minimize(cost: Any, method: Any = None, *, start: Any = None, unrolled: bool
         >>> float(jax.grad(x_a)(jnp.array([1.0]))[0])
         0.5
     """
-    method = GaussNewton() if method is None else method
+    cost, method = as_cost(cost), as_minimizer(GaussNewton() if method is None else method)
     if start is not None:
         expected = jax.eval_shape(cost.control)
         require_finite("minimize: `start`", start)
@@ -83,9 +86,7 @@ def minimize(cost: Any, method: Any = None, *, start: Any = None, unrolled: bool
 def _in_stages(cost: Any, method: Any, start: Any) -> Solution:
     """Minimize, and go on with what the method has in store where the search is known not to have converged."""
     traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((cost, method, start, jnp.zeros(()))))
-    if traced or type(method) is not GaussNewton:
-        return _minimize(cost, method, start, False)
-    first, *others = method.stages(cost.control() if start is None else start)
+    first, *others = (method,) if traced else method.stages(cost.control() if start is None else start)
     solution = _minimize(cost, first, start, False)
     for following in others:
         if solution.converged or solution.result == Result.NON_FINITE:
@@ -101,12 +102,12 @@ def _search(cost: Any, method: Any, start: Any, unrolled: bool) -> Solution:
     start = cost.control() if start is None else start
     found = method.search(cost, start, unrolled=True) if unrolled else implicit_minimum(cost, method, start)
     v = found.control
-    model = cost.controlled_model(v) if hasattr(cost, "controlled_model") else None
     operators = None
     if isinstance(v, dict) and "operators" in v:
         operators = tuple(stream.operator for stream in cost.controlled_observations(v))
     search = jax.lax.stop_gradient(found)
-    return Solution(cost.state(v), v, model, 0.5 * tree.squared_norm(cost.residuals(v)), search, operators)
+    value = 0.5 * tree.squared_norm(cost.residuals(v))
+    return Solution(cost.state(v), v, cost.controlled_model(v), value, search, operators)
 
 
 _minimize = jax.jit(_search, static_argnums=3)

@@ -11,6 +11,8 @@ from jaxtyping import Array, Float, Int
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.pytree import Pytree, static
+from diffassim.variational.costs.base import as_cost
+from diffassim.variational.minimizers.base import Minimizer, as_minimizer
 from diffassim.variational.minimizers.gauss_newton import GaussNewton
 from diffassim.variational.minimizers.solution import Minimum
 
@@ -35,7 +37,7 @@ class MultiStartMinimum(Minimum):
     agreeing: Int[Array, ""] | None = None
 
 
-class MultiStart(Pytree):
+class MultiStart(Minimizer, Pytree):
     r"""Search from the background and from draws of the background errors, in one batch; the lowest cost wins.
 
     Over long windows, and with few observations, J has minima far from the truth. In the whitened control space the
@@ -79,11 +81,20 @@ class MultiStart(Pytree):
             raise ConfigurationError("MultiStart: give key=jax.random.key(...) for the draws, or `starts`")
         if self.draws < 1:
             raise ConfigurationError(f"MultiStart: draws={self.draws} must be at least 1")
+        self._set(minimizer=as_minimizer(self.minimizer))
 
     @property
     def tolerance(self) -> Any:
         """The tolerance of the minimizer: how exact the implicit gradient has to be."""
-        return getattr(self.minimizer, "tolerance", 0.0)
+        return self.minimizer.tolerance
+
+    def stages(self, start: Any) -> tuple[Any, ...]:
+        """Return the searches from all places in the first stage of the minimizer; the winner goes on with the others.
+
+        Searches that a first stage hands over because they are slow are close to their minima: who is lowest is known.
+        """
+        first, *others = self.minimizer.stages(start)
+        return self.replace(minimizer=first), *others
 
     def search(self, cost: Any, start: Any, unrolled: bool = False) -> MultiStartMinimum:
         """Minimize `cost` from the control vector `start` and the other places; see `GaussNewton.search`.
@@ -92,6 +103,7 @@ class MultiStart(Pytree):
             ShapeError: if `starts` does not hold control vectors of this cost.
             ConfigurationError: if draws are asked for a cost whose control vector is not whitened.
         """
+        cost = as_cost(cost)
         others = self._drawn(cost, start) if self.starts is None else self._given(start)
         starts = jax.tree.map(lambda v, more: jnp.concatenate([v[None], more.astype(v.dtype)]), start, others)
         found = jax.vmap(lambda v: self.minimizer.search(cost, v, unrolled=unrolled))(starts)
@@ -110,12 +122,13 @@ class MultiStart(Pytree):
         )
 
     def _drawn(self, cost: Any, start: Any) -> Any:
-        if not getattr(cost, "whitened", True):
+        if not cost.whitened:
             raise ConfigurationError(
                 f"MultiStart: the control vector of {type(cost).__name__} is not whitened, so that draws of the "
                 "background errors are not known; give `starts`"
             )
-        key = jax.random.fold_in(self.key, cost.start) if hasattr(cost, "start") else self.key
+        window = cost.window()
+        key = self.key if window is None else jax.random.fold_in(self.key, window.start)
         leaves, structure = jax.tree.flatten(start)
         keys = jax.random.split(key, max(len(leaves), 1))
         drawn = [

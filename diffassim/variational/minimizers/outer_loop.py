@@ -12,6 +12,7 @@ from diffassim.core.checks import unused
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.loops import bounded_while
 from diffassim.core.results import Result
+from diffassim.variational.costs.base import as_cost, require_departures
 from diffassim.variational.costs.terms import cost_terms, observed_counts
 from diffassim.variational.minimizers.growth import Linearization, Stage, judge, next_time
 from diffassim.variational.minimizers.inner import InnerProblem
@@ -96,25 +97,26 @@ class OuterLoop:
     def __init__(
         self, method: Any, cost: Any, start: Any, unrolled: bool, hands_over: bool = False, origin: Any = None
     ) -> None:
-        if method.dual and not getattr(cost, "whitened", True):
+        cost = as_cost(cost)
+        if method.dual and not cost.whitened:
             raise ConfigurationError(f"GaussNewton: {type(cost).__name__} has no dual; leave dual=True out")
         self.method, self.start, self.unrolled, self.hands_over = method, start, unrolled, hands_over
         self.origin, self.continued = (start, False) if origin is None else (origin, True)
-        self.has_window = hasattr(cost, "horizon") and bool(cost.steps)
-        self.steps = int(cost.steps) if self.has_window else 0
-        horizon = cost.horizon if self.has_window else None
-        self.window = jnp.asarray(self.steps if horizon is None else horizon, jnp.int32)
-        self.streams = cost.observations if self.has_window else ()
+        window = cost.window()
+        self.steps = 0 if window is None else window.steps
+        self.has_window = self.steps > 0
+        self.window = jnp.asarray(0 if window is None or not self.steps else window.last, jnp.int32)
+        self.streams = cost.streams() if self.has_window else ()
         self.inner = InnerProblem(method, cost, start, unrolled, method.newton and self.has_window)
         self.cost = self.with_linearization(cost)
 
     def limited(self, horizon: Any) -> Any:
         """Return the cost over the first steps of the window."""
-        return self.cost.replace(horizon=horizon) if self.has_window else self.cost
+        return self.cost.with_window(horizon=horizon) if self.has_window else self.cost
 
     def threshold(self, horizon: Any, dtype: Any) -> Any:
         """Largest plausible cost at a minimum: half the number of observed values plus some standard deviations."""
-        if not hasattr(self.cost, "observations"):
+        if not self.cost.streams():
             return jnp.asarray(jnp.inf, dtype)
         count = sum(observed_counts(self.limited(horizon)), jnp.asarray(0, jnp.int32)).astype(dtype)
         return 0.5 * (count + jnp.asarray(self.method.consistency, dtype) * jnp.sqrt(2 * jnp.maximum(count, 1)))
@@ -123,8 +125,8 @@ class OuterLoop:
         """Return the cost with the checkpoints of its adjoint switched off, where the method wants it."""
         if self.method.store_linearization is None:
             return stored(cost, self.start, self.method.memory) or cost
-        if self.method.store_linearization and hasattr(cost, "segment"):
-            return cost.replace(segment=self.steps, memory=None)
+        if self.method.store_linearization and self.has_window:
+            return cost.with_window(segment=self.steps, memory=None)
         return cost
 
     def run(self) -> Minimum:
@@ -133,7 +135,10 @@ class OuterLoop:
         dtype = jnp.result_type(*jax.tree.leaves(start)) if jax.tree.leaves(start) else jnp.result_type(float)
         infinity, zero, no = jnp.asarray(jnp.inf, dtype), jnp.asarray(0, jnp.int32), jnp.asarray(False)
         unfinished = jnp.asarray(Result.MAX_ITERATIONS, jnp.int32)
-        names = jax.eval_shape(lambda v: cost_terms(self.cost.residuals(v), dtype), start)
+        residuals = jax.eval_shape(self.cost.residuals, start)
+        if self.has_window or self.method.dual:  # for which observations are told apart
+            require_departures("GaussNewton over a window, and with `dual`", residuals)
+        names = jax.eval_shape(lambda r: cost_terms(r, dtype), residuals)
         state = _State(
             v=start, radius=infinity, stage=Stage.first(start, self.window),
             best_v=start, best_cost=infinity, best_gradient_norm=infinity,

@@ -11,6 +11,7 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree, static
 from diffassim.models.rollout import rollout
+from diffassim.variational.costs.base import as_cost
 
 __all__ = ["Simplified"]
 
@@ -69,9 +70,10 @@ class Simplified(Pytree):
 
     def cost(self, cost: Any) -> Any:
         """Return the cost with its trajectories from the simplified model."""
-        if not hasattr(cost, "model"):
+        window = as_cost(cost).window()
+        if window is None:
             raise ConfigurationError(f"Simplified: {type(cost).__name__} runs no model that could be simplified")
-        return cost.replace(model=_StandIn(cost.model, self))
+        return cost.with_window(model=_StandIn(window.model, self))
 
 
 class _StandIn(Pytree):

@@ -52,7 +52,10 @@ class Minimum(Pytree):
         def joined(first: Any, then: Any) -> Any:
             return jnp.concatenate([first[:count], then])
 
-        return self.replace(
+        return before.replace(  # what only the search before can tell stays
+            control=self.control,
+            gradient_norm=self.gradient_norm,
+            result=self.result,
             cost_history=joined(before.cost_history, self.cost_history),
             horizon_history=joined(before.horizon_history, self.horizon_history),
             iterations=before.iterations + self.iterations,

@@ -12,6 +12,7 @@ from jaxtyping import Array, Int
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.linalg import safe_sqrt
+from diffassim.variational.costs.base import as_cost
 
 __all__ = ["background_spread"]
 
@@ -51,8 +52,9 @@ def background_spread(cost: Any, *, members: Any = None, probes: int = 0, key: A
     """
     if probes < 0 or (probes and key is None):
         raise ConfigurationError(f"background_spread: probes={probes} must not be negative, and random ones need a key")
+    cost = as_cost(cost)
     if members is not None:
-        if not hasattr(cost, "model"):
+        if cost.window() is None:
             raise ConfigurationError(
                 f"background_spread: {type(cost).__name__} has an ensemble of its own and no model; leave members out"
             )
@@ -66,7 +68,7 @@ def background_spread(cost: Any, *, members: Any = None, probes: int = 0, key: A
 def _of_members(cost: Any, members: Any) -> tuple[Any, ...]:
     def equivalents(x: Any) -> Any:
         # An increment that v = 0 does not know of: the member takes the place of the background.
-        return cost.replace(background=x).predicted(cost.control())
+        return cost.with_window(background=x).predicted(cost.control())
 
     each = jax.vmap(equivalents)(members)
     return jax.tree.map(lambda h: jnp.std(h, axis=0, ddof=1), each)

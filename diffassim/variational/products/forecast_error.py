@@ -10,6 +10,7 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, ShapeError, concrete
 from diffassim.core.pytree import Pytree, static
 from diffassim.observations.container import as_streams, observed_rows
+from diffassim.variational.costs.base import as_cost
 from diffassim.variational.costs.window import innovations
 
 __all__ = ["ForecastError"]
@@ -61,7 +62,7 @@ class ForecastError(Pytree):
     steps: int | None = static(default=None)
 
     def __post_init__(self) -> None:
-        if not hasattr(self.cost, "trajectory"):
+        if as_cost(self.cost).window() is None:
             raise ConfigurationError(
                 f"ForecastError: {type(self.cost).__name__} has no model to forecast with; build a cost over a window "
                 "(StrongConstraint4DVar) around the analysis, or give observation_impact a function of your own"
@@ -82,5 +83,5 @@ class ForecastError(Pytree):
 
     def __call__(self, v: Any) -> Float[Array, ""]:
         """Return e(v)."""
-        states = self.cost._rollout(v, self.steps, at=observed_rows(self.verification))
+        states = self.cost.trajectory(v, self.steps, at=observed_rows(self.verification))
         return tree.squared_norm(innovations(self.verification, states))

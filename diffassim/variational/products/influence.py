@@ -64,7 +64,7 @@ def observation_influence(found: Posterior, *, probes: int = 0, seed: int = 0) -
 
 
 def _values(cost: Any) -> tuple[Any, ...]:
-    return tuple(stream.values for stream in cost.observations)
+    return tuple(stream.values for stream in cost.streams())
 
 
 @partial(jax.jit, static_argnums=2)

@@ -13,7 +13,9 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.krylov import lanczos
 from diffassim.core.pytree import Pytree
+from diffassim.variational.costs.base import Cost, as_cost, require_departures
 from diffassim.variational.costs.terms import observed_counts
+from diffassim.variational.minimizers.base import as_minimizer
 from diffassim.variational.minimizers.gauss_newton import GaussNewton
 from diffassim.variational.minimizers.linearization import stored
 from diffassim.variational.minimizers.solution import require_converged
@@ -57,13 +59,12 @@ class Posterior(Pytree):
             at: step of the window, a run-time integer; default: its start.
         """
         _, transposed = self._root(at)
-        example = self.cost.background
-        leaves, structure = jax.tree.flatten(example)
+        leaves, structure = jax.tree.flatten(jax.eval_shape(self.cost.state, self.control))
 
         def of_leaf(i: int, leaf: Any) -> Any:
             def component(j: Any) -> Any:
                 unit = jnp.zeros(leaf.size, leaf.dtype).at[j].set(1).reshape(leaf.shape)
-                others = [unit if i == k else jnp.zeros_like(other) for k, other in enumerate(leaves)]
+                others = [unit if i == k else jnp.zeros(other.shape, other.dtype) for k, other in enumerate(leaves)]
                 w = transposed(jax.tree.unflatten(structure, others))
                 known = _products(self.vectors, w)
                 return tree.squared_norm(w) - jnp.sum(self.values / (1 + self.values) * known**2)
@@ -235,7 +236,8 @@ def posterior(
     """
     if rank is not None and rank < 1:
         raise ConfigurationError(f"posterior: rank must be positive, found {rank}")
-    if not getattr(cost, "whitened", True):
+    cost = as_cost(cost)
+    if not cost.whitened:
         raise ConfigurationError(f"posterior: {type(cost).__name__} is not whitened; use cost.forcing_form(v)")
     require_converged("posterior", solution)
     v = solution.control
@@ -244,7 +246,9 @@ def posterior(
             f"posterior: rank = {rank} is larger than the control vector, which has {tree.size(v)} components; "
             "leave it out for all eigenpairs"
         )
-    return _eigenpairs(cost, v, _host_noise(jax.eval_shape(lambda v: cost.residuals(v)[1], v), seed), tolerance, rank)
+    residuals = jax.eval_shape(cost.residuals, v)
+    require_departures("posterior", residuals)
+    return _eigenpairs(cost, v, _host_noise(residuals[1], seed), tolerance, rank)
 
 
 def _squares(vectors: Any) -> list[Any]:
@@ -293,8 +297,8 @@ def _lanczos_at(cost: Any, v: Any, noise: Any, tolerance: Any, rank: int | None)
 _eigenpairs = jax.jit(_lanczos_at, static_argnums=4)
 
 
-class _Perturbed(Pytree):
-    """A cost with noise added to its residuals."""
+class _Perturbed(Cost, Pytree):
+    """A cost with noise added to its residuals: no test of consistency, whose expectation is another."""
 
     cost: Any
     noise: Any
@@ -302,11 +306,11 @@ class _Perturbed(Pytree):
     def control(self) -> Any:
         return self.cost.control()
 
+    def state(self, v: Any) -> Any:
+        return self.cost.state(v)
+
     def residuals(self, v: Any) -> Any:
         return tree.add(self.cost.residuals(v), self.noise)
-
-    def __call__(self, v: Any) -> Any:
-        return 0.5 * tree.squared_norm(self.residuals(v))
 
 
 def randomized_solutions(
@@ -342,11 +346,12 @@ def randomized_solutions(
 
     Source: Oliver, He and Reynolds (1996); Bardsley et al. (2014), from which the acceptance weights are missing here.
     """
+    cost, method = as_cost(cost), as_minimizer(method or GaussNewton())
     like = jax.eval_shape(cost.residuals, solution.control)
     leaves, structure = jax.tree.flatten(like)
     keys = jax.random.split(key, max(len(leaves), 1))
     noise = [jax.random.normal(k, (count, *x.shape), x.dtype) for k, x in zip(keys, leaves, strict=False)]
-    return _optimize(cost, solution.control, jax.tree.unflatten(structure, noise), method or GaussNewton())
+    return _optimize(cost, solution.control, jax.tree.unflatten(structure, noise), method)
 
 
 @jax.jit

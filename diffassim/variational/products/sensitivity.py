@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from diffassim.core import tree
 from diffassim.core.pytree import Pytree
 from diffassim.covariances.base import Covariance
+from diffassim.variational.costs.base import as_cost
 from diffassim.variational.minimizers.implicit import hessian_solve
 from diffassim.variational.minimizers.linearization import stored
 from diffassim.variational.minimizers.solution import require_converged
@@ -106,6 +107,7 @@ def observation_impact(
 
     Source: Langland and Baker (2004), equation 5; Tremolet (2008) for the adjoint of the minimization.
     """
+    cost = as_cost(cost)
     require_converged("observation_impact", solution)
     v, origin = solution.control, tree.zeros_like(solution.control)
     slope = partial(_slope, score) if isinstance(score, Pytree) else jax.value_and_grad(score)
@@ -114,7 +116,7 @@ def observation_impact(
     sensitivity, averaged, departures = _pull_back(cost, v, at_analysis, mean, origin, tolerance)
     impact = jax.tree.map(jnp.multiply, averaged, departures)
     total = sum((jnp.sum(leaf) for leaf in jax.tree.leaves(impact)), jnp.zeros((), value_a.dtype))
-    observed = tuple(stream.mask for stream in cost.observations)
+    observed = tuple(stream.mask for stream in cost.streams())
     return ObservationImpact(sensitivity, impact, total, value_a - value_b, observed)
 
 
@@ -124,7 +126,7 @@ _slope = jax.jit(lambda score, v: jax.value_and_grad(score)(v))
 @jax.jit
 def _pull_back(cost: Any, v: Any, first: Any, second: Any, origin: Any, tolerance: Any) -> tuple[Any, ...]:
     kept = stored(cost, v) or cost
-    values = tuple(stream.values for stream in cost.observations)
+    values = tuple(stream.values for stream in cost.streams())
 
     def by_values(v_bar: Any) -> Any:
         w = hessian_solve(cost, v, v_bar, tolerance)
@@ -135,14 +137,14 @@ def _pull_back(cost: Any, v: Any, first: Any, second: Any, origin: Any, toleranc
 
 def with_values(cost: Any, values: tuple[Any, ...]) -> Any:
     """Return the cost with other observed values under the same masks."""
-    streams = zip(cost.observations, values, strict=True)
-    return cost.replace(observations=tuple(stream.replace(values=value) for stream, value in streams))
+    streams = zip(cost.streams(), values, strict=True)
+    return cost.with_streams(tuple(stream.replace(values=value) for stream, value in streams))
 
 
 def departures_at(cost: Any, v: Any) -> Any:
     """Return y - H(x), zero where nothing is observed: the innovation under unit weights, read off the residuals."""
-    streams = tuple(stream.replace(error=_Unit(), loss=None) for stream in cost.observations)
-    return cost.replace(observations=streams).residuals(v)[1]
+    streams = tuple(stream.replace(error=_Unit(), loss=None) for stream in cost.streams())
+    return cost.with_streams(streams).residuals(v)[1]
 
 
 class _Unit(Covariance):
