@@ -32,8 +32,9 @@ class FourDVar(WindowMethod):
     Args:
         B: background-error covariance, the same in every window.
         minimizer: see `minimize`.
-        parameters: background-error covariance by model attribute; the analysed model is handed on to the next window.
-            Parameters of operators belong to the streams (`Observations.parameters`) and are handed on as well.
+        parameters: background-error covariance of parts of the model by path (see `StrongConstraint4DVar`); the
+            analysed model is handed on to the next window. Parameters of operators belong to the streams
+            (`Observations.parameters`) and are handed on as well.
         unrolled: differentiate through the minimizer's iterations instead of implicitly (static).
         Q: model-error covariance of `every` steps; the next background is then the end of a trajectory with the
             analysed model errors in it. None: the model is perfect.

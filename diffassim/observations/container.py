@@ -61,7 +61,7 @@ class Observations(Pytree):
             each whitened component, so R should be uncorrelated.
         fraction: part of a step after `steps`, in [0, 1): shaped like `steps`, or like the values if they are one
             array. None: all are valid on steps.
-        parameters: background-error covariance by name of an attribute of the operator, for example the coefficients of
+        parameters: background-error covariance of parts of the operator by path, for example the coefficients of
             `Biased`: variational costs estimate them with the state, other methods leave them as they are.
 
     Raises:

@@ -9,18 +9,9 @@ import jax
 import optax
 
 from diffassim.core.errors import ConfigurationError
+from diffassim.core.paths import path_text, paths_of
 
 __all__ = ["paths_of", "training_only"]
-
-
-def paths_of(trainable: Any) -> list[str]:
-    """Return the path of every leaf, its parts joined by dots.
-
-    Example:
-        >>> paths_of({"network": {"first": 0.0, "last": [0.0, 0.0]}})
-        ['network.first', 'network.last.0', 'network.last.1']
-    """
-    return [_text(path) for path, _ in jax.tree_util.tree_leaves_with_path(trainable)]
 
 
 def training_only(optimizer: optax.GradientTransformation, trainable: Any, *patterns: str) -> Any:
@@ -52,13 +43,10 @@ def training_only(optimizer: optax.GradientTransformation, trainable: Any, *patt
         if not fnmatch.filter(paths, pattern):
             raise ConfigurationError(f"training_only: {pattern!r} matches no leaf; there are {', '.join(paths[:20])}")
 
+    def label(path: Any, _: Any) -> str:
+        return "trained" if any(fnmatch.fnmatchcase(path_text(path), p) for p in patterns) else "frozen"
+
     def labels(tree: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: "trained" if any(fnmatch.fnmatchcase(_text(path), p) for p in patterns) else "frozen", tree
-        )
+        return jax.tree_util.tree_map_with_path(label, tree)
 
     return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
-
-
-def _text(path: Any) -> str:
-    return ".".join(str(getattr(part, "name", getattr(part, "key", getattr(part, "idx", part)))) for part in path)

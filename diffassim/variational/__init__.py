@@ -3,6 +3,7 @@
 from diffassim.variational.costs.base import Cost, Window
 from diffassim.variational.costs.fgat import ThreeDVarFGAT
 from diffassim.variational.costs.four_d_en_var import FourDEnVar
+from diffassim.variational.costs.parameters import Bounded
 from diffassim.variational.costs.state_weak_constraint import StateWeakConstraint4DVar
 from diffassim.variational.costs.strong_constraint import StrongConstraint4DVar
 from diffassim.variational.costs.three_d_var import ThreeDVar
@@ -22,6 +23,7 @@ from diffassim.variational.products.sensitivity import ObservationImpact, observ
 
 __all__ = [
     "LBFGS",
+    "Bounded",
     "Consistency",
     "Cost",
     "Descent",

@@ -186,7 +186,7 @@ def test_parameters_of_the_members_are_found_from_observations_of_the_state():
         (lambda: da.AsynchronousFilter(da.ETKF(replace_failed=True)), "failed members cannot be replaced"),
         (lambda: da.ETKF(AdditiveInflation(STD)).analyze(None, ensemble(), observed(values())), "give key="),
         (lambda: da.cycle(da.ETKF(Q=STD), MODEL, *twin([1, 2])[:2]), "draws random numbers here"),
-        (lambda: WithParameters(da.models.Lorenz96(), ("friction",)), "must be fields of Lorenz96"),
+        (lambda: WithParameters(da.models.Lorenz96(), ("friction",)), "Lorenz96 has no parameter 'friction'; it has"),
     ],
 )
 def test_what_does_not_go_together_is_named(wrong, text):

@@ -151,7 +151,7 @@ MODELS = [
     Entry("Lorenz96 with a forcing field", Lorenz96(forcing=jnp.linspace(7.0, 9.0, 9)), _line(9, 2.3, 3.6)),
     Entry("Lorenz96 smaller than its stencil", Lorenz96(), _line(4, 2.3, 3.6)),
     Entry("Lorenz96 large", Lorenz96(), _line(300, 2.3, 3.6)),  # compiled in separate kernels
-    Entry("WithParameters", WithParameters(Lorenz96(), ("forcing",)), _with_forcing),
+    Entry("WithParameters", WithParameters(Lorenz96(), ("forcing",), {"forcing": (2.0, 15.0)}), _with_forcing),
     Entry("TwoScaleLorenz96", TwoScaleLorenz96(), _two_scale),
     Entry("LinearAdvection", LinearAdvection(velocity=0.3), _line(10, 0.0, 1.0)),
     Entry("AdvectionDiffusion", REGION, _plume),

@@ -198,9 +198,8 @@ def test_a_start_of_another_shape_is_named():
 
 
 def test_an_unknown_parameter_is_named():
-    cost = lorenz_cost().replace(parameters={"forcng": IDENTITY})
     with pytest.raises(ConfigurationError, match="Lorenz96 has no parameter 'forcng'; it has forcing"):
-        da.minimize(cost)
+        da.minimize(lorenz_cost().replace(parameters={"forcng": IDENTITY}))
 
 
 @pytest.mark.parametrize("build", [lambda: da.GaussNewton(tolerance=0.0), lambda: da.GaussNewton(inner_tolerance=-1.0)])

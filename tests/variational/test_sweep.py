@@ -20,7 +20,7 @@ MINIMIZERS = {"Descent", "GaussNewton", "LBFGS", "MinimizationError", "Minimum",
 MINIMIZERS |= {"MultiStartMinimum", "Simplified", "Solution", "minimize"}
 PRODUCTS = {"Consistency", "ForecastError", "ObservationImpact", "Posterior", "observation_impact"}
 PRODUCTS |= {"background_spread", "observation_influence", "posterior", "randomized_solutions"}
-NO_COSTS = MINIMIZERS | PRODUCTS | {"Cost", "Minimizer", "Window"}  # the protocols
+NO_COSTS = MINIMIZERS | PRODUCTS | {"Bounded", "Cost", "Minimizer", "Window"}
 
 
 def flat(x):

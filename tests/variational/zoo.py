@@ -133,8 +133,9 @@ COSTS = [
         np.array([1.5, -1.5, 25.0]), parameters={"rho": Diagonal(std=2.0), "sigma": Diagonal(std=1.0)},
     )),
     Entry("4D-Var weights as parameters", "StrongConstraint4DVar", four_d_var(
-        Zero(), observed(), FunctionModel(lambda x, t, w: x + 0.1 * jnp.tanh(w @ x), arguments=spd(N, 2) / 5),
-        parameters={"arguments": Diagonal(std=0.3)},
+        Zero(), observed(),
+        FunctionModel(lambda x, t, w: x + 0.1 * jnp.tanh(w["last"][0] @ x), arguments={"last": [spd(N, 2) / 5]}),
+        parameters={"arguments.last.0": da.variational.Bounded(Diagonal(std=0.3), lower=-2.0, upper=1.5)},
     )),
     Entry("4D-Var hybrid", "StrongConstraint4DVar", four_d_var(
         0.6 * Gaussian(1.2, 1.0, CIRCLE) + 0.4 * Ensemble(X_B + RNG.normal(size=(4, N)), Matern(1.0, 2.0, CIRCLE)),

@@ -33,7 +33,8 @@ class ThreeDVarFGAT(WindowCost, Pytree):
         background: background state x_b at the window start, a pytree of arrays.
         B: background-error covariance of the state.
         observations: `Observations`, or a tuple of them (several streams).
-        parameters: background-error covariance by name of a model attribute.
+        parameters: background-error covariance of parts of the model by path ("forcing", "network.weights.last",
+            see `core.paths`); `Bounded` ones stay within bounds, as do those whose bounds the model declares.
         start: number of the window's first step, passed to the model as t (run-time integer).
         horizon: run-time number of steps; later observations do not count. Default: the whole window.
         steps: window length in model steps (static); default: the last observed step.

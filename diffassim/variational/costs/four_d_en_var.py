@@ -16,7 +16,7 @@ from diffassim.covariances.ensemble import Ensemble
 from diffassim.models.rollout import rollout
 from diffassim.observations.container import as_streams, observed_rows
 from diffassim.variational.costs.base import Cost
-from diffassim.variational.costs.parameters import operator_control, with_operator_parameters
+from diffassim.variational.costs.parameters import check_parameters, operator_control, with_operator_parameters
 from diffassim.variational.costs.window import innovations, rows_by_stream
 
 __all__ = ["FourDEnVar"]
@@ -96,6 +96,9 @@ class FourDEnVar(Cost, Pytree):
         background = real_state("FourDEnVar: the background", self.background)
         streams = as_streams(self.observations)
         self.covariance.check("FourDEnVar.members", background)
+        for stream in streams:
+            if stream.parameters:
+                check_parameters("parameters", stream.operator, stream.parameters)
         count = observed_rows(streams).shape[0]
         size = jax.tree.leaves(self.members)[0].shape[0]
         for name, rows, shape in (

@@ -9,57 +9,128 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffassim.core.errors import ConfigurationError
+from diffassim.core.bounds import UNBOUNDED, declared_bounds, moved_within, narrower, require_within
+from diffassim.core.checks import real_array
+from diffassim.core.errors import ConfigurationError, require_finite
+from diffassim.core.paths import check_paths, replace_at, value_at
+from diffassim.core.pytree import Pytree, static
 from diffassim.covariances.base import require_covariance
 
-__all__ = ["control_like", "operator_control", "with_operator_parameters", "with_parameters"]
+__all__ = [
+    "Bounded", "StandIn", "check_parameters", "control_like", "operator_control", "with_operator_parameters",
+    "with_parameters",
+]  # fmt: skip
+
+
+class Bounded(Pytree):
+    r"""Covariance of a parameter's background error, with bounds that the parameter never leaves.
+
+    The increment is made in logit (two bounds) or log (one bound) space, \(p = g(g^{-1}(p_b) + L v / s)\) with
+    s = dp/du at the background, so that the covariance keeps its physical unit to first order. The prior is Gaussian in
+    that space: J is minus the log density of v, in which the Jacobian of g is accounted for, and not that of p.
+
+    Bounds that the model declares for the parameter itself (`Model.parameters`) hold as well, and without this.
+
+    Args:
+        covariance: of the background error, in the unit of the parameter.
+        lower: lower bound (static).
+        upper: upper bound (static).
+
+    Raises:
+        ConfigurationError: if the lower bound is not below the upper one.
+
+    Example:
+        >>> import diffassim as da
+        >>> growth = da.models.FunctionModel(lambda x, t, a: a * x, arguments=1.5)
+        >>> y = da.Observations(jnp.array([[8.0]]), [1], error=da.covariances.Diagonal(std=0.1))
+        >>> prior = Bounded(da.covariances.Diagonal(std=1.0), lower=1.0, upper=2.0)
+        >>> cost = da.StrongConstraint4DVar(growth, jnp.ones(1), None, y, parameters={"arguments": prior})
+        >>> float(da.minimize(cost).model.arguments.round(1))  # 8 without bounds
+        2.0
+    """
+
+    covariance: Any
+    lower: float = static(default=-math.inf)
+    upper: float = static(default=math.inf)
+
+    def __post_init__(self) -> None:
+        self._set(lower=float(self.lower), upper=float(self.upper))
+        if not self.lower < self.upper:
+            raise ConfigurationError(f"Bounded: lower={self.lower} must lie below upper={self.upper}")
+
+
+class StandIn(Pytree):
+    """What takes the place of a model in a cost, and says itself what that model's parameters change in it."""
+
+    full: Any
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Any:
+        """Return it for other values of the full model's parameters, by path."""
+        raise NotImplementedError
+
+
+def check_parameters(name: str, model: Any, priors: Mapping[str, Any]) -> None:
+    """Raise, naming `name`, unless each path leads to numbers inside of their bounds that the covariance fits.
+
+    Args:
+        name: of who asks.
+        model: object in which the parameters have their background values.
+        priors: covariance of the background error, or `Bounded`, by path.
+
+    Raises:
+        ConfigurationError: if there is nothing at a path, or no covariance.
+        ShapeError: if a covariance does not fit its parameter.
+        DataError: if a background value is not finite, or lies on a bound or beyond.
+    """
+    model = _own(model)
+    check_paths(name, model, tuple(priors))
+    for path, prior in priors.items():
+        of = f"{name}[{path!r}]"
+        background = _background(model, path)
+        require_finite(of, background)
+        covariance, bounds = _prior(model, path, prior)
+        require_covariance(of, covariance, background)
+        if bounds != UNBOUNDED:
+            require_within(of, background, bounds)
 
 
 def control_like(model: Any, priors: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the zero control vector of the named parameters.
+    """Return the zero control vector of the parameters.
 
     Args:
-        model: object whose attributes are the background values.
-        priors: covariance of the background error by attribute name.
+        model: object in which the parameters have their background values.
+        priors: covariance of the background error, or `Bounded`, by path.
 
     Returns:
-        Control vectors by attribute name.
-
-    Raises:
-        ConfigurationError: if the model has no such attribute.
-        ShapeError: if a covariance does not fit its attribute.
+        Control vectors by path.
     """
-    control = {}
-    for name, prior in priors.items():
-        background = _background(model, name)
-        require_covariance(f"parameters[{name!r}]", prior, background)
-        control[name] = prior.control_like(background)
-    return control
+    model = _own(model)
+    return {
+        path: _prior(model, path, prior)[0].control_like(_background(model, path)) for path, prior in priors.items()
+    }
 
 
 def with_parameters(model: Any, priors: Mapping[str, Any], control: Mapping[str, Any]) -> Any:
     r"""Return the model with its parameters moved from their background by a whitened control vector.
 
-    An unbounded parameter is \(p = p_b + L v\). A parameter with bounds [a, b] declared in `model.parameters` is moved
-    in logit (two bounds) or log (one bound) space, \(p = a + (b - a)\,\sigma(u_b + L v / s)\), where
-    s = dp/du at the background: it cannot leave its bounds, and the prior standard deviation keeps its physical unit to
-    first order.
+    An unbounded parameter is \(p = p_b + L v\); how it is moved within bounds, says `moved_within`.
 
     Args:
         model: the model with background values.
-        priors: covariance by attribute name; an attribute may be a whole pytree (network weights).
-        control: control vectors by attribute name.
+        priors: covariance by path; a path may lead to a whole pytree (network weights).
+        control: control vectors by path.
 
     Returns:
         A copy of the model.
     """
-    changes = {}
-    for name, prior in priors.items():
-        increment = prior.sqrt(control[name])
-        lower, upper = _bounds(model, name)
-        background = _background(model, name)
-        changes[name] = jax.tree.map(lambda p, d: _move(p, d, lower, upper), background, increment)  # noqa: B023
-    return model.replace(**changes)
+    own, changes = _own(model), {}
+    for path, prior in priors.items():
+        covariance, (lower, upper) = _prior(own, path, prior)
+        increment = covariance.sqrt(control[path])
+        changes[path] = jax.tree.map(
+            lambda p, d, a=lower, b=upper: moved_within(p, d, a, b), _background(own, path), increment
+        )
+    return model.with_changes(changes) if isinstance(model, StandIn) else replace_at(model, changes)
 
 
 def operator_control(streams: tuple[Any, ...]) -> tuple[dict[str, Any], ...] | None:
@@ -84,31 +155,17 @@ def with_operator_parameters(streams: tuple[Any, ...], control: Any) -> tuple[An
     )
 
 
-def _background(model: Any, name: str) -> Any:
-    if not hasattr(model, name):
-        known = ", ".join(getattr(model, "parameters", {})) or "none declared"
-        raise ConfigurationError(f"parameters: {type(model).__name__} has no parameter {name!r}; it has {known}")
-    return jax.tree.map(_as_float, getattr(model, name))
+def _own(model: Any) -> Any:
+    return model.full if isinstance(model, StandIn) else model
 
 
-def _as_float(value: Any) -> Any:
-    value = jnp.asarray(value)
-    return value if jnp.issubdtype(value.dtype, jnp.floating) else value.astype(jnp.result_type(float))
+def _prior(model: Any, path: str, prior: Any) -> tuple[Any, tuple[float, float]]:
+    """Return the covariance of a parameter, and the bounds that hold for it."""
+    declared = declared_bounds(model, path)
+    if not isinstance(prior, Bounded):
+        return prior, declared
+    return prior.covariance, narrower(declared, (prior.lower, prior.upper))
 
 
-def _bounds(model: Any, name: str) -> tuple[float, float]:
-    declared = getattr(model, "parameters", {})
-    return declared[name].bounds if name in declared else (-math.inf, math.inf)
-
-
-def _move(p: Any, increment: Any, lower: float, upper: float) -> Any:
-    if math.isinf(lower) and math.isinf(upper):
-        return p + increment
-    if math.isinf(upper):
-        return lower + (p - lower) * jnp.exp(increment / (p - lower))
-    if math.isinf(lower):
-        return upper - (upper - p) * jnp.exp(-increment / (upper - p))
-    fraction = (p - lower) / (upper - lower)
-    logit = jnp.log(fraction) - jnp.log1p(-fraction)
-    slope = (upper - lower) * fraction * (1 - fraction)
-    return lower + (upper - lower) * jax.nn.sigmoid(logit + increment / slope)
+def _background(model: Any, path: str) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(real_array(path, leaf)), value_at(model, path, "parameters"))

@@ -40,7 +40,8 @@ class StateWeakConstraint4DVar(WeakConstraint4DVar):
         B: background-error covariance of the state, or None to keep the initial state at its background.
         Q: model-error covariance of a sub-window of `every` steps; it needs `whiten`.
         observations: `Observations`, or a tuple of them (several streams).
-        parameters: background-error covariance by name of a model attribute.
+        parameters: background-error covariance of parts of the model by path ("forcing", "network.weights.last",
+            see `core.paths`); `Bounded` ones stay within bounds, as do those whose bounds the model declares.
         start: number of the window's first step, passed to the model as t (run-time integer).
         horizon: run-time number of steps; later observations do not count. Default: the whole window.
         every: model steps b in a sub-window (static).

@@ -37,7 +37,8 @@ class WeakConstraint4DVar(WindowCost, Pytree):
         B: background-error covariance of the state, or None to keep the initial state at its background.
         Q: model-error covariance of a block of `every` steps; `Zero()` marks exact parts of a state.
         observations: `Observations`, or a tuple of them (several streams).
-        parameters: background-error covariance by name of a model attribute.
+        parameters: background-error covariance of parts of the model by path ("forcing", "network.weights.last",
+            see `core.paths`); `Bounded` ones stay within bounds, as do those whose bounds the model declares.
         start: number of the window's first step, passed to the model as t (run-time integer).
         horizon: run-time number of steps; later observations do not count. Default: the whole window.
         every: model steps b in a block (static).

@@ -20,6 +20,7 @@ from diffassim.observations.container import as_streams, observed_rows
 from diffassim.observations.operators import check_operator
 from diffassim.variational.costs.base import Cost, Window
 from diffassim.variational.costs.parameters import (
+    check_parameters,
     control_like,
     operator_control,
     with_operator_parameters,
@@ -71,8 +72,12 @@ class WindowCost(Cost):
         require_forcing(name, self.model, start, steps)
         background = real_state(f"{name}: the background", self.background)
         require_finite(f"{name}: the background", background, "Fill or estimate missing state first.")
+        if self.parameters:
+            check_parameters("parameters", self.model, self.parameters)
         for stream in streams:
             check_operator(stream.operator, name, background, stream.where)
+            if stream.parameters:
+                check_parameters("parameters", stream.operator, stream.parameters)
         if self.B is not None:
             require_covariance(f"{name}.B", self.B, background)
             _require_fixed(name, self.B, background)

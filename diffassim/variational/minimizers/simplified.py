@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,9 +10,11 @@ import jax.numpy as jnp
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
+from diffassim.core.paths import has_path, replace_at, value_at
 from diffassim.core.pytree import Pytree, static
 from diffassim.models.rollout import rollout
 from diffassim.variational.costs.base import as_cost
+from diffassim.variational.costs.parameters import StandIn
 
 __all__ = ["Simplified"]
 
@@ -37,7 +40,7 @@ class Simplified(Pytree):
 
     Args:
         model: simplified model, `step(x, t) -> x`, on the coarse grid if there is one. Parameters that are sought are
-            handed to its attributes of the same name (coarsened if only then they fit); others do not change it.
+            handed to what it has at the same path (coarsened if only then they fit); others do not change it.
         transfer: object with `coarsen(x)` and `refine(x)`, linear maps between the grids (`models.BlockMean`,
             `models.Truncation`); None: the same grid.
         every: steps of the full model that one of its steps covers (static). Its t counts its own steps; observations
@@ -76,10 +79,9 @@ class Simplified(Pytree):
         return cost.with_window(model=_StandIn(window.model, self))
 
 
-class _StandIn(Pytree):
+class _StandIn(StandIn):
     """The simplified model in the place of the full one: states, steps and parameters are those of the full model."""
 
-    full: Any
     simplified: Simplified
 
     def __getattr__(self, name: str) -> Any:
@@ -87,16 +89,15 @@ class _StandIn(Pytree):
             raise AttributeError(name)
         return getattr(self.full, name)
 
-    def replace(self, **parameters: Any) -> Any:
-        """Return it with other model parameters."""
+    def with_changes(self, changes: Mapping[str, Any]) -> Any:
+        """Return it with other model parameters, in both models where both have them."""
         s = self.simplified
-        known = {name: self._fitted(name, value) for name, value in parameters.items() if hasattr(s.model, name)}
-        model = s.model.replace(**known) if known else s.model
-        return _StandIn(self.full.replace(**parameters), s.replace(model=model))
+        known = {path: self._fitted(path, value) for path, value in changes.items() if has_path(s.model, path)}
+        return _StandIn(replace_at(self.full, changes), s.replace(model=replace_at(s.model, known)))
 
-    def _fitted(self, name: str, value: Any) -> Any:
+    def _fitted(self, path: str, value: Any) -> Any:
         s = self.simplified
-        ours = jax.tree.map(jnp.asarray, getattr(s.model, name))
+        ours = jax.tree.map(jnp.asarray, value_at(s.model, path))
         fits = s.transfer is None or tree.same_shapes(ours, value)
         return value if fits else s.transfer.coarsen(value)
 
