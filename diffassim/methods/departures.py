@@ -14,7 +14,7 @@ from diffassim.core.pytree import Pytree
 from diffassim.methods.likelihood import chi_square
 from diffassim.methods.members import check_ensemble
 from diffassim.models.rollout import rollout
-from diffassim.observations.container import as_streams, observed_rows, on_steps
+from diffassim.observations.container import as_streams, observed_rows, on_steps, rows_by_stream
 
 __all__ = [
     "Departures",
@@ -119,14 +119,10 @@ def innovation_along(streams: tuple[Any, ...], any_loss: bool = False) -> Callab
         ConfigurationError: if a stream has a robust loss.
     """
     _require_gaussian(streams, any_loss)
-    counts = [stream.rows.shape[0] for stream in streams]
-    edges = [sum(counts[:k]) for k in range(len(counts) + 1)]
 
     def innovation(states: Any) -> Any:
-        return flat([
-            stream.innovation(jax.tree.map(lambda leaf, a=a, b=b: leaf[a:b], states))
-            for stream, a, b in zip(streams, edges[:-1], edges[1:], strict=True)
-        ])  # fmt: skip
+        parts = rows_by_stream(streams, states)
+        return flat([stream.innovation(rows) for stream, rows in zip(streams, parts, strict=True)])
 
     return innovation
 

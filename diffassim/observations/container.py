@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ from diffassim.observations.normalize import (
 from diffassim.observations.operators import Identity, as_operator
 from diffassim.observations.times import between, last_rows, steps_and_fractions
 
-__all__ = ["Observations", "as_streams", "observed_rows", "on_steps"]
+__all__ = ["Observations", "as_streams", "observed_rows", "on_steps", "rows_by_stream"]
 
 
 class Observations(Pytree):
@@ -253,6 +254,17 @@ def observed_rows(observations: Any) -> Int[Array, " rows"]:
     """
     rows = [stream.rows for stream in as_streams(observations)]
     return jnp.concatenate(rows) if rows else jnp.zeros(0, jnp.int32)
+
+
+def rows_by_stream(streams: tuple[Any, ...], states: Any) -> list[Any]:
+    """Return the part of states at the `observed_rows` of all streams that belongs to each.
+
+    Args:
+        streams: tuple of `Observations`.
+        states: pytree with a leading axis of rows.
+    """
+    edges = np.cumsum([0, *(stream.rows.shape[0] for stream in streams)])
+    return [jax.tree.map(lambda leaf, a=a, b=b: leaf[a:b], states) for a, b in itertools.pairwise(edges)]
 
 
 def on_steps(name: str, stream: Observations) -> Observations:

@@ -60,6 +60,16 @@ def test_a_weight_is_fitted_through_the_window():
     np.testing.assert_allclose(value_at(found.model, KERNEL), 0.5 * found.control["parameters"][KERNEL], rtol=1e-12)
 
 
+def test_weights_in_single_precision_inside_of_a_model_in_double():
+    weights = jnp.zeros((3, 3), jnp.float32)
+    mixed = CorrectedModel(LORENZ, Network(lambda w, x: w.astype(x.dtype) @ x, weights))
+    cost = four_d_var(mixed, {"network.weights": Diagonal(std=0.5)})
+    v = {"parameters": {"network.weights": jnp.asarray(np.random.default_rng(1).normal(size=(3, 3)))}}
+    assert jax.tree.map(jnp.result_type, cost.control()) == {"parameters": {"network.weights": jnp.float64}}
+    assert cost.controlled_model(v).network.weights.dtype == jnp.float32
+    assert cost(v).dtype == jax.grad(lambda v: cost(v))(v)["parameters"]["network.weights"].dtype == jnp.float64
+
+
 def growth(bound=None, std=1.0, truth=4.0):
     # One step of x -> a x from x = 1: the observed value is the parameter, whose minimum is known.
     model = FunctionModel(lambda x, t, a: a["rate"] * x, arguments={"rate": jnp.array(1.5)})

@@ -14,10 +14,10 @@ from diffassim.core.errors import ShapeError, require_finite
 from diffassim.core.pytree import Pytree
 from diffassim.covariances.ensemble import Ensemble
 from diffassim.models.rollout import rollout
-from diffassim.observations.container import as_streams, observed_rows
+from diffassim.observations.container import as_streams, observed_rows, rows_by_stream
 from diffassim.variational.costs.base import Cost
 from diffassim.variational.costs.parameters import check_parameters, operator_control, with_operator_parameters
-from diffassim.variational.costs.window import innovations, rows_by_stream
+from diffassim.variational.costs.window import innovations
 
 __all__ = ["FourDEnVar"]
 
@@ -121,7 +121,7 @@ class FourDEnVar(Cost, Pytree):
 
     def control(self) -> dict[str, Any]:
         """Return zero weights: a dict with 'state', and 'operators' where parameters of operators are sought."""
-        operators = operator_control(self.observations)
+        operators = operator_control(self.observations, self.background)
         control = {"state": self.covariance.control_like(self.background)}
         return control if operators is None else {**control, "operators": operators}
 

@@ -94,19 +94,27 @@ def check_parameters(name: str, model: Any, priors: Mapping[str, Any]) -> None:
             require_within(of, background, bounds)
 
 
-def control_like(model: Any, priors: Mapping[str, Any]) -> dict[str, Any]:
+def control_like(model: Any, priors: Mapping[str, Any], state: Any) -> dict[str, Any]:
     """Return the zero control vector of the parameters.
 
     Args:
         model: object in which the parameters have their background values.
         priors: covariance of the background error, or `Bounded`, by path.
+        state: background state. A control vector is no less precise than it, so that J is computed in one precision
+            where a model of double precision holds a network of single precision.
 
     Returns:
         Control vectors by path.
     """
     model = _own(model)
+    floating = [leaf.dtype for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+
+    def precise(leaf: Any) -> Any:
+        return leaf.astype(max([leaf.dtype, *floating], key=lambda dtype: dtype.itemsize))
+
     return {
-        path: _prior(model, path, prior)[0].control_like(_background(model, path)) for path, prior in priors.items()
+        path: _prior(model, path, prior)[0].control_like(jax.tree.map(precise, _background(model, path)))
+        for path, prior in priors.items()
     }
 
 
@@ -128,16 +136,16 @@ def with_parameters(model: Any, priors: Mapping[str, Any], control: Mapping[str,
         covariance, (lower, upper) = _prior(own, path, prior)
         increment = covariance.sqrt(control[path])
         changes[path] = jax.tree.map(
-            lambda p, d, a=lower, b=upper: moved_within(p, d, a, b), _background(own, path), increment
+            lambda p, d, a=lower, b=upper: moved_within(p, d.astype(p.dtype), a, b), _background(own, path), increment
         )
     return model.with_changes(changes) if isinstance(model, StandIn) else replace_at(model, changes)
 
 
-def operator_control(streams: tuple[Any, ...]) -> tuple[dict[str, Any], ...] | None:
+def operator_control(streams: tuple[Any, ...], state: Any) -> tuple[dict[str, Any], ...] | None:
     """Return zero control vectors of what the streams declare as parameters of their operators, or None for nothing."""
     if not any(stream.parameters for stream in streams):
         return None
-    return tuple(control_like(stream.operator, stream.parameters or {}) for stream in streams)
+    return tuple(control_like(stream.operator, stream.parameters or {}, state) for stream in streams)
 
 
 def with_operator_parameters(streams: tuple[Any, ...], control: Any) -> tuple[Any, ...]:
@@ -145,7 +153,7 @@ def with_operator_parameters(streams: tuple[Any, ...], control: Any) -> tuple[An
 
     Args:
         streams: tuple of `Observations`.
-        control: like `operator_control(streams)`; None changes nothing.
+        control: like `operator_control(streams, state)`; None changes nothing.
     """
     if control is None:
         return streams

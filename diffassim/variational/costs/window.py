@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffassim.core import tree
 from diffassim.core.checks import count_of, real_state, start_step
@@ -16,7 +14,7 @@ from diffassim.core.errors import DataError, ShapeError, concrete, require_finit
 from diffassim.covariances.base import require_covariance
 from diffassim.models.base import require_forcing
 from diffassim.models.rollout import rollout
-from diffassim.observations.container import as_streams, observed_rows
+from diffassim.observations.container import as_streams, observed_rows, rows_by_stream
 from diffassim.observations.operators import check_operator
 from diffassim.variational.costs.base import Cost, Window
 from diffassim.variational.costs.parameters import (
@@ -27,7 +25,7 @@ from diffassim.variational.costs.parameters import (
     with_parameters,
 )
 
-__all__ = ["WindowCost", "innovations", "rows_by_stream"]
+__all__ = ["WindowCost", "innovations"]
 
 
 class WindowCost(Cost):
@@ -89,8 +87,8 @@ class WindowCost(Cost):
         if self.B is not None:
             control["state"] = self.B.control_like(self.background)
         if self.parameters:
-            control["parameters"] = control_like(self.model, self.parameters)
-        operators = operator_control(self.observations)
+            control["parameters"] = control_like(self.model, self.parameters, self.background)
+        operators = operator_control(self.observations, self.background)
         if operators is not None:
             control["operators"] = operators
         return control
@@ -219,9 +217,3 @@ def innovations(streams: tuple[Any, ...], states: Any, last: Any = None) -> tupl
         inside = None if last is None else (stream.steps >= 0) & (stream.last_rows <= last)
         found.append(stream.innovation(rows, inside))
     return tuple(found)
-
-
-def rows_by_stream(streams: tuple[Any, ...], states: Any) -> list[Any]:
-    """Return the part of states at the `observed_rows` of all streams that belongs to each."""
-    edges = np.cumsum([0, *(stream.rows.shape[0] for stream in streams)])
-    return [jax.tree.map(lambda leaf, a=a, b=b: leaf[a:b], states) for a, b in itertools.pairwise(edges)]
