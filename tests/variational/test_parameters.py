@@ -108,7 +108,17 @@ def test_products_and_cycles_take_paths():
     unbounded = growth()
     solution = da.minimize(unbounded, da.GaussNewton(tolerance=1e-10))
     np.testing.assert_allclose(solution.model.arguments["rate"], 1.5 + 2.5 / 1.25, rtol=1e-9)
-    np.testing.assert_allclose(posterior(unbounded, solution).values, [4.0], rtol=1e-9)  # 1 / 0.5^2
+    found = posterior(unbounded, solution)
+    np.testing.assert_allclose(found.values, [4.0], rtol=1e-9)  # 1 / 0.5^2
+
+    def rate_of(cost):
+        return lambda v: cost.controlled_model(v).arguments["rate"]
+
+    np.testing.assert_allclose(found.variance_of(rate_of(unbounded)), 1 / 5, rtol=1e-9)
+    bounded = growth((1.0, 6.0))
+    within = posterior(bounded, da.minimize(bounded, da.GaussNewton(tolerance=1e-10)))
+    p = jax.grad(rate_of(bounded))(within.control)["parameters"]["arguments.rate"]
+    np.testing.assert_allclose(within.variance_of(rate_of(bounded)), p**2 / (1 + 4 * p**2), rtol=1e-8)  # delta method
     impact = observation_impact(unbounded, solution, lambda v: (unbounded.trajectory(v)[1, 0] - 4.0) ** 2)
     np.testing.assert_allclose(impact.total, 0.5**2 - 2.5**2, rtol=1e-6)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -58,14 +59,36 @@ class Posterior(Pytree):
         Args:
             at: step of the window, a run-time integer; default: its start.
         """
-        _, transposed = self._root(at)
-        leaves, structure = jax.tree.flatten(jax.eval_shape(self.cost.state, self.control))
+        return self.variance_of(lambda v: self._state(v, at))
+
+    def variance_of(self, quantity: Callable[[Any], Any]) -> Any:
+        r"""Return the variances of what a function makes of the control vector, to first order, shaped like it.
+
+        For example the posterior variance of a parameter: `lambda v: cost.controlled_model(v).forcing`.
+
+        Args:
+            quantity: control vector -> pytree of arrays; one product with the transpose of its derivative is made for
+                each of its components.
+
+        Example:
+            >>> import diffassim as da
+            >>> growth = da.models.FunctionModel(lambda x, t, rate: rate * x, arguments=1.0)
+            >>> one = da.covariances.Diagonal(std=1.0)
+            >>> y = da.Observations(jnp.array([[6.0]]), [1], error=one)
+            >>> cost = da.StrongConstraint4DVar(growth, jnp.array([3.0]), None, y, parameters={"arguments": one})
+            >>> found = posterior(cost, da.minimize(cost))
+            >>> round(float(found.variance_of(lambda v: cost.controlled_model(v).arguments)), 6)  # 1 / (1 + 3^2)
+            0.1
+        """
+        shapes, tangent = jax.eval_shape(quantity, self.control), jax.linearize(quantity, self.control)[1]
+        transposed = jax.linear_transpose(tangent, self.control)
+        leaves, structure = jax.tree.flatten(shapes)
 
         def of_leaf(i: int, leaf: Any) -> Any:
             def component(j: Any) -> Any:
                 unit = jnp.zeros(leaf.size, leaf.dtype).at[j].set(1).reshape(leaf.shape)
                 others = [unit if i == k else jnp.zeros(other.shape, other.dtype) for k, other in enumerate(leaves)]
-                w = transposed(jax.tree.unflatten(structure, others))
+                (w,) = transposed(jax.tree.unflatten(structure, others))
                 known = _products(self.vectors, w)
                 return tree.squared_norm(w) - jnp.sum(self.values / (1 + self.values) * known**2)
 
