@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.covariances import Ensemble
+from diffassim.cycling.variational import FourDVar
 from diffassim.ensemble.base import EnsembleMethod
 from diffassim.ensemble.smoothers.asynchronous import require_perfect_model
 from diffassim.methods.account import AnalysisInfo
@@ -91,7 +92,7 @@ class HybridFourDVar(WindowMethod):
             )
         require_perfect_model("HybridFourDVar", self.ensemble)
         self.ensemble.require_departures("HybridFourDVar")
-        if getattr(self.variational, "B", None) is None:
+        if not isinstance(self.variational, FourDVar) or self.variational.B is None:
             raise ConfigurationError("HybridFourDVar: `variational` must be a FourDVar with a covariance B")
         if self.ensemble.random and self.key is None:
             raise ConfigurationError("HybridFourDVar: the ensemble filter draws random numbers; give key=...")
@@ -99,6 +100,10 @@ class HybridFourDVar(WindowMethod):
     def init(self, belief: Any) -> Any:
         """Return the ensemble, checked."""
         return check_ensemble("HybridFourDVar", belief)
+
+    def check(self, model: Any) -> None:
+        """Raise an error if `variational` cannot analyse windows of the model."""
+        self.variational.check(model)
 
     def center(self, belief: Any) -> Any:
         """Return the mean of the ensemble."""

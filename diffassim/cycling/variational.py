@@ -17,6 +17,7 @@ from diffassim.cycling.windows import check_windows, checked_rows, checked_shift
 from diffassim.methods.windows import WindowAnalysis, WindowMethod
 from diffassim.models.rollout import rollout
 from diffassim.observations.container import as_streams
+from diffassim.variational.costs.parameters import check_parameters
 from diffassim.variational.costs.strong_constraint import StrongConstraint4DVar
 from diffassim.variational.costs.weak_constraint import WeakConstraint4DVar
 from diffassim.variational.minimizers.gauss_newton import GaussNewton
@@ -68,6 +69,11 @@ class FourDVar(WindowMethod):
             raise ConfigurationError("FourDVar: `every` and `form` belong to a model-error covariance; give Q")
         if self.Q is not None and self.form is not None and not errs:
             raise ConfigurationError(f"FourDVar: {self.form.__name__} has no model error; leave Q out, or `form`")
+
+    def check(self, model: Any) -> None:
+        """Raise an error, naming it, if a parameter cannot be sought in the model; see `StrongConstraint4DVar`."""
+        if self.parameters:
+            check_parameters("FourDVar.parameters", model, self.parameters)
 
     def analyze(self, model: Any, belief: Any, observations: Any, start: Any, steps: int) -> WindowAnalysis:
         """Return the analysis of a window."""
@@ -137,7 +143,8 @@ def cycle_windows(
         Background for the next window, model for the next window, `History`.
 
     Raises:
-        ConfigurationError: if the shift is not between 1 and the window length.
+        ConfigurationError: if the shift is not between 1 and the window length, `method` is no method, or a parameter
+            cannot be sought in the model.
 
     Warns:
         AssimilationWarning: (outside of traced code) if the minimization of a window did not converge; `search.result`
@@ -152,8 +159,14 @@ def cycle_windows(
         >>> history.analysis.shape
         (2, 2, 40)
     """
+    if not isinstance(method, WindowMethod):
+        raise ConfigurationError(
+            f"cycle: {method!r} is no analysis method; derive it from WindowMethod, EnsembleWindowMethod or "
+            "SequentialMethod of diffassim.methods"
+        )
     shift = checked_shift("cycle", shift, steps)
     rows = checked_rows("cycle", at, steps)
+    method.check(model)
     background = method.init(background)
     streams = as_streams(windows)
     first = check_windows(model, jax.eval_shape(method.center, background), streams, start, steps, shift)

@@ -43,6 +43,9 @@ class WindowMethod(Pytree):
         """Return what is cycled, checked."""
         return real_state("cycle: the background", belief)
 
+    def check(self, model: Any) -> None:
+        """Raise an error if the method is known not to work with a model (default: it works with any)."""
+
     def center(self, belief: Any) -> Any:
         """Return the background state."""
         return belief

@@ -159,6 +159,16 @@ def test_what_cannot_be_sought_is_named(parameters, error, message):
         four_d_var(SILENT, parameters)
 
 
+def test_a_cycle_names_them_before_it_runs():
+    windows = da.split_windows(Y, 2, 2)
+    wrong = da.FourDVar(Diagonal(std=1.0), parameters={"rho": Bounded(Diagonal(std=1.0), 0.0, 28.0)})
+    for method in (wrong, da.HybridFourDVar(wrong, da.ETKF())):
+        with pytest.raises(DataError, match=r"FourDVar.parameters\['rho'\]: the value 28.0 does not lie inside"):
+            da.cycle(method, LORENZ, jnp.stack([X_B, X_B + 1]) if method is not wrong else X_B, windows, steps=2)
+    with pytest.raises(ConfigurationError, match=r"GaussNewton.* is no analysis method"):
+        da.cycle(da.GaussNewton(), LORENZ, X_B, windows, steps=2)
+
+
 def test_bounds_the_wrong_way_round_are_named():
     with pytest.raises(ConfigurationError, match=r"lower=2.0 must lie below upper=1.0"):
         Bounded(Diagonal(std=1.0), 2, 1)
