@@ -149,6 +149,7 @@ def test_a_parameter_inside_of_an_operator():
         ({"network.function": Diagonal(std=1.0)}, ConfigurationError, "no parameter 'network.function'"),
         ({"model": Diagonal(std=1.0), "model.rho": Diagonal(std=1.0)}, ConfigurationError, "is a part of 'model'"),
         ({KERNEL: Dense.from_matrix(np.eye(2))}, ShapeError, r"parameters\['network.weights.layers.1.kernel'\]"),
+        (["model.rho"], ConfigurationError, "parameters must be a dict of covariances by path, found list"),
         ({"model.rho": 2.0}, ConfigurationError, "must be a covariance, found 2.0"),
         ({"model.rho": Bounded(Diagonal(std=1.0), 30.0, 40.0)}, DataError, "28.0 does not lie inside of the bounds"),
         ({"model.rho": Bounded(Diagonal(std=1.0), -5.0, -1.0)}, ConfigurationError, "must lie below"),  # declared: > 0

@@ -82,6 +82,8 @@ def check_parameters(name: str, model: Any, priors: Mapping[str, Any]) -> None:
         ShapeError: if a covariance does not fit its parameter.
         DataError: if a background value is not finite, or lies on a bound or beyond.
     """
+    if not isinstance(priors, Mapping):
+        raise ConfigurationError(f"{name} must be a dict of covariances by path, found {type(priors).__name__}")
     model = _own(model)
     check_paths(name, model, tuple(priors))
     for path, prior in priors.items():
