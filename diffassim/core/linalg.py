@@ -15,6 +15,7 @@ __all__ = [
     "covariance_rows",
     "factor_inverse_sqrt",
     "gram_cholesky",
+    "gram_factor",
     "safe_sqrt",
     "symmetric_inverse_sqrt",
     "symmetric_sqrt",
@@ -99,6 +100,16 @@ def gram_cholesky(V: Float[Array, "n m"], d: Float[Array, " m"]) -> tuple[Float[
     Q, R = jnp.linalg.qr(_stacked(V))
     signs = jnp.where(jnp.diagonal(R) < 0, -1, 1).astype(R.dtype)
     return (R * signs[:, None]).T, signs * (d @ Q[V.shape[0] :])
+
+
+def gram_factor(V: Float[Array, "n m"]) -> Float[Array, "n n"]:
+    r"""Return the lower triangular L alone, with \(L L^\top = I + V V^\top\); see `gram_cholesky`.
+
+    Example:
+        >>> gram_factor(jnp.array([[3**0.5], [0.0]])).round(4).tolist()
+        [[2.0, 0.0], [0.0, 1.0]]
+    """
+    return gram_cholesky(V, jnp.zeros(V.shape[1], V.dtype))[0]
 
 
 def factor_inverse_sqrt(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Float
 
-from diffassim.core.linalg import gram_cholesky
+from diffassim.core.linalg import gram_factor
 from diffassim.ensemble.base import GlobalFilter
 
 __all__ = ["EnKF", "perturbations"]
@@ -51,10 +51,10 @@ class EnKF(GlobalFilter):
         N = S.shape[0]
         departures, scale = d[None] - S + perturbations(key, S), 1 / (N - 1)
         if S.shape[1] < N:  # the smaller of the two equivalent systems
-            factor = gram_cholesky(S.T * scale**0.5, S[:, 0])[0], True
+            factor = gram_factor(S.T * scale**0.5), True
             gain = departures @ cho_solve(factor, S.T)
         else:
-            factor = gram_cholesky(S * scale**0.5, S[0])[0], True
+            factor = gram_factor(S * scale**0.5), True
             gain = cho_solve(factor, S @ departures.T).T
         return jnp.eye(N, dtype=S.dtype) + gain * scale
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
-from diffassim.core.linalg import gram_cholesky
+from diffassim.core.linalg import gram_cholesky, gram_factor
 from diffassim.covariances import NotAvailableError
 
 __all__ = ["chi_square", "gram_log_ratio", "innovation_log_ratio", "log_density", "mixture_log_ratio"]
@@ -62,7 +62,7 @@ def innovation_log_ratio(S: Float[Array, "N m"], d: Float[Array, " m"]) -> Float
     """
     V = S * (S.shape[0] - 1) ** -0.5
     if V.shape[1] < V.shape[0]:
-        L, _ = gram_cholesky(V.T, V[:, 0])
+        L = gram_factor(V.T)
         half = solve_triangular(L, d, lower=True)
         return -0.5 * jnp.vdot(half, half) - jnp.sum(jnp.log(jnp.diagonal(L)))
     L, half = gram_cholesky(V, d)

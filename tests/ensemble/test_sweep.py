@@ -41,6 +41,17 @@ def test_without_observations_the_posterior_is_the_prior_bit_by_bit(entry):
         )
 
 
+@pytest.mark.slow
+@every_method
+def test_a_record_without_times_leaves_the_ensemble_as_it_is(entry):
+    members = ensemble()
+    nothing = da.Observations(np.zeros((0, SITES)), np.zeros(0, int), error=da.covariances.Diagonal(std=1.0))
+    still = da.models.FunctionModel(lambda x, t: x)
+    after, history = da.cycle(entry.method, still, members, nothing, key=KEY)
+    chex.assert_trees_all_equal(after, members)
+    assert history.analysis.mean.shape == (0, SITES)
+
+
 class Unreliable(da.observations.Identity):
     """The whole state, infinite where it is not to be used."""
 
