@@ -1,10 +1,12 @@
-"""A search from a learned place that is never behind the one from the given place."""
+"""A search from a learned place, and from others beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from diffassim.variational.minimizers.multi_start import MultiStart
 from diffassim.variational.minimizers.solution import Minimum
@@ -12,20 +14,20 @@ from diffassim.variational.minimizers.solution import Minimum
 __all__ = ["search_from"]
 
 
-def search_from(minimizer: Any, cost: Any, learned: Any, given: Any, unrolled: bool) -> Minimum:
-    """Search from where something learned has led, and from the given start if there is one; the lower cost wins.
+def search_from(minimizer: Any, cost: Any, learned: Any, others: Sequence[Any], unrolled: bool) -> Minimum:
+    """Search from where something learned has led, and from other places if there are any; the lowest cost wins.
 
     Args:
         minimizer: what searches.
         cost: variational cost.
         learned: control vector.
-        given: control vector of the classical search, or None to do without.
+        others: further control vectors, for example that of the classical search.
         unrolled: see `minimize`.
 
     Returns:
-        The account of the winner, a `MultiStartMinimum` where there are two; `work` is that of both.
+        The account of the winner, a `MultiStartMinimum` where there are several; `work` is that of all.
     """
-    if given is None:
+    if not others:
         return minimizer.search(cost, learned, unrolled=unrolled)
-    starts = jax.tree.map(lambda leaf: leaf[None], learned)
-    return MultiStart(minimizer, starts=starts).search(cost, given, unrolled=unrolled)
+    starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *others)
+    return MultiStart(minimizer, starts=starts).search(cost, learned, unrolled=unrolled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from diffassim.core import tree
@@ -64,11 +65,21 @@ class LearnedStart(Minimizer, Pytree):
     start, or not finite, is not taken. The comparison costs two evaluations of J. Gradients through the solution are
     those of the minimizer; the start has none.
 
+    With the covariance of the network's own error, for example of its residuals on samples that it was not trained on,
+    further searches start from draws within it, in one batch, and the lowest cost wins: far fewer are wanted than draws
+    of the background errors, because most of them lie in the basin of the truth.
+
     Args:
         inverse: callable pytree, tuple of `Observations` -> state at the window start.
         minimizer: what searches from there.
         guarded: whether it searches from the given start as well, in one batch, and the lower cost wins: never above
             that of the classical search after the same number of model runs one after the other (static).
+        error: covariance of the network's error, or None for a single search.
+        draws: number of searches beside the one from the network's state, with `error` (static).
+        key: random key of the draws, with `error`.
+
+    Raises:
+        ConfigurationError: if there is an `error`, but no key or no draw.
 
     Example:
         >>> import diffassim as da
@@ -85,9 +96,16 @@ class LearnedStart(Minimizer, Pytree):
     inverse: Any
     minimizer: Any = GaussNewton()
     guarded: bool = static(default=False)
+    error: Any = None
+    draws: int = static(default=7)
+    key: Any = None
 
     def __post_init__(self) -> None:
         self._set(minimizer=as_minimizer(self.minimizer))
+        if self.error is not None and (self.key is None or self.draws < 1):
+            raise ConfigurationError(
+                f"LearnedStart: with an error give key=jax.random.key(...) and draws >= 1, found draws={self.draws}"
+            )
 
     @property
     def tolerance(self) -> Any:
@@ -102,9 +120,15 @@ class LearnedStart(Minimizer, Pytree):
     def search(self, cost: Any, start: Any, unrolled: bool = False) -> Minimum:
         """Minimize `cost` from the better of two starts; see `GaussNewton.search`."""
         cost = as_cost(cost)
-        proposed = start | {"state": control_of(cost, self.inverse(cost.streams()))["state"]}
+        x = self.inverse(cost.streams())
+        proposed = start | {"state": control_of(cost, x)["state"]}
         given, other = cost(start), cost(proposed)
         better = jnp.isfinite(other) & ((other < given) | ~jnp.isfinite(given))
         chosen = tree.select(better, proposed, start)
-        found = search_from(self.minimizer, cost, chosen, start if self.guarded else None, unrolled)
+        others = [start] if self.guarded else []
+        if self.error is not None:
+            keys = jax.random.split(jax.random.fold_in(self.key, cost.start), self.draws)
+            drawn = [tree.add(x, self.error.sample(key, x)) for key in keys]
+            others += [start | {"state": control_of(cost, near)["state"]} for near in drawn]
+        found = search_from(self.minimizer, cost, chosen, others, unrolled)
         return found.replace(work=found.work + 2 / 3)  # two runs; a gradient is worth about three

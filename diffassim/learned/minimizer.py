@@ -101,5 +101,5 @@ class LearnedMinimizer(Minimizer, Pytree):
     def search(self, cost: Any, start: Any, unrolled: bool = False) -> Minimum:
         """Minimize `cost` from the control vector `start`; see `GaussNewton.search`."""
         v, _ = self.learned_steps(cost, start)
-        found = search_from(self.minimizer, cost, v, start if self.guarded else None, unrolled)
+        found = search_from(self.minimizer, cost, v, [start] if self.guarded else [], unrolled)
         return found.replace(work=found.work + self.steps + 1)

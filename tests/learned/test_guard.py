@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import diffassim as da
+from diffassim.core.errors import ConfigurationError
 from diffassim.covariances import Diagonal
 from diffassim.learned import LearnedMinimizer, LearnedStart, Network
 
@@ -40,3 +41,12 @@ def test_a_guard_keeps_what_is_better_and_the_implicit_gradient_there():
     plain, guarded = (jax.value_and_grad(found)(OBS.values, guarded) for guarded in (False, True))
     np.testing.assert_allclose(guarded[0], plain[0], atol=1e-6)
     np.testing.assert_allclose(guarded[1], plain[1], rtol=1e-3)
+
+
+def test_draws_within_the_error_of_the_inverse_find_the_lower_minimum_beside_it():
+    lonely = da.minimize(COST, LearnedStart(WRONG, SEARCH))
+    several = da.minimize(COST, LearnedStart(WRONG, SEARCH, error=Diagonal(std=3.0), draws=8, key=jax.random.key(1)))
+    assert float(lonely.state[0]) < 0 < float(several.state[0])
+    assert several.search.costs.shape == (9,) and float(several.cost) < float(lonely.cost)
+    with pytest.raises(ConfigurationError, match="with an error give key"):
+        LearnedStart(WRONG, error=Diagonal(std=1.0))
