@@ -21,9 +21,13 @@ from diffassim.experiments.learning.rows import (
     ROWS,
     data_scarcity,
     find_row,
+    fusion,
+    inverse_operator,
     learned_solver,
+    online_correction,
     single_state_analysis,
     stochastic_lorenz63,
+    windows_without_truth,
 )
 from diffassim.learned import CorrectedModel, Network, Normalized, Remembered, SurrogateModel
 from diffassim.models import Lorenz96, rollout
@@ -176,7 +180,7 @@ def test_the_untrained_analysis_is_a_constant_gain_and_the_same_everywhere():
 
 def test_windows_of_lorenz63_are_trajectories_and_a_perfect_model_has_no_loss(monkeypatch):
     row = learned_solver
-    for name, count in (("TRAINING", 3), ("TEST", 2)):
+    for name, count in (("TRAINING", 3), ("HELD", 4), ("TEST", 2)):
         monkeypatch.setattr(row, name, count)
     windows, model = row.draw(jax.random.key(0)), da.models.Lorenz63(dt=0.01)
     assert windows.training.shape == (3, 200, 3) and windows.test.shape == (2, 200, 3)
@@ -190,3 +194,78 @@ def test_windows_of_lorenz63_are_trajectories_and_a_perfect_model_has_no_loss(mo
     inverse = row.Inverse(lambda seen: seen.reshape(23, 3)[0], jnp.ones(3), jnp.full(3, 2.0))
     obs = da.Observations(values[0], row.OBSERVED, error=da.covariances.Diagonal(std=1.0))
     np.testing.assert_allclose(inverse((obs,)), values[0, 0], rtol=1e-12)  # normalized there and back
+    assert windows.held.shape[0] == 4 and row.error_of(inverse, windows.held, jax.random.key(3)).factor.shape == (3, 3)
+
+
+def test_the_inverse_keeps_what_was_observed_and_is_the_same_at_every_site():
+    row = inverse_operator
+    w = jax.random.normal(jax.random.key(0), (3 * row.SNAPSHOTS, row.APART - 1))
+
+    def neighbouring(w, seen):
+        around = jnp.concatenate([jnp.roll(seen, k, axis=0) for k in (-1, 0, 1)], axis=1)
+        return jnp.sin(around @ w)
+
+    inverse = row.Inverse(Network(neighbouring, w))
+    values = row.CENTER + row.SPREAD * jax.random.normal(jax.random.key(1), (row.SNAPSHOTS, row.N // row.APART))
+    state = inverse.state(values)
+    assert state.shape == (row.N,)
+    np.testing.assert_array_equal(state[:: row.APART], values[0])
+    shifted = inverse.state(jnp.roll(values, 2, axis=1))
+    np.testing.assert_allclose(shifted, jnp.roll(state, 2 * row.APART), rtol=1e-12)
+
+
+def test_the_loss_without_truth_is_the_cost_that_4dvar_minimizes():
+    row = windows_without_truth
+    truth = row.truths(jax.random.key(0), 2, row.STEPS + 2)
+    records = row.observe(truth, jax.random.key(1))
+    assert abs(float(jnp.mean(~jnp.isnan(records))) - row.SHARE) < 0.05
+    still = row.Smoother(Network(lambda w, seen: w * jnp.ones((row.N, 1), jnp.float32), jnp.zeros((), jnp.float32)))
+    background = row.CLIMATE[0] * jnp.ones(row.N, jnp.float32)
+    found = row.loss(still, records[:, :-1], jax.random.key(2))  # a single window fits
+    costs = [row.cost_of(record[:-1]) for record in records]
+    expected = np.mean([cost(cost.control()) for cost in costs]) / (row.SHARE * row.N * (row.STEPS + 1))
+    np.testing.assert_allclose(float(found), expected, rtol=1e-4)
+    states, left = row.middles(records[:, :-1], still)
+    np.testing.assert_allclose(states[0], rollout(row.model(), background, row.HALF)[-1], rtol=1e-4)
+    np.testing.assert_allclose(np.mean(left), expected * row.SHARE * row.N * (row.STEPS + 1), rtol=1e-4)
+
+
+def test_a_kind_that_is_hidden_has_no_influence_on_the_fusion():
+    row = fusion
+    assert abs(float(row.beam(jnp.full(row.N, 3.0), jnp.array([[39.7]]))[0]) - 3) < 1e-12
+    x = jax.random.normal(jax.random.key(0), (row.N,))
+    np.testing.assert_allclose(
+        row.beam(jnp.roll(x, 1), jnp.array([[0.25]])), row.beam(x, jnp.array([[39.25]])), rtol=1e-12
+    )
+    seen = row.observe(x, jax.random.key(1))
+    total = Network(
+        lambda w, tokens, queries: (
+            jnp.ones((queries.shape[0], 1))
+            * sum(jnp.sum(jnp.where(mask, values[:, 0], 0)) for values, mask in tokens.values())
+        )
+    )
+    shown = {"gauge": jnp.asarray(True), "beam": jnp.asarray(False)}
+    other = seen | {"beam": (seen["beam"][0] + 5, seen["beam"][1])}
+    np.testing.assert_array_equal(row.encoded(total, seen, shown), row.encoded(total, other, shown))
+    moved = seen | {"gauge": (seen["gauge"][0] + 5, seen["gauge"][1])}
+    assert float(jnp.max(jnp.abs(row.encoded(total, seen, shown) - row.encoded(total, moved, shown)))) > 1
+
+
+def test_the_aim_of_online_learning_is_a_share_of_the_gap_that_offline_leaves(monkeypatch):
+    import pandas as pd
+
+    row = online_correction
+    errors = dict(zip(row.METHODS, (0.5, 0.3, 0.25, 0.2), strict=True))
+    rows = [
+        {"method": method, "variable": "slow", "lead": lead, "metric": "rmse", "value": error * (1 + lead)}
+        for method, error in errors.items()
+        for lead in (0.0, row.FORECAST)
+    ]
+
+    class Finished:
+        scores = pd.DataFrame(rows)
+
+    monkeypatch.setattr(row, "run_experiment", lambda experiment, config, path, tell: Finished)
+    scores = {score.method: score for score in row.run(Settings())}
+    assert scores["offline"].aim is None and abs(scores["online"].aim - 0.22) < 1e-12
+    assert scores["perfect model"].kind == "classical" and scores["online"].value == 0.25

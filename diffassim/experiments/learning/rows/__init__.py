@@ -11,10 +11,14 @@ __all__ = ["LEFT_OUT", "ROWS", "find_row"]
 
 # Modules by row; imported when they are asked for.
 ROWS = {
+    "L1": "inverse_operator",
     "L5": "single_state_analysis",
+    "L6": "windows_without_truth",
     "L7": "learned_solver",
+    "L10": "online_correction",
     "L11": "stochastic_lorenz63",
     "L12": "data_scarcity",
+    "fusion": "fusion",
 }
 
 # Rows whose numbers come from elsewhere.

@@ -23,7 +23,7 @@ STEPS, EVERY, FIRST, LAST = 200, 8, 10, 190  # of a window; observed from FIRST 
 OBSERVED = np.arange(FIRST, LAST + 1, EVERY)
 VARIANCE = 2.0
 APART, SPIN_UP = 220, 1000  # steps from one window to the next
-TRAINING, TEST = 2000, 200
+TRAINING, HELD, TEST = 2000, 200, 200  # held: windows that tell the error of what was learned
 SPAN = 20  # steps of a forecast that the learned model is trained on
 DRAWS = 7
 SEARCH = GaussNewton(max_iterations=60)
@@ -33,13 +33,14 @@ class Windows(NamedTuple):
     """States of windows of a trajectory, shape (window, step, 3)."""
 
     training: Any
+    held: Any
     test: Any
 
 
 def draw(key: jax.Array) -> Windows:
-    """Return windows of two trajectories."""
+    """Return windows of three trajectories."""
     found = []
-    for k, count in enumerate((TRAINING, TEST)):
+    for k, count in enumerate((TRAINING, HELD, TEST)):
         start = jnp.array([1.0, 1.0, 20.0]) + jax.random.normal(jax.random.fold_in(key, k), (3,))
         steps = SPIN_UP + APART * count
         states = rollout(Lorenz63(dt=0.01), start, steps - 1, segment=steps)[SPIN_UP:]
@@ -84,6 +85,13 @@ def start_loss(network: Any, batch: Any, key: Any) -> Any:
     return jnp.mean((jax.vmap(network)(values.reshape(values.shape[0], -1)) - states[:, 0]) ** 2)
 
 
+def error_of(inverse: Inverse, windows: Any, key: jax.Array) -> Dense:
+    """Return the covariance of the start's error on windows, with new errors of the observations."""
+    found = jax.vmap(lambda y: inverse((Observations(y, OBSERVED, error=Diagonal(std=VARIANCE**0.5)),)))
+    residuals = found(observe(windows, key)) - windows[:, 0]
+    return Dense.from_matrix(residuals.T @ residuals / residuals.shape[0])
+
+
 @jax.jit
 def analyse(model: Any, climate: Any, values: Any, method: Any) -> tuple[Any, Any]:
     """Return the analysed windows and the cost of each."""
@@ -100,7 +108,7 @@ def analyse(model: Any, climate: Any, values: Any, method: Any) -> tuple[Any, An
 
 def run(settings: Settings) -> list[Score]:
     """Train model and start, and score them beside the known model."""
-    windows, keys = draw(settings.key), jax.random.split(settings.key, 4)
+    windows, keys = draw(settings.key), jax.random.split(settings.key, 5)
     flat = windows.training.reshape(-1, 3)
     climate = jnp.mean(flat, axis=0), Dense.from_matrix(jnp.cov(flat.T))
     spread = jnp.std(flat, axis=0)
@@ -121,7 +129,13 @@ def run(settings: Settings) -> list[Score]:
     inverse, values = Inverse(net, climate[0], spread), observe(windows.test, keys[2])
 
     known, many = Lorenz63(dt=0.01), MultiStart(SEARCH, key=jax.random.key(1), draws=DRAWS)
+    near = LearnedStart(
+        inverse, SEARCH, error=error_of(inverse, windows.held, keys[3]), draws=DRAWS, key=keys[4]
+    )  # fmt: skip
+    within = f"learned start and {DRAWS} draws within its error"
     rows = [
+        (f"learned model, {within}", surrogate, near, "learned", 0.893, 0.30),
+        (f"known model, {within}", known, near, "learned", None, 0.23),
         ("learned model, learned start", surrogate, LearnedStart(inverse, SEARCH), "learned", 0.893, 0.30),
         ("known model, learned start", known, LearnedStart(inverse, SEARCH), "learned", None, None),
         ("the same, guarded", known, LearnedStart(inverse, SEARCH, guarded=True), "learned", None, 0.23),

@@ -1,0 +1,145 @@
+"""Row L6: the middle of short windows of Lorenz-96 by a network that has never seen a truth, and by 4D-Var."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from diffassim.core.pytree import Pytree
+from diffassim.covariances import Diagonal
+from diffassim.experiments.learning.bench import Row, Score, Settings, train
+from diffassim.learned import LearnedStart, Network, control_of
+from diffassim.learned.networks import PeriodicResidualNet
+from diffassim.models import Lorenz96, rollout
+from diffassim.observations import Observations
+from diffassim.variational import GaussNewton, StrongConstraint4DVar, minimize
+
+__all__ = ["ROW"]
+
+N, DT = 40, 0.01
+HALF = 25  # steps on each side of the state that is scored
+STEPS = 2 * HALF
+SHARE = 0.25  # of the variables are observed at every step, others each time
+CLIMATE = 2.34, 3.64  # mean and standard deviation, which the background takes as they are
+CHAINS, LENGTH = 128, 3000  # training records, and steps of each
+SPIN_UP = 1000
+TEST, APART = 400, 60  # test windows, and steps from one to the next
+PRECISION = jnp.float32
+AT = np.arange(STEPS + 1)
+
+
+def model() -> Lorenz96:
+    """Return the forward model."""
+    return Lorenz96(forcing=jnp.asarray(8.0, PRECISION), dt=DT)
+
+
+def truths(key: jax.Array, chains: int, steps: int) -> Any:
+    """Return trajectories on the attractor, shape (chain, step, variable)."""
+    x = 8 + jax.random.normal(key, (chains, N), PRECISION)
+    at = SPIN_UP + np.arange(steps)
+    return jax.vmap(lambda x: rollout(model(), x, int(at[-1]), at=at))(x)
+
+
+def observe(states: Any, key: jax.Array) -> Any:
+    """Return noisy values of a random quarter of the variables of every state, and NaN for the others."""
+    keys = jax.random.split(key)
+    values = states + jax.random.normal(keys[0], states.shape, states.dtype)
+    return jnp.where(jax.random.uniform(keys[1], states.shape) < SHARE, values, jnp.nan)
+
+
+class Smoother(Pytree):
+    """From the observations of a window to the state at its start; the same at every variable.
+
+    Args:
+        network: of the line, with values and gaps of all steps as channels.
+    """
+
+    network: Any
+
+    def __call__(self, streams: Any) -> Any:
+        """Return the state."""
+        return self.state(streams[0].values, streams[0].mask)
+
+    def state(self, values: Any, mask: Any) -> Any:
+        """Return the state from values and mask, shape (step, variable)."""
+        center, spread = CLIMATE
+        seen = jnp.where(mask, (values - center) / spread, 0)
+        out = self.network(jnp.concatenate([seen, mask.astype(seen.dtype)]).T)
+        return center + spread * out[:, 0]
+
+
+def cost_of(values: Any) -> StrongConstraint4DVar:
+    """Return the cost of a window: the climate as background, and the known model."""
+    center, spread = (jnp.asarray(number, values.dtype) for number in CLIMATE)
+    observations = Observations(values, AT, error=Diagonal(std=jnp.ones((), values.dtype)))
+    background = jnp.broadcast_to(center, (N,))
+    return StrongConstraint4DVar(model(), background, Diagonal(std=spread), observations, steps=STEPS)
+
+
+def loss(smoother: Smoother, records: Any, key: jax.Array) -> Any:
+    """Return the mean cost of the network's states for a random window of each record: what 4D-Var minimizes."""
+    firsts = jax.random.randint(key, records.shape[:1], 0, records.shape[1] - STEPS)
+
+    def one(record: Any, first: Any) -> Any:
+        cost = cost_of(jax.lax.dynamic_slice_in_dim(record, first, STEPS + 1))
+        return cost(control_of(cost, smoother(cost.observations)))
+
+    return jnp.mean(jax.vmap(one)(records, firsts)) / (SHARE * N * (STEPS + 1))
+
+
+@jax.jit
+def middles(values: Any, method: Any) -> tuple[Any, Any]:
+    """Return the analysed state in the middle of each window and the cost that is left; None: the network alone."""
+
+    def one(y: Any) -> tuple[Any, Any]:
+        cost = cost_of(y)
+        if isinstance(method, Smoother):
+            control = control_of(cost, method(cost.observations))
+        else:
+            control = minimize(cost, method).control
+        return cost.trajectory(control)[HALF], cost(control)
+
+    return jax.lax.map(one, values, batch_size=50)
+
+
+def run(settings: Settings) -> list[Score]:
+    """Train the network on observations alone, and score it, 4D-Var from where it leads, and 4D-Var by itself."""
+    keys = jax.random.split(settings.key, 5)
+    records = observe(truths(keys[0], CHAINS, LENGTH), keys[1])
+    width, depth = (128, 6) if settings.full else (64, 4)
+    net = PeriodicResidualNet(
+        2 * (STEPS + 1), 1, width, depth, radius=3, rngs=nnx.Rngs(settings.seed), dtype=PRECISION
+    )  # fmt: skip
+    found = train(
+        loss, Smoother(Network.from_nnx(net)), records, settings=settings, name="the smoother", updates=8000,
+        rate=2e-3, batch_size=CHAINS, key=keys[2],
+    )  # fmt: skip
+    smoother, search = found.trained, GaussNewton(max_iterations=60)
+    windows = truths(keys[3], TEST // 10, 10 * APART).reshape(TEST, APART, N)[:, : STEPS + 1]
+    values = observe(windows, keys[4])
+    rows = [
+        ("network, trained without truth", smoother, "learned", 0.41, 0.30),
+        ("4D-Var from where the network leads", LearnedStart(smoother, search), "learned", None, 0.26),
+        ("4D-Var from the mean", search, "classical", 0.50, 0.26),
+    ]
+    scores = []
+    for name, method, kind, published, aim in rows:
+        settings.tell(name)
+        states, costs = middles(values, method)
+        errors = np.sqrt(np.mean((np.asarray(states) - np.asarray(windows[:, HALF])) ** 2, axis=1))
+        note = f"median {np.median(errors):.3f}, {int(np.sum(errors > 1))} of {TEST} windows above 1, "
+        note += f"mean cost {float(jnp.mean(costs)):.1f}"
+        if method is smoother:
+            note += f", {int(found.state.step)} updates"
+        scores.append(Score(name, float(np.sqrt(np.mean(errors**2))), kind, published, aim, note))
+    return scores
+
+
+ROW = Row(
+    "L6", "middle of windows of Lorenz-96, a random quarter observed, without truth", "root mean square error",
+    "Zinchenko and Greenberg (2024)", run,
+)  # fmt: skip
