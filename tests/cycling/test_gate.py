@@ -247,6 +247,20 @@ def test_windows_of_different_number_are_refused():
         da.cycle(da.FourDVar(ONE), STILL, jnp.zeros(3), (first, second), steps=2)
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        (da.ETKF, {}, "found the class ETKF; call it"),
+        ("ETKF", {}, "a method is one of SequentialMethod, EnsembleWindowMethod, WindowMethod, .* found str"),
+        (da.ETKF(), {"steps": 4}, "with ETKF there is no option 'steps'; there are key, start, members"),
+        (da.FourDVar(ONE), {}, "FourDVar analyses windows; give their length, steps="),
+    ],
+)
+def test_methods_and_options_that_a_cycle_does_not_know(method, options, words):
+    with pytest.raises(da.ConfigurationError, match=words):
+        da.cycle(method, STILL, jnp.zeros(3), RECORD, **options)
+
+
 def test_one_flag_for_all_axes_of_an_interpolation():
     H = Interpolate(spacing=(1.0, 2.0), periodic=False)
     assert H.periodic == (False, False) and Interpolate(spacing=0.5, periodic=(True, True)).spacing == (0.5, 0.5)
