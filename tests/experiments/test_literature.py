@@ -109,10 +109,14 @@ def test_the_command_prints_and_writes_a_table(capsys, tmp_path, monkeypatch, su
         assert capsys.readouterr().err.count("\n") == 1
 
 
-# A score that two files document is run once.
+# A score that two files document is run once. The largest particle filters take minutes, and differ from one that is
+# run in their number of particles alone: `diffassim bench literature` has them.
+RERUN = [row for row in ROWS if "again" not in row.label and row.members < 5000]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("row", [row for row in ROWS if "again" not in row.label], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", RERUN, ids=lambda row: row.name)
 def test_the_documented_score_is_reached(row):
     found = rerun(row, SEEDS_WHERE_RUNS_ARE_LOST if row.loses else SEEDS)
     sound = [da.Result.CONVERGED]
