@@ -103,7 +103,7 @@ def analyse(model: Any, climate: Any, values: Any, method: Any) -> tuple[Any, An
         found = minimize(cost, method)
         return cost.trajectory(found.control), found.cost
 
-    return jax.vmap(one)(values)
+    return jax.lax.map(one, values)  # one after the other: in a batch all windows would wait for the slowest
 
 
 def run(settings: Settings) -> list[Score]:
