@@ -60,8 +60,10 @@ def cycle(method: Any, model: Any, background: Any, observations: Any, **options
     run = next((run for kind, run in RUNS.items() if isinstance(method, kind)), None)
     if run is None:
         found = f"the class {method.__name__}; call it" if isinstance(method, type) else type(method).__name__
-        kinds = ", ".join(kind.__name__ for kind in RUNS)
-        raise ConfigurationError(f"cycle: a method is one of {kinds}, like da.ETKF() or da.FourDVar(B); found {found}")
+        kinds = " or ".join(kind.__name__ for kind in RUNS)
+        raise ConfigurationError(
+            f"cycle: a method, like da.ETKF() or da.FourDVar(B), derives from {kinds} of da.methods; found {found}"
+        )
     takes = {name: one for name, one in inspect.signature(run).parameters.items() if one.kind is one.KEYWORD_ONLY}
     unknown = [name for name in options if name not in takes]
     if unknown:

@@ -143,8 +143,8 @@ def cycle_windows(
         Background for the next window, model for the next window, `History`.
 
     Raises:
-        ConfigurationError: if the shift is not between 1 and the window length, `method` is no method, or a parameter
-            cannot be sought in the model.
+        ConfigurationError: if the shift is not between 1 and the window length, or a parameter cannot be sought in the
+            model.
 
     Warns:
         AssimilationWarning: (outside of traced code) if the minimization of a window did not converge; `search.result`
@@ -159,11 +159,6 @@ def cycle_windows(
         >>> history.analysis.shape
         (2, 2, 40)
     """
-    if not isinstance(method, WindowMethod):
-        raise ConfigurationError(
-            f"cycle: {method!r} is no analysis method; derive it from WindowMethod, EnsembleWindowMethod or "
-            "SequentialMethod of diffassim.methods"
-        )
     shift = checked_shift("cycle", shift, steps)
     rows = checked_rows("cycle", at, steps)
     method.check(model)

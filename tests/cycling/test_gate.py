@@ -251,7 +251,7 @@ def test_windows_of_different_number_are_refused():
     ("method", "options", "words"),
     [
         (da.ETKF, {}, "found the class ETKF; call it"),
-        ("ETKF", {}, "a method is one of SequentialMethod, EnsembleWindowMethod, WindowMethod, .* found str"),
+        (da.GaussNewton(), {"steps": 2}, "derives from SequentialMethod or .* WindowMethod .*; found GaussNewton"),
         (da.ETKF(), {"steps": 4}, "with ETKF there is no option 'steps'; there are key, start, members"),
         (da.FourDVar(ONE), {}, "FourDVar analyses windows; give their length, steps="),
     ],

@@ -166,8 +166,6 @@ def test_a_cycle_names_them_before_it_runs():
     for method in (wrong, da.HybridFourDVar(wrong, da.ETKF())):
         with pytest.raises(DataError, match=r"FourDVar.parameters\['rho'\]: the value 28.0 does not lie inside"):
             da.cycle(method, LORENZ, jnp.stack([X_B, X_B + 1]) if method is not wrong else X_B, windows, steps=2)
-    with pytest.raises(ConfigurationError, match=r"GaussNewton.* is no analysis method"):
-        da.cycle(da.GaussNewton(), LORENZ, X_B, windows, steps=2)
 
 
 def test_bounds_the_wrong_way_round_are_named():
