@@ -8,7 +8,7 @@ from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree
 from diffassim.variational.minimizers.solution import Minimum
 
-__all__ = ["Minimizer", "as_minimizer"]
+__all__ = ["AroundMinimizer", "Minimizer", "as_minimizer"]
 
 
 class Minimizer:
@@ -56,6 +56,22 @@ class Minimizer:
             start: control vector with which the first of them starts.
         """
         return (self,)
+
+
+class AroundMinimizer(Minimizer):
+    """Base of minimizers that call another, their field `minimizer`: as exact as that, and with its later stages."""
+
+    minimizer: Any
+
+    @property
+    def tolerance(self) -> Any:  # type: ignore[override]
+        """The tolerance of the minimizer that is called: how exact the implicit gradient has to be."""
+        return self.minimizer.tolerance
+
+    def stages(self, start: Any) -> tuple[Any, ...]:
+        """Return this around the first stage of the minimizer, and the minimizer's other stages."""
+        first, *others = self.minimizer.stages(start)
+        return self.replace(minimizer=first), *others  # type: ignore[attr-defined]
 
 
 class _Given(Minimizer, Pytree):

@@ -12,11 +12,11 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.pytree import Pytree, static
 from diffassim.variational.costs.base import as_cost
-from diffassim.variational.minimizers.base import Minimizer, as_minimizer
+from diffassim.variational.minimizers.base import AroundMinimizer, as_minimizer
 from diffassim.variational.minimizers.gauss_newton import GaussNewton
 from diffassim.variational.minimizers.solution import Minimum
 
-__all__ = ["MultiStart", "MultiStartMinimum"]
+__all__ = ["MultiStart", "MultiStartMinimum", "key_of_window"]
 
 REACH = 0.1  # distance in control space, in background standard deviations, within which two minima are one
 
@@ -37,7 +37,7 @@ class MultiStartMinimum(Minimum):
     agreeing: Int[Array, ""] | None = None
 
 
-class MultiStart(Minimizer, Pytree):
+class MultiStart(AroundMinimizer, Pytree):
     r"""Search from the background and from draws of the background errors, in one batch; the lowest cost wins.
 
     Over long windows, and with few observations, J has minima far from the truth. In the whitened control space the
@@ -47,8 +47,9 @@ class MultiStart(Minimizer, Pytree):
     .. math:: v_a = v_{\hat k},\quad \hat k = \arg\min_k J(v_k),\quad v_k = \mathrm{search}(J, v_k^{(0)})
 
     Implicit gradients are those of the winner; which search wins is piecewise constant and has no derivative. In a
-    cycle the key is folded with the number of the window's first step. Memory and time are those of one search times
-    their number.
+    cycle the key is folded with the number of the window's first step. Searches that a first stage hands over because
+    they are slow are close to their minima, so that the winner alone goes on. Memory and time are those of one search
+    times their number.
 
     Args:
         minimizer: what searches from each place: `GaussNewton`, `LBFGS`, ...
@@ -83,19 +84,6 @@ class MultiStart(Minimizer, Pytree):
             raise ConfigurationError(f"MultiStart: draws={self.draws} must be at least 1")
         self._set(minimizer=as_minimizer(self.minimizer))
 
-    @property
-    def tolerance(self) -> Any:
-        """The tolerance of the minimizer: how exact the implicit gradient has to be."""
-        return self.minimizer.tolerance
-
-    def stages(self, start: Any) -> tuple[Any, ...]:
-        """Return the searches from all places in the first stage of the minimizer; the winner goes on with the others.
-
-        Searches that a first stage hands over because they are slow are close to their minima: who is lowest is known.
-        """
-        first, *others = self.minimizer.stages(start)
-        return self.replace(minimizer=first), *others
-
     def search(self, cost: Any, start: Any, unrolled: bool = False) -> MultiStartMinimum:
         """Minimize `cost` from the control vector `start` and the other places; see `GaussNewton.search`.
 
@@ -127,8 +115,7 @@ class MultiStart(Minimizer, Pytree):
                 f"MultiStart: the control vector of {type(cost).__name__} is not whitened, so that draws of the "
                 "background errors are not known; give `starts`"
             )
-        window = cost.window()
-        key = self.key if window is None else jax.random.fold_in(self.key, window.start)
+        key = key_of_window(self.key, cost)
         leaves, structure = jax.tree.flatten(start)
         keys = jax.random.split(key, max(len(leaves), 1))
         drawn = [
@@ -146,3 +133,9 @@ class MultiStart(Minimizer, Pytree):
                 f"of the control vector's {tree.describe_shapes(start)}"
             )
         return starts
+
+
+def key_of_window(key: jax.Array, cost: Any) -> jax.Array:
+    """Return another key for each window of a cycle, by the number of its first step."""
+    window = cost.window()
+    return key if window is None else jax.random.fold_in(key, window.start)
