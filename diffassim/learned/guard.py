@@ -21,13 +21,14 @@ def search_from(minimizer: Any, cost: Any, learned: Any, others: Sequence[Any], 
         minimizer: what searches.
         cost: variational cost.
         learned: control vector.
-        others: further control vectors, for example that of the classical search.
+        others: further control vectors, in parts with a leading axis, for example that of the classical search.
         unrolled: see `minimize`.
 
     Returns:
-        The account of the winner, a `MultiStartMinimum` where there are several; `work` is that of all.
+        The account of the winner, a `MultiStartMinimum` where there are several, in which search 0 is the one from the
+        learned place; `work` is that of all.
     """
     if not others:
         return minimizer.search(cost, learned, unrolled=unrolled)
-    starts = jax.tree.map(lambda *leaves: jnp.stack(leaves), *others)
+    starts = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *others)
     return MultiStart(minimizer, starts=starts).search(cost, learned, unrolled=unrolled)

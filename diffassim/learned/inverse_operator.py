@@ -12,8 +12,9 @@ from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.pytree import Pytree, static
 from diffassim.learned.guard import search_from
 from diffassim.variational.costs.base import as_cost
-from diffassim.variational.minimizers.base import Minimizer, as_minimizer
+from diffassim.variational.minimizers.base import AroundMinimizer, as_minimizer
 from diffassim.variational.minimizers.gauss_newton import GaussNewton
+from diffassim.variational.minimizers.multi_start import key_of_window
 from diffassim.variational.minimizers.solution import Minimum
 
 __all__ = ["LearnedStart", "control_of"]
@@ -55,7 +56,7 @@ def control_of(cost: Any, x: Any) -> Any:
     return origin | {"state": B.sqrt_transpose(B.solve(tree.subtract(x, background)))}
 
 
-class LearnedStart(Minimizer, Pytree):
+class LearnedStart(AroundMinimizer, Pytree):
     r"""A minimizer that starts where a network believes the state to be, if the cost agrees.
 
     .. math:: v_0 = \arg\min_{v \in \{v_{\text{given}},\, v(N(y))\}} J(v)
@@ -66,8 +67,7 @@ class LearnedStart(Minimizer, Pytree):
     those of the minimizer; the start has none.
 
     With the covariance of the network's own error, for example of its residuals on samples that it was not trained on,
-    further searches start from draws within it, in one batch, and the lowest cost wins: far fewer are wanted than draws
-    of the background errors, because most of them lie in the basin of the truth.
+    further searches start from draws within it, in one batch, and the lowest cost wins.
 
     Args:
         inverse: callable pytree, tuple of `Observations` -> state at the window start.
@@ -107,16 +107,6 @@ class LearnedStart(Minimizer, Pytree):
                 f"LearnedStart: with an error give key=jax.random.key(...) and draws >= 1, found draws={self.draws}"
             )
 
-    @property
-    def tolerance(self) -> Any:
-        """The tolerance of the minimizer: how exact the implicit gradient has to be."""
-        return self.minimizer.tolerance
-
-    def stages(self, start: Any) -> tuple[Any, ...]:
-        """Return what is learned with the first stage of the minimizer, and its other stages."""
-        first, *others = self.minimizer.stages(start)
-        return self.replace(minimizer=first), *others
-
     def search(self, cost: Any, start: Any, unrolled: bool = False) -> Minimum:
         """Minimize `cost` from the better of two starts; see `GaussNewton.search`."""
         cost = as_cost(cost)
@@ -125,10 +115,11 @@ class LearnedStart(Minimizer, Pytree):
         given, other = cost(start), cost(proposed)
         better = jnp.isfinite(other) & ((other < given) | ~jnp.isfinite(given))
         chosen = tree.select(better, proposed, start)
-        others = [start] if self.guarded else []
+        others = [jax.tree.map(lambda v: v[None], start)] if self.guarded else []
         if self.error is not None:
-            keys = jax.random.split(jax.random.fold_in(self.key, cost.start), self.draws)
-            drawn = [tree.add(x, self.error.sample(key, x)) for key in keys]
-            others += [start | {"state": control_of(cost, near)["state"]} for near in drawn]
+            keys = jax.random.split(key_of_window(self.key, cost), self.draws)
+            near = jax.vmap(lambda key: control_of(cost, tree.add(x, self.error.sample(key, x)))["state"])(keys)
+            repeated = jax.tree.map(lambda v: jnp.broadcast_to(v, (self.draws, *v.shape)), start)
+            others.append(repeated | {"state": near})
         found = search_from(self.minimizer, cost, chosen, others, unrolled)
         return found.replace(work=found.work + 2 / 3)  # two runs; a gradient is worth about three

@@ -12,14 +12,14 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree, static
 from diffassim.learned.guard import search_from
-from diffassim.variational.minimizers.base import Minimizer, as_minimizer
+from diffassim.variational.minimizers.base import AroundMinimizer, as_minimizer
 from diffassim.variational.minimizers.gauss_newton import GaussNewton
 from diffassim.variational.minimizers.solution import Minimum
 
 __all__ = ["LearnedMinimizer"]
 
 
-class LearnedMinimizer(Minimizer, Pytree):
+class LearnedMinimizer(AroundMinimizer, Pytree):
     r"""Steps proposed by a network from the gradient, each taken only if it lowers the cost; then a classical search.
 
     .. math:: (p_k, h_{k+1}) = N(v_k, \nabla J(v_k), h_k),\qquad
@@ -67,16 +67,6 @@ class LearnedMinimizer(Minimizer, Pytree):
             raise ConfigurationError(f"LearnedMinimizer: steps={self.steps} must be at least 1")
         self._set(minimizer=as_minimizer(self.minimizer))
 
-    @property
-    def tolerance(self) -> Any:
-        """The tolerance of the classical search: how exact the implicit gradient has to be."""
-        return self.minimizer.tolerance
-
-    def stages(self, start: Any) -> tuple[Any, ...]:
-        """Return what is learned with the first stage of the minimizer, and its other stages."""
-        first, *others = self.minimizer.stages(start)
-        return self.replace(minimizer=first), *others
-
     def learned_steps(self, cost: Any, start: Any) -> tuple[Any, Any]:
         """Return the control vector after the learned steps, and J before each of them and after the last.
 
@@ -101,5 +91,6 @@ class LearnedMinimizer(Minimizer, Pytree):
     def search(self, cost: Any, start: Any, unrolled: bool = False) -> Minimum:
         """Minimize `cost` from the control vector `start`; see `GaussNewton.search`."""
         v, _ = self.learned_steps(cost, start)
-        found = search_from(self.minimizer, cost, v, [start] if self.guarded else [], unrolled)
+        others = [jax.tree.map(lambda leaf: leaf[None], start)] if self.guarded else []
+        found = search_from(self.minimizer, cost, v, others, unrolled)
         return found.replace(work=found.work + self.steps + 1)

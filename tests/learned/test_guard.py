@@ -50,3 +50,26 @@ def test_draws_within_the_error_of_the_inverse_find_the_lower_minimum_beside_it(
     assert several.search.costs.shape == (9,) and float(several.cost) < float(lonely.cost)
     with pytest.raises(ConfigurationError, match="with an error give key"):
         LearnedStart(WRONG, error=Diagonal(std=1.0))
+
+
+def test_draws_need_no_more_of_a_cost_than_its_protocol():
+    class Alone(da.variational.Cost, da.core.pytree.Pytree):
+        inner: object
+
+        def control(self):
+            return self.inner.control()
+
+        def state(self, v):
+            return self.inner.state(v)
+
+        def residuals(self, v):
+            return self.inner.residuals(v)
+
+        def streams(self):
+            return self.inner.streams()
+
+        def covariances(self):
+            return self.inner.covariances()
+
+    method = LearnedStart(WRONG, SEARCH, error=Diagonal(std=3.0), draws=8, key=jax.random.key(1))
+    assert float(da.minimize(Alone(COST), method).state[0]) > 0
