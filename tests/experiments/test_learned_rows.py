@@ -220,13 +220,15 @@ def test_the_loss_without_truth_is_the_cost_that_4dvar_minimizes():
     records = row.observe(truth, jax.random.key(1))
     assert abs(float(jnp.mean(~jnp.isnan(records))) - row.SHARE) < 0.05
     still = row.Smoother(Network(lambda w, seen: w * jnp.ones((row.N, 1), jnp.float32), jnp.zeros((), jnp.float32)))
-    background = row.CLIMATE[0] * jnp.ones(row.N, jnp.float32)
+    background = row.CENTER * jnp.ones(row.N, jnp.float32)
     found = row.loss(still, records[:, :-1], jax.random.key(2))  # a single window fits
     costs = [row.cost_of(record[:-1]) for record in records]
     expected = np.mean([cost(cost.control()) for cost in costs]) / (row.SHARE * row.N * (row.STEPS + 1))
     np.testing.assert_allclose(float(found), expected, rtol=1e-4)
     states, left = row.middles(records[:, :-1], still)
-    np.testing.assert_allclose(states[0], rollout(row.model(), background, row.HALF)[-1], rtol=1e-4)
+    np.testing.assert_allclose(
+        states[0], rollout(row.model(row.DT, row.PRECISION), background, row.HALF)[-1], rtol=1e-4
+    )
     np.testing.assert_allclose(np.mean(left), expected * row.SHARE * row.N * (row.STEPS + 1), rtol=1e-4)
 
 

@@ -11,16 +11,14 @@ from flax import nnx
 
 from diffassim.covariances import Dense, Diagonal
 from diffassim.experiments.learning.bench import Row, Score, Settings, train
+from diffassim.experiments.learning.lorenz96_runs import CENTER, SPREAD, N, runs
 from diffassim.learned import Network
 from diffassim.learned.networks import SetEncoder
-from diffassim.models import Lorenz96, rollout
 from diffassim.observations import Function, Interpolate, Observations
 from diffassim.variational import ThreeDVar, minimize
 
 __all__ = ["ROW"]
 
-N = 40
-CENTER, SPREAD = 2.34, 3.64  # climate of every variable, which scales what the network sees
 COUNTS = {"gauge": 10, "beam": 10}  # observations of each kind, every time elsewhere
 STD = {"gauge": 1.0, "beam": 0.3}  # of their errors
 WIDTH = 1.5  # variables that a beam sees at once, as the standard deviation of its weights
@@ -32,10 +30,7 @@ KINDS = {"gauges alone": ("gauge",), "beams alone": ("beam",), "both kinds": ("g
 
 def states(key: jax.Array, chains: int, length: int) -> Any:
     """Return states on the attractor, shape (state, variable)."""
-    start = 8 + jax.random.normal(key, (chains, N))
-    at = SPIN_UP + EVERY * np.arange(length)
-    run = jax.vmap(lambda x: rollout(Lorenz96(forcing=8.0, dt=0.05), x, int(at[-1]), at=at))
-    return run(start).reshape(chains * length, N)
+    return runs(key, chains, SPIN_UP + EVERY * np.arange(length), 0.05).reshape(chains * length, N)
 
 
 def beam(x: Any, place: Any) -> Any:

@@ -12,18 +12,18 @@ from flax import nnx
 from diffassim.core.pytree import Pytree
 from diffassim.covariances import Dense, Diagonal
 from diffassim.experiments.learning.bench import Row, Score, Settings, train
+from diffassim.experiments.learning.lorenz96_runs import CENTER, SPREAD, N, model, runs
 from diffassim.learned import LearnedStart, Network
 from diffassim.learned.networks import PeriodicResidualNet
-from diffassim.models import Lorenz96, rollout
+from diffassim.models import rollout
 from diffassim.observations import Observations, Subsample
 from diffassim.variational import GaussNewton, MultiStart, StrongConstraint4DVar, minimize
 
 __all__ = ["ROW"]
 
-N, APART = 40, 4  # variables; every fourth is observed
+APART = 4  # every fourth variable is observed
 SNAPSHOTS, EVERY, DT = 10, 10, 0.01  # of a window, every .1
 LEADS = {"t = 1.1": 110, "t = 1.9": 190}
-CENTER, SPREAD = 2.34, 3.64  # climate of every variable, which scales what the network sees
 NORM = 166.28  # mean sum of absolute values, by which the protocol divides
 EXACT = 1e-2  # standard deviation given to the exact observations, so that the background does not count
 SOLVED = 1e-2  # normalized error at t = 1.1 below which a case is solved
@@ -33,16 +33,9 @@ SEARCH = GaussNewton(max_iterations=60)
 DRAWS = 7
 
 
-def model() -> Lorenz96:
-    """Return the forward model."""
-    return Lorenz96(forcing=8.0, dt=DT)
-
-
 def draw(key: jax.Array, count: int, snapshots: int) -> Any:
     """Return trajectories on the attractor, every .1, shape (trajectory, snapshot, variable)."""
-    start = 8 + jax.random.normal(key, (count, N))
-    last = EVERY * (200 + snapshots - 1)
-    return jax.vmap(lambda x: rollout(model(), x, last, at=EVERY * np.arange(200, 200 + snapshots)))(start)
+    return runs(key, count, EVERY * np.arange(200, 200 + snapshots), DT)
 
 
 class Inverse(Pytree):
@@ -92,10 +85,10 @@ def analyse(truths: Any, climate: Any, method: Any) -> tuple[Any, Any]:
         values = truth[:SNAPSHOTS, ::APART]
         at = EVERY * np.arange(SNAPSHOTS)
         obs = Observations(values, at, Subsample(APART), Diagonal(std=EXACT))
-        cost = StrongConstraint4DVar(model(), x_b, B, obs, steps=int(at[-1]))
+        cost = StrongConstraint4DVar(model(DT), x_b, B, obs, steps=int(at[-1]))
         found = minimize(cost, method)
         leads = np.array(list(LEADS.values()))
-        ahead = rollout(model(), found.state, int(leads[-1]), at=leads)
+        ahead = rollout(model(DT), found.state, int(leads[-1]), at=leads)
         error = jnp.sum(jnp.abs(ahead - truth[leads // EVERY]), axis=1) / NORM
         return error, found.cost
 

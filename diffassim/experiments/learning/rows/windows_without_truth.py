@@ -12,19 +12,18 @@ from flax import nnx
 from diffassim.core.pytree import Pytree
 from diffassim.covariances import Diagonal
 from diffassim.experiments.learning.bench import Row, Score, Settings, train
+from diffassim.experiments.learning.lorenz96_runs import CENTER, SPREAD, N, model, runs
 from diffassim.learned import LearnedStart, Network, control_of
 from diffassim.learned.networks import PeriodicResidualNet
-from diffassim.models import Lorenz96, rollout
 from diffassim.observations import Observations
 from diffassim.variational import GaussNewton, StrongConstraint4DVar, minimize
 
 __all__ = ["ROW"]
 
-N, DT = 40, 0.01
+DT = 0.01
 HALF = 25  # steps on each side of the state that is scored
 STEPS = 2 * HALF
 SHARE = 0.25  # of the variables are observed at every step, others each time
-CLIMATE = 2.34, 3.64  # mean and standard deviation, which the background takes as they are
 CHAINS, LENGTH = 128, 3000  # training records, and steps of each
 SPIN_UP = 1000
 TEST, APART = 400, 60  # test windows, and steps from one to the next
@@ -32,16 +31,9 @@ PRECISION = jnp.float32
 AT = np.arange(STEPS + 1)
 
 
-def model() -> Lorenz96:
-    """Return the forward model."""
-    return Lorenz96(forcing=jnp.asarray(8.0, PRECISION), dt=DT)
-
-
 def truths(key: jax.Array, chains: int, steps: int) -> Any:
     """Return trajectories on the attractor, shape (chain, step, variable)."""
-    x = 8 + jax.random.normal(key, (chains, N), PRECISION)
-    at = SPIN_UP + np.arange(steps)
-    return jax.vmap(lambda x: rollout(model(), x, int(at[-1]), at=at))(x)
+    return runs(key, chains, SPIN_UP + np.arange(steps), DT, PRECISION)
 
 
 def observe(states: Any, key: jax.Array) -> Any:
@@ -66,18 +58,17 @@ class Smoother(Pytree):
 
     def state(self, values: Any, mask: Any) -> Any:
         """Return the state from values and mask, shape (step, variable)."""
-        center, spread = CLIMATE
-        seen = jnp.where(mask, (values - center) / spread, 0)
+        seen = jnp.where(mask, (values - CENTER) / SPREAD, 0)
         out = self.network(jnp.concatenate([seen, mask.astype(seen.dtype)]).T)
-        return center + spread * out[:, 0]
+        return CENTER + SPREAD * out[:, 0]
 
 
 def cost_of(values: Any) -> StrongConstraint4DVar:
     """Return the cost of a window: the climate as background, and the known model."""
-    center, spread = (jnp.asarray(number, values.dtype) for number in CLIMATE)
+    center, spread = (jnp.asarray(number, values.dtype) for number in (CENTER, SPREAD))
     observations = Observations(values, AT, error=Diagonal(std=jnp.ones((), values.dtype)))
     background = jnp.broadcast_to(center, (N,))
-    return StrongConstraint4DVar(model(), background, Diagonal(std=spread), observations, steps=STEPS)
+    return StrongConstraint4DVar(model(DT, PRECISION), background, Diagonal(std=spread), observations, steps=STEPS)
 
 
 def loss(smoother: Smoother, records: Any, key: jax.Array) -> Any:
