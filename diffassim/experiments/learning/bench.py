@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import time
@@ -232,5 +233,6 @@ def train(
     return fit(loss, trainable, data, optimizer=_adam(rate, fewer), steps=fewer, **first, **common)
 
 
+@functools.cache  # one object for one rule: `fit` then uses its compiled updates again
 def _adam(rate: float, updates: int) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(rate, updates)))

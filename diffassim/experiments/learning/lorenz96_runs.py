@@ -16,12 +16,12 @@ N = 40
 CENTER, SPREAD = 2.34, 3.64  # climate of every variable, F = 8
 
 
-def model(dt: float, dtype: Any = float) -> Lorenz96:
-    """Return the model with F = 8 in a precision."""
-    return Lorenz96(forcing=jnp.asarray(8.0, dtype), dt=dt)
+def model(dt: float, dtype: Any = float, forcing: float = 8.0) -> Lorenz96:
+    """Return the model in a precision."""
+    return Lorenz96(forcing=jnp.asarray(forcing, dtype), dt=dt)
 
 
-def runs(key: jax.Array, count: int, at: Any, dt: float, dtype: Any = float) -> Any:
+def runs(key: jax.Array, count: int, at: Any, dt: float, dtype: Any = float, forcing: float = 8.0) -> Any:
     """Return states of independent runs.
 
     Args:
@@ -30,6 +30,7 @@ def runs(key: jax.Array, count: int, at: Any, dt: float, dtype: Any = float) -> 
         at: increasing step numbers, the first of them after a spin-up.
         dt: length of a step.
         dtype: precision.
+        forcing: F.
 
     Returns:
         Shape (run, step, variable).
@@ -39,4 +40,4 @@ def runs(key: jax.Array, count: int, at: Any, dt: float, dtype: Any = float) -> 
         (2, 2, 40)
     """
     starts = 8 + jax.random.normal(key, (count, N), dtype)
-    return jax.vmap(lambda x: states_at(model(dt, dtype), x, at))(starts)
+    return jax.vmap(lambda x: states_at(model(dt, dtype, forcing), x, at))(starts)

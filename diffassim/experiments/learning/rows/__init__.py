@@ -18,7 +18,10 @@ ROWS = {
     "L10": "online_correction",
     "L11": "stochastic_lorenz63",
     "L12": "data_scarcity",
+    "adversarial": "adversarial",
+    "distillation": "distillation",
     "fusion": "fusion",
+    "transfer": "transfer",
 }
 
 # Rows whose numbers come from elsewhere.

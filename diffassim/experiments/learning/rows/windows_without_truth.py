@@ -7,14 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from diffassim.core.pytree import Pytree
 from diffassim.covariances import Diagonal
 from diffassim.experiments.learning.bench import Row, Score, Settings, train
 from diffassim.experiments.learning.lorenz96_runs import CENTER, SPREAD, N, model, runs
-from diffassim.learned import LearnedStart, Network, control_of
-from diffassim.learned.networks import PeriodicResidualNet
+from diffassim.experiments.learning.short_windows import WindowNetwork, residual_net
+from diffassim.learned import LearnedStart, control_of
 from diffassim.observations import Observations
 from diffassim.variational import GaussNewton, StrongConstraint4DVar, minimize
 
@@ -43,24 +41,12 @@ def observe(states: Any, key: jax.Array) -> Any:
     return jnp.where(jax.random.uniform(keys[1], states.shape) < SHARE, values, jnp.nan)
 
 
-class Smoother(Pytree):
-    """From the observations of a window to the state at its start; the same at every variable.
-
-    Args:
-        network: of the line, with values and gaps of all steps as channels.
-    """
-
-    network: Any
+class Smoother(WindowNetwork):
+    """The state at the start of a window, from the streams of its cost: a learned start."""
 
     def __call__(self, streams: Any) -> Any:
         """Return the state."""
         return self.state(streams[0].values, streams[0].mask)
-
-    def state(self, values: Any, mask: Any) -> Any:
-        """Return the state from values and mask, shape (step, variable)."""
-        seen = jnp.where(mask, (values - CENTER) / SPREAD, 0)
-        out = self.network(jnp.concatenate([seen, mask.astype(seen.dtype)]).T)
-        return CENTER + SPREAD * out[:, 0]
 
 
 def cost_of(values: Any) -> StrongConstraint4DVar:
@@ -102,11 +88,9 @@ def run(settings: Settings) -> list[Score]:
     keys = jax.random.split(settings.key, 5)
     records = observe(truths(keys[0], CHAINS, LENGTH), keys[1])
     width, depth = (128, 6) if settings.full else (64, 4)
-    net = PeriodicResidualNet(
-        2 * (STEPS + 1), 1, width, depth, radius=3, rngs=nnx.Rngs(settings.seed), dtype=PRECISION
-    )  # fmt: skip
+    net = residual_net(STEPS + 1, width, depth, settings.seed)
     found = train(
-        loss, Smoother(Network.from_nnx(net)), records, settings=settings, name="the smoother", updates=8000,
+        loss, Smoother(net), records, settings=settings, name="the smoother", updates=8000,
         rate=2e-3, batch_size=CHAINS, key=keys[2],
     )  # fmt: skip
     smoother, search = found.trained, GaussNewton(max_iterations=60)
