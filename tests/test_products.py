@@ -16,6 +16,7 @@ from diffassim.gaussian import Gaussian
 from diffassim.observations import BackgroundCheck, Bounds
 from tests.covariances.test_observation_errors import ERRORS, MASK, STEPS, STILL, VALUES, record
 from tests.covariances.zoo import COVARIANCES, flat
+from tests.durations import further_by_hand
 from tests.ensemble import zoo as ensembles
 from tests.gaussian import zoo as gaussians
 
@@ -25,13 +26,8 @@ R_MATRIX = np.diag(np.array([0.5, 0.8, 1.1]) ** 2)
 DAMPING = 0.8  # of the linear model
 AT = np.array([0, 2])
 
-each_background = pytest.mark.parametrize("entry", COVARIANCES, ids=lambda entry: entry.name)
 COMPOSED_Q = ("scaled", "sum", "blocks with zero", "Kronecker", "low rank with residual", "hybrid")
 TIGHT = da.GaussNewton(tolerance=1e-11, inner_tolerance=1e-9, consistency=np.inf)
-
-
-def late(quick):
-    return [e if e.name in quick else pytest.param(e, marks=pytest.mark.slow) for e in COVARIANCES]
 
 
 class Linear:
@@ -66,7 +62,7 @@ class Linear:
         return self.flat + K @ d, (np.eye(self.flat.size) - K @ G) @ self.B, 0.5 * d @ np.linalg.solve(S, d), G @ K
 
 
-@pytest.mark.parametrize("entry", late(("scaled", "hybrid")), ids=lambda entry: entry.name)
+@further_by_hand(COVARIANCES, ("scaled", "hybrid"))
 def test_the_cost_of_every_background_is_that_of_the_matrix(entry):
     p = Linear(entry)
     v = p.cost.control()
@@ -82,7 +78,7 @@ def test_the_cost_of_every_background_is_that_of_the_matrix(entry):
 
 
 @pytest.mark.slow
-@each_background
+@further_by_hand(COVARIANCES, ("scaled", "hybrid", "Kronecker"))
 def test_the_analysis_of_every_background_is_that_of_the_matrix(entry):
     p = Linear(entry)
     mean, covariance, lowest, influence = p.analysis()
@@ -149,7 +145,11 @@ def start_of(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(len(FILTERS)), ids=[label for label, _ in FILTERS])
+@pytest.mark.parametrize(
+    "number",
+    [k if k % 6 == 0 else pytest.param(k, marks=pytest.mark.long) for k in range(len(FILTERS))],
+    ids=[label for label, _ in FILTERS],
+)
 def test_every_filter_takes_composed_errors_as_the_plain_ones(number):
     method = FILTERS[number][1]
     name = COMPOSED[number % 2 if isinstance(method, LocalizedMethod) else number % 4]

@@ -16,6 +16,7 @@ def blocks(language, file="README.md"):
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / file).read_text(), flags=re.DOTALL)
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_python_blocks_run_one_after_the_other():
     names: dict[str, object] = {}
@@ -26,6 +27,7 @@ def test_python_blocks_run_one_after_the_other():
     assert jnp.all(spread.analysis_spread < spread.background_spread)
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_recipes_run_one_after_the_other(capsys):
     names: dict[str, object] = {}

@@ -38,6 +38,7 @@ def rows(capsys, run, tmp_path, **options):
     return {row["what"]: row for row in map(json.loads, file.read_text().splitlines())}
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_the_bare_versions_are_the_same_problem():
     arrays = lorenz96_arrays(3, seed=1)
@@ -71,6 +72,7 @@ def test_a_failing_process_is_reported():
         harness.fresh_process("raise ValueError('no such number')")
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_window(capsys, tmp_path):
     found = rows(capsys, window.main, tmp_path, times=3, rounds=3, processes=1)
@@ -78,24 +80,28 @@ def test_window(capsys, tmp_path):
     assert found["first call, no cache"]["seconds"] > 0 and found["first call, persistent cache"]["seconds"] > 0
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_long_window(capsys, tmp_path):
     found = rows(capsys, long_window.main, tmp_path, times=4, seeds=1, rounds=3)
     assert found["default"]["more"]["reached"] == "1 of 1" and not found["default"]["more"]["missed"]
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_chaotic_windows(capsys, tmp_path):
     found = rows(capsys, chaotic_windows.main, tmp_path, n=(12,), times=4, seeds=1)
     assert found["default"]["more"]["reached"] == "1 of 1" and found["by hand"]["more"]["work, median"] > 0
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_gradients(capsys, tmp_path):
     found = rows(capsys, gradients.main, tmp_path, times=3, rounds=3)
     assert found["solve and implicit gradient"]["more"]["error"] < 1e-3
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_adjoint(capsys, tmp_path):
     found = rows(capsys, adjoint.main, tmp_path, n=(40,), steps=(20,), budget=0.1)
@@ -106,6 +112,7 @@ def test_imports(capsys, tmp_path):
     assert rows(capsys, imports.main, tmp_path, processes=1)["import diffassim after jax"]["seconds"] > 0
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_ensemble(capsys, tmp_path):
     sizes = {"members": (8,), "times": 10, "experiments": 3, "points": 8, "line": 200}
@@ -115,6 +122,7 @@ def test_ensemble(capsys, tmp_path):
     assert long["more"]["rms"] < long["more"]["rms prior"]
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_field(capsys, tmp_path):
     found = rows(
@@ -127,6 +135,7 @@ def test_field(capsys, tmp_path):
     assert all(parts[part] > 0 for part in ("covariance", "model", "adjoint of the model", "interpolation"))
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_spectral(capsys, tmp_path):
     found = rows(capsys, spectral.main, tmp_path, line=32, square=(12,), steps=5, budget=0.1)
@@ -134,6 +143,7 @@ def test_spectral(capsys, tmp_path):
     assert found["programs compiled"]["ratio"] == 0  # for several outer loops after one
 
 
+@pytest.mark.ci
 @pytest.mark.slow  # compiles five searches of a field
 def test_incremental(capsys, tmp_path):
     found = rows(capsys, incremental.main, tmp_path, n=16, steps=8, stations=20, rounds=3, outer=2)
@@ -149,6 +159,7 @@ def test_absent_peers_are_named(monkeypatch):
     assert row.what == "dapper: not installed" and row.more["to compare"] == "pip install dapper"
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_one_window_without_peers(monkeypatch):
     monkeypatch.setattr(peers_variational, "installed", lambda name: False)
@@ -157,12 +168,14 @@ def test_one_window_without_peers(monkeypatch):
     assert all(found.more["within 1e-5"] for found in ours)
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_diffusion(capsys, tmp_path):
     found = rows(capsys, diffusion.main, tmp_path, n=16, lengths=(1.0,), budget=0.1)
     assert found["explicit diffusion, order 4"]["reference"] == "implicit diffusion, order 10"
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_quasi_geostrophic_models(capsys, tmp_path):
     found = rows(capsys, qg.main, tmp_path, n=16, steps=3, basin=9, members=2, budget=0.1)
@@ -178,6 +191,7 @@ def test_tracks_move_along_the_rows_of_the_grid():
     assert set(np.unique(gaps)) == {55, 56} and np.unique(numbers[:, 0]).size > 40
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_published_quasi_geostrophic_scores(capsys, tmp_path):
     sizes = {"points": 17, "values": 20, "cycles": 3, "burn_in": 1, "states": 4, "spin_up": 2}
@@ -185,6 +199,7 @@ def test_published_quasi_geostrophic_scores(capsys, tmp_path):
     assert all(np.isfinite(found[case]["more"]["error"]) for case in ("letkf-25", "eakf-25-1.03"))
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_training(capsys, tmp_path):
     found = rows(capsys, training.main, tmp_path, widths=(8,), updates=20, rounds=3)

@@ -31,6 +31,7 @@ def test_runs_that_are_not_finite_are_counted():
     assert found == {"error": 2.0, "standard_error": 1.0, "largest": 3.0, "lost": 1, "published": 2.5}
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_arctangents_are_analysed_far_below_the_published_error(tmp_path, capsys):
     with jax.enable_x64(True):

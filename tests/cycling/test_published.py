@@ -10,6 +10,7 @@ import pytest
 from benchmarks import published_cycles, published_windows
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_strong_and_hybrid_cycles_are_at_or_below_the_published_errors(tmp_path, capsys):
     # Some cells of the table of Solvik, Penny and Hoyer (2025), with fewer seeds; all of them: the benchmark.
@@ -20,6 +21,7 @@ def test_strong_and_hybrid_cycles_are_at_or_below_the_published_errors(tmp_path,
         assert row["ratio"] <= 1 and row["more"]["diverged"] == 0, (what, row["more"])
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_the_forcing_is_found_from_windows_that_share_it(tmp_path, capsys):
     found = records(published_windows.main, tmp_path, windows=64, forcings=(8.0,), seeds=1, single=32)

@@ -12,6 +12,7 @@ import pytest
 
 import diffassim as da
 from diffassim.core.errors import ConfigurationError, ShapeError
+from tests.durations import further_by_hand
 from tests.ensemble.zoo import INFLATIONS, KEY, METHODS, SITES, Column, ensemble, observed, values
 
 ABSTRACT = {
@@ -19,6 +20,8 @@ ABSTRACT = {
     for name in ("DomainFilter", "EnsembleMethod", "GlobalFilter", "LocalizedMethod", "SerialFilter", "TransportFilter")
 }
 every_method = pytest.mark.parametrize("entry", METHODS, ids=lambda entry: entry.name)
+# For what takes long: one global, one local and one serial method, and the others by hand.
+each_method = further_by_hand(METHODS, ("ETKF", "LETKF", "EAKF"))
 
 
 def test_every_exported_method_is_listed():
@@ -41,7 +44,6 @@ def test_without_observations_the_posterior_is_the_prior_bit_by_bit(entry):
         )
 
 
-@pytest.mark.slow
 @every_method
 def test_a_record_without_times_leaves_the_ensemble_as_it_is(entry):
     members = ensemble()
@@ -61,7 +63,7 @@ class Unreliable(da.observations.Identity):
         return x + jnp.where(jnp.isin(jnp.arange(SITES), self.keep), 0.0, jnp.inf)
 
 
-@every_method
+@each_method
 @pytest.mark.slow
 def test_missing_observations_are_the_same_as_removed_ones(entry):
     E, y = ensemble(), values()
@@ -114,7 +116,7 @@ def check_derivative(method):
     assert all(np.isfinite(leaf).all() for leaf in gradient(0.0, identical))
 
 
-@every_method
+@each_method
 @pytest.mark.slow
 def test_the_derivative_equals_central_differences(entry):
     check_derivative(entry.method)
@@ -192,7 +194,7 @@ def test_one_member_is_no_ensemble(entry):
         entry.method.analyze(KEY, ensemble(members=1), observed(values()))
 
 
-@every_method
+@each_method
 @pytest.mark.slow
 def test_more_members_than_variables_and_more_variables_than_members(entry):
     for members in (2, 30):
@@ -226,7 +228,6 @@ def test_impossible_inflation_is_named(wrong):
             relaxation(wrong - 0.5)
 
 
-@pytest.mark.slow
 def test_a_robust_loss_is_refused():
     y = observed(values()).replace(loss=da.observations.Huber())
     with pytest.raises(ConfigurationError, match="Gaussian observation errors, found the loss Huber"):

@@ -110,7 +110,7 @@ def test_the_command_prints_and_writes_a_table(capsys, tmp_path, monkeypatch, su
 
 
 def rows_to_rerun():
-    """Return every row, but a score that two files document once; marked `rerun` if one of its kind comes first.
+    """Return every row, but a score that two files document once; marked `long` if one of its kind comes first.
 
     The same method in the same case with other numbers takes most of the time, and adds least.
     """
@@ -118,7 +118,7 @@ def rows_to_rerun():
     for row in ROWS:
         kind = row.case, type(row.method)
         if "again" not in row.label:
-            found.append(pytest.param(row, id=row.name, marks=[pytest.mark.rerun] if kind in seen else []))
+            found.append(pytest.param(row, id=row.name, marks=[pytest.mark.long] if kind in seen else [pytest.mark.ci]))
         seen.add(kind)
     return found
 
