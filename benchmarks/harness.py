@@ -102,8 +102,13 @@ def interleave(
 
 
 def compiled_bytes(function: Callable[..., Any], *arguments: Any) -> int:
-    """Return the memory that a compiled function needs beside its arguments and its result."""
-    return int(jax.jit(function).lower(*arguments).compile().memory_analysis().temp_size_in_bytes)
+    """Return the memory that a function needs, compiled, beside its arguments and its result."""
+    return memory_bytes(jax.jit(function).lower(*arguments).compile())
+
+
+def memory_bytes(program: jax.stages.Compiled) -> int:
+    """Return the memory that a program needs beside its arguments and its result."""
+    return int(program.memory_analysis().temp_size_in_bytes)
 
 
 def fresh_process(code: str, environment: Mapping[str, str | None] | None = None, timeout: float = 300) -> Any:
