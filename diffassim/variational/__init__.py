@@ -18,6 +18,7 @@ from diffassim.variational.minimizers.solution import Minimum, Solution
 from diffassim.variational.products.background_spread import background_spread
 from diffassim.variational.products.forecast_error import ForecastError
 from diffassim.variational.products.influence import observation_influence
+from diffassim.variational.products.likelihood import log_likelihood
 from diffassim.variational.products.posterior import Consistency, Posterior, posterior, randomized_solutions
 from diffassim.variational.products.sensitivity import ObservationImpact, observation_impact
 
@@ -46,6 +47,7 @@ __all__ = [
     "WeakConstraint4DVar",
     "Window",
     "background_spread",
+    "log_likelihood",
     "minimize",
     "observation_impact",
     "observation_influence",
