@@ -80,7 +80,8 @@ def test_a_long_window_is_grown_from_a_shorter_one():
     solution = da.minimize(cost)
     horizons = np.asarray(solution.search.horizon_history)
     assert int(solution.result) == da.Result.CONVERGED
-    assert set(horizons[horizons >= 0]) == {100, 200}, "no shorter window was tried"
+    horizons = horizons[horizons >= 0]
+    assert min(horizons) < 200 == horizons[-1], "no shorter window was tried"
     assert float(jnp.sqrt(jnp.mean((solution.state - truth) ** 2))) < 0.4
 
 
