@@ -143,7 +143,6 @@ def test_spectral(capsys, tmp_path):
     assert found["programs compiled"]["ratio"] == 0  # for several outer loops after one
 
 
-@pytest.mark.ci
 @pytest.mark.slow  # compiles five searches of a field
 def test_incremental(capsys, tmp_path):
     found = rows(capsys, incremental.main, tmp_path, n=16, steps=8, stations=20, rounds=3, outer=2)

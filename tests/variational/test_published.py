@@ -13,7 +13,6 @@ from diffassim.covariances import Dense, Diagonal
 WINDOWS, STEPS, STARTS = 2000, 200, 16
 
 
-@pytest.mark.ci
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_lorenz63_windows_from_the_climatology():
