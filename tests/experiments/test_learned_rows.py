@@ -20,6 +20,7 @@ from diffassim.experiments.learning.rows import (
     LEFT_OUT,
     ROWS,
     data_scarcity,
+    ensemble_update,
     find_row,
     fusion,
     inverse_operator,
@@ -271,3 +272,35 @@ def test_the_aim_of_online_learning_is_a_share_of_the_gap_that_offline_leaves(mo
     scores = {score.method: score for score in row.run(Settings())}
     assert scores["offline"].aim is None and abs(scores["online"].aim - 0.22) < 1e-12
     assert scores["perfect model"].kind == "classical" and scores["online"].value == 0.25
+
+
+def test_the_untrained_update_is_the_letkf_and_the_network_is_the_same_every_four_variables():
+    row, size = ensemble_update, ensemble_update.SIZES[10]
+    method = row.untrained(size, Settings())
+    truth, belief = row.first(jax.random.key(0), 2, 10)
+    key = jax.random.key(1)
+    _, _, error = row.cycled(method, truth[0], jax.tree.map(lambda leaf: leaf[0], belief), key, 3)
+    _, _, expected = row.cycled(method.filter, truth[0], belief.state[0], key, 3)
+    np.testing.assert_allclose(error, expected, rtol=1e-4)
+    noisy = jax.tree.map(lambda w: w + 0.1 * jax.random.normal(key, w.shape, w.dtype), method.network)
+    draws = jax.random.uniform(key, (5, row.N), jnp.float32, 0.5, 2.0)
+    seen = dict(zip(("prior_mean", "prior_spread", "mean", "spread", "pull"), draws, strict=True))
+    memory = jax.random.normal(key, (row.N, row.MEMORY), jnp.float32)
+    here = noisy(seen, memory)
+    there = noisy({name: jnp.roll(field, 4) for name, field in seen.items()}, jnp.roll(memory, 4, axis=0))
+    for a, b in zip(here, there, strict=True):
+        np.testing.assert_allclose(jnp.roll(a, 4, axis=0), b, atol=1e-4)
+    assert float(jnp.std(here[0])) > 0.05
+
+
+@pytest.mark.slow
+def test_a_lane_that_is_lost_starts_again_and_the_others_go_on():
+    row, size = ensemble_update, ensemble_update.SIZES[10]
+    method = row.untrained(size, Settings())
+    truth, belief = row.attracted(jax.random.key(0), 2, 10)
+    far = belief.replace(state=belief.state.at[0].add(1e3), memory=belief.memory + 1)
+    loss = row.loss_of(method.filter)
+    value, metrics, (after, cycled) = loss((method.network, method.memory), None, jax.random.key(1), (truth, far))
+    assert np.isfinite(value) and float(metrics["lost"]) == 0.5
+    assert float(jnp.max(jnp.abs(cycled.memory[0]))) == 0 and float(jnp.max(jnp.abs(cycled.memory[1]))) > 0
+    assert float(jnp.sqrt(jnp.mean((jnp.mean(cycled.state, axis=1) - after) ** 2))) < 3

@@ -54,7 +54,7 @@ def log_likelihood(cost: Any, solution: Any) -> Float[Array, ""]:
         >>> import diffassim as da
         >>> one = da.covariances.Diagonal(std=1.0)
         >>> cost = da.ThreeDVar(jnp.zeros(1), one, da.Observations(jnp.array([[2.0]]), [0], error=one))
-        >>> log_likelihood(cost, da.minimize(cost)).round(4).item()  # of 2 under N(0, 2)
+        >>> round(float(log_likelihood(cost, da.minimize(cost))), 4)  # of 2 under N(0, 2)
         -2.2655
 
     Source: Tierney and Kadane (1986), section 2; for data assimilation Carrassi et al. (2017), equation 18.
