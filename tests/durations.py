@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FILE = Path(__file__).with_name("durations.tsv")
-SLOW, LONG = 2.5, 8.0  # seconds of processor time
+SLOW, LONG = 2.0, 6.0  # seconds of processor time
 NAME = "processor time"
 START = pytest.StashKey[float]()
 

@@ -19,6 +19,7 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(diffassim.__path__, "diff
 KNOWN = {"jax": jax, "jnp": jnp, "np": np, "da": diffassim}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_run(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -19,7 +19,7 @@ sweep = pytest.mark.parametrize("name", BY_NAME)
 MINIMIZERS = {"Descent", "GaussNewton", "LBFGS", "MinimizationError", "Minimum", "MultiStart"}
 MINIMIZERS |= {"MultiStartMinimum", "Simplified", "Solution", "minimize"}
 PRODUCTS = {"Consistency", "ForecastError", "ObservationImpact", "Posterior", "observation_impact"}
-PRODUCTS |= {"background_spread", "observation_influence", "posterior", "randomized_solutions"}
+PRODUCTS |= {"background_spread", "log_likelihood", "observation_influence", "posterior", "randomized_solutions"}
 NO_COSTS = MINIMIZERS | PRODUCTS | {"Bounded", "Cost", "Minimizer", "Window"}
 
 
