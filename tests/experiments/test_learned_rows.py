@@ -294,13 +294,15 @@ def test_the_untrained_update_is_the_letkf_and_the_network_is_the_same_every_fou
 
 
 @pytest.mark.slow
-def test_a_lane_that_is_lost_starts_again_and_the_others_go_on():
+def test_lanes_that_are_lost_start_again_and_others_go_on(monkeypatch):
     row, size = ensemble_update, ensemble_update.SIZES[10]
     method = row.untrained(size, Settings())
     truth, belief = row.attracted(jax.random.key(0), 2, 10)
-    far = belief.replace(state=belief.state.at[0].add(1e3), memory=belief.memory + 1)
-    loss = row.loss_of(method.filter)
-    value, metrics, (after, cycled) = loss((method.network, method.memory), None, jax.random.key(1), (truth, far))
-    assert np.isfinite(value) and float(metrics["lost"]) == 0.5
-    assert float(jnp.max(jnp.abs(cycled.memory[0]))) == 0 and float(jnp.max(jnp.abs(cycled.memory[1]))) > 0
-    assert float(jnp.sqrt(jnp.mean((jnp.mean(cycled.state, axis=1) - after) ** 2))) < 3
+    carry = truth, belief.replace(memory=belief.memory + 1)
+    for limit, lost in ((row.LOST, 0.0), (0.0, 1.0)):
+        monkeypatch.setattr(row, "LOST", limit)
+        loss = row.loss_of(method.filter)
+        value, metrics, (after, cycled) = loss((method.network, method.memory), None, jax.random.key(1), carry)
+        assert np.isfinite(value) and float(metrics["lost"]) == lost
+        assert bool(jnp.all(cycled.memory == 0)) == bool(lost)
+        assert float(jnp.sqrt(jnp.mean((jnp.mean(cycled.state, axis=1) - after) ** 2))) < 3

@@ -86,7 +86,7 @@ def run(settings: Settings) -> list[Score]:
     values = observe(test, keys[2])
     size = SIZE_FULL if settings.full else SIZE
     fresh = untrained(*size, settings.seed)
-    common = {"settings": settings, "updates": 4_000, "rate": 2e-3, "batch_size": BATCH}
+    common: dict[str, Any] = {"settings": settings, "updates": 4_000, "rate": 2e-3, "batch_size": BATCH}
     usual = train(clean, fresh, windows, name="the network", share=0.25, key=keys[3], **common).trained
     robust = train(against, fresh, windows, name="against worst errors", share=0.75, key=keys[4], **common).trained
     methods = {"network": usual, AGAINST: robust, "4D-Var with the known model": FourDVarAnalysis()}

@@ -29,7 +29,7 @@ def run(settings: Settings) -> list[Score]:
     size = TEACHER_FULL if settings.full else TEACHER
     members = DeepEnsemble.of([untrained(*size, 10 * settings.seed + k) for k in range(MEMBERS)])
     small = untrained(*STUDENT, 10 * settings.seed + MEMBERS)
-    common = {"settings": settings, "rate": 2e-3, "batch_size": BATCH}
+    common: dict[str, Any] = {"settings": settings, "rate": 2e-3, "batch_size": BATCH}
     taught = train(
         DeepEnsemble.loss(mean_square, share=1.0), members, known, name="the teacher", updates=3_000, share=0.6,
         key=keys[5], **common,

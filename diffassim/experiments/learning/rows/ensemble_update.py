@@ -90,7 +90,8 @@ def untrained(size: Size, settings: Settings) -> LearnedEnsembleUpdate:
 
 def first(key: jax.Array, lanes: int, members: int) -> tuple[Any, Remembered]:
     """Return truths and ensembles from N(e_0, .1 I) as the protocol has them, without a memory yet."""
-    draws = jnp.eye(N, dtype=PRECISION)[:1] + 0.1**0.5 * jax.random.normal(key, (lanes, 1 + members, N), PRECISION)
+    draws = 0.1**0.5 * jax.random.normal(key, (lanes, 1 + members, N), PRECISION)
+    draws = draws.at[..., 0].add(1)
     return draws[:, 0], Remembered(draws[:, 1:], jnp.zeros((lanes, N, MEMORY), PRECISION))
 
 

@@ -31,7 +31,7 @@ def run(settings: Settings) -> list[Score]:
     values = observe(test, keys[5])
     size = SIZE_FULL if settings.full else SIZE
     fresh = untrained(*size, settings.seed)
-    common = {"settings": settings, "share": 1 / TRAININGS}
+    common: dict[str, Any] = {"settings": settings, "share": 1 / TRAININGS}
 
     def learn(start: Any, name: str, count: int, rate: float) -> Any:
         """Train on the first windows of the target; the last of them say when to stop."""
