@@ -59,7 +59,7 @@ class LearnedEnsembleUpdate(SequentialMethod):
         >>> float((found.state.std() / plain.std()).round(6)), bool(jnp.allclose(found.state.mean(), plain.mean()))
         (2.0, True)
 
-    Source: Bach et al. (2025), section 3, for filters whose update is learned as a function of the whole ensemble; the
+    Source: Bach et al. (2025) for filters whose update is learned as a function of the whole ensemble; the
     correction of a classical filter, its inputs and its memory are our own.
     """
 

@@ -57,7 +57,7 @@ def log_likelihood(cost: Any, solution: Any) -> Float[Array, ""]:
         >>> round(float(log_likelihood(cost, da.minimize(cost))), 4)  # of 2 under N(0, 2)
         -2.2655
 
-    Source: Tierney and Kadane (1986), section 2; for data assimilation Carrassi et al. (2017), equation 18.
+    Source: Tierney and Kadane (1986), section 2; for its use in data assimilation Carrassi et al. (2017).
     """
     cost = as_cost(cost)
     if not cost.whitened:
