@@ -18,7 +18,7 @@ from benchmarks.problems import lorenz96_arrays, lorenz96_cost
 
 DT = 0.05
 CLOSE = 1e-5  # relative: how far above the lowest known cost a cost may be to count as the same minimum
-PLAIN = da.GaussNewton(consistency=float("inf"))  # no growth of its own
+PLAIN = da.GaussNewton(growth=None)  # no growth of its own
 
 
 def by_hand(cost: Any) -> tuple[Any, float]:

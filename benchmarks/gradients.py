@@ -44,7 +44,8 @@ def measure(arrays: dict[str, Any], rounds: int) -> list[Record]:
     size = f"n = {arrays['x_background'].size}, {len(arrays['observations'])} times"
     expected = differences(score, theta)
     method = da.GaussNewton()
-    few = da.GaussNewton(max_iterations=12, max_inner=30)  # unrolled, every iteration allowed is stored
+    # Unrolled, every iteration allowed is stored.
+    few = da.GaussNewton(max_iterations=12, inner=da.variational.PrimalCG(max_iterations=30))
 
     functions = {
         "solve": lambda t: score(t, method),

@@ -13,7 +13,7 @@ import numpy as np
 import diffassim as da
 from benchmarks.harness import Record, first_call, interleave, report
 from diffassim.core import tree
-from diffassim.variational import Simplified
+from diffassim.variational import Incremental, PrimalCG, Simplified
 from diffassim.variational.minimizers.trust_region import truncated_cg
 
 
@@ -85,13 +85,13 @@ def main(
     cost = problem(n, steps, stations)
     half = Simplified(transport(n // 2, 2.0, 1.0), da.models.Truncation(2, axes=2), every=2)
     quarter = Simplified(transport(n // 4, 4.0, 2.0), da.models.Truncation(4, axes=2), every=4)
-    plain = da.GaussNewton(tolerance=tolerance)
+    plain, learning = da.GaussNewton(tolerance=tolerance), PrimalCG(pairs=pairs)
     methods = {
         "plain Gauss-Newton": plain,
-        "plain, preconditioned": plain.replace(pairs=pairs),
-        "half the resolution": plain.replace(simplified=half),
-        "half, preconditioned": plain.replace(simplified=half, pairs=pairs),
-        "a quarter, then half, preconditioned": plain.replace(simplified=(quarter, half), pairs=pairs),
+        "plain, preconditioned": plain.replace(inner=learning),
+        "half the resolution": plain.replace(inner=Incremental(half)),
+        "half, preconditioned": plain.replace(inner=Incremental(half, learning)),
+        "a quarter, then half, preconditioned": plain.replace(inner=Incremental((quarter, half), learning)),
     }
     cases = {name: lambda m=method: da.minimize(cost, m) for name, method in methods.items()}
     first = {name: first_call(run) for name, run in cases.items()}

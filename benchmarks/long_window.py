@@ -20,7 +20,7 @@ CLOSE = 1e-5  # relative: how far above the lowest known cost a cost may be to c
 TIGHT = 1e-6
 FIRST_SEED = 1000
 
-PLAIN = da.GaussNewton(tolerance=TIGHT, consistency=float("inf"))
+PLAIN = da.GaussNewton(tolerance=TIGHT, growth=None)
 LBFGS = da.LBFGS(tolerance=1e-2, max_iterations=2000)
 
 

@@ -169,7 +169,7 @@ def cycle(observations: np.ndarray, first: np.ndarray) -> tuple[Callable[[], Any
     windows = da.split_windows(obs, steps, count)
     method = da.FourDVar(da.covariances.Diagonal(std=LAG_1["scale"] ** 0.5))
     model = da.models.Lorenz96(dt=LAG_1["dt"])
-    return lambda: da.cycle(method, model, jnp.asarray(first), windows, steps=steps)[2], steps
+    return lambda: da.cycle(method, model, jnp.asarray(first), windows, steps=steps)[1], steps
 
 
 class Repaired:

@@ -42,7 +42,7 @@ GUESS = {
 FACTOR = (0.45, 1.0, 1.3, 1.3, 1.3)
 SPIN_IN = (0, 1, 4, 15, WINDOWS)  # the first window has the known errors of the first background, then B is scaled
 SEARCH = da.GaussNewton(
-    tolerance=5e-2, inner_tolerance=0.1, max_iterations=5, max_inner=30, consistency=float("inf")
+    tolerance=5e-2, inner=da.variational.PrimalCG(0.1, 30), max_iterations=5, growth=None
 )  # fmt: skip
 # Of the hybrid: windows of spin-in, then (static weight, inflation) before and after; B has the standard deviation .4.
 HYBRID_SPIN_IN, HYBRID_BEFORE, HYBRID_AFTER, HYBRID_STD, MEMBERS = 20, (0.005, 1.02), (0.005, 1.01), 0.4, 60
@@ -94,7 +94,7 @@ def cycled(methods: Any, cuts: tuple[int, ...], background: Any, given: Twin, pl
     parts = []
     for method, first, last in zip(methods, cuts[:-1], cuts[1:], strict=True):
         part = jax.tree.map(lambda leaf, a=first, b=last: leaf[a:b], cut)
-        background, _, history = da.cycle(
+        background, history = da.cycle(
             method, model(), background, part, steps=STEPS, start=first * STEPS, at=np.arange(STEPS + 1)
         )
         parts.append((history.analysis[:, 1:], history.background[:, 0], history.search.work))

@@ -220,7 +220,7 @@ _TRACES: list[int] = []
 @jax.jit
 def _search(cost: Any, tolerance: Any) -> Any:
     _TRACES.append(1)
-    return da.minimize(cost, da.GaussNewton(tolerance=tolerance, max_iterations=30, consistency=jnp.inf)).search
+    return da.minimize(cost, da.GaussNewton(tolerance=tolerance, max_iterations=30, growth=None)).search
 
 
 def main(

@@ -27,7 +27,7 @@ DAMPING = 0.8  # of the linear model
 AT = np.array([0, 2])
 
 COMPOSED_Q = ("scaled", "sum", "blocks with zero", "Kronecker", "low rank with residual", "hybrid")
-TIGHT = da.GaussNewton(tolerance=1e-11, inner_tolerance=1e-9, consistency=np.inf)
+TIGHT = da.GaussNewton(tolerance=1e-11, inner=da.variational.PrimalCG(1e-9), growth=None)
 
 
 class Linear:

@@ -22,20 +22,19 @@ RUNS: dict[type, Callable[..., Any]] = {
 }
 
 
-def cycle(method: Any, model: Any, background: Any, observations: Any, **options: Any) -> Any:
-    """Alternate forecast and analysis.
+def cycle(method: Any, model: Any, background: Any, observations: Any, **options: Any) -> tuple[Any, Any]:
+    """Alternate forecast and analysis, and return what is known at the end with the history.
 
     What is cycled depends on the method:
 
     - a `SequentialMethod` (`ETKF`, `EKF`, `ParticleFilter`, ...) analyses an ensemble, a Gaussian or weighted particles
       at each observation time of a record: see
-      `cycle_ensemble(method, model, ensemble, observations, *, key, start, members) -> (ensemble, history)`;
+      `cycle_ensemble(method, model, ensemble, observations, *, key, start, members)`;
     - an `EnsembleWindowMethod` (`IEnKS`, `AsynchronousFilter`) analyses an ensemble over windows cut by
       `split_windows`: see `cycle_ensemble_windows(method, model, ensemble, windows, *, steps, shift, key, start, at,
-      members) -> (ensemble, history)`;
+      members)`;
     - a `WindowMethod` (`FourDVar`, `HybridFourDVar`) analyses windows cut by `split_windows`: see
-      `cycle_windows(method, model, background, windows, *, steps, shift, start, at, operators) -> (background, model,
-      history)`.
+      `cycle_windows(method, model, background, windows, *, steps, shift, key, start, at, operators)`.
 
     Args:
         method: analysis method.
@@ -45,7 +44,7 @@ def cycle(method: Any, model: Any, background: Any, observations: Any, **options
         **options: of the function above that belongs to the method.
 
     Returns:
-        What that function returns.
+        What is known at the end, to go on with, and the history of the method's kind.
 
     Raises:
         ConfigurationError: if the method is none of these, or the function takes no such option, or needs one.

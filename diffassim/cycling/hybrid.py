@@ -49,18 +49,17 @@ class HybridFourDVar(WindowMethod):
         localization: covariance of unit variance on the trailing axes, see `Ensemble`, for the C above; None for none.
         recovery: \(\gamma \geq 0\), for instance 2; None: the weights stay what they are. It costs one more run of the
             ensemble.
-        key: random key, where the ensemble method draws numbers; folded with the number of a window's first step.
 
     Raises:
-        ConfigurationError: if a weight or `recovery` is negative, both weights are zero, B is missing, `ensemble` is no
-            `EnsembleMethod`, or a key is needed.
+        ConfigurationError: if a weight or `recovery` is negative, both weights are zero, B is missing, or `ensemble`
+            is no `EnsembleMethod`.
 
     Example:
         >>> import diffassim as da
         >>> one, still = da.covariances.Diagonal(std=1.0), da.models.FunctionModel(lambda x, t: x)
         >>> windows = da.split_windows(da.Observations(jnp.full((2, 1), 3.0), [1, 2], error=one), 1, 2)
         >>> method = HybridFourDVar(da.FourDVar(one), da.ETKF(), static_weight=0.0, ensemble_weight=1.0)
-        >>> members, _, _ = da.cycle(method, still, jnp.array([[-1.0], [0.0], [1.0]]), windows, steps=1)
+        >>> members, _ = da.cycle(method, still, jnp.array([[-1.0], [0.0], [1.0]]), windows, steps=1)
         >>> members.mean(0).round(6).tolist()  # variance 1, 1/2, 1/3: the Kalman filter
         [2.0]
 
@@ -73,7 +72,6 @@ class HybridFourDVar(WindowMethod):
     static_weight: Any = 0.5
     ensemble_weight: Any = 0.5
     localization: Any = None
-    key: Any = None
     recovery: Any = None
 
     def __post_init__(self) -> None:
@@ -94,8 +92,11 @@ class HybridFourDVar(WindowMethod):
         self.ensemble.require_departures("HybridFourDVar")
         if not isinstance(self.variational, FourDVar) or self.variational.B is None:
             raise ConfigurationError("HybridFourDVar: `variational` must be a FourDVar with a covariance B")
-        if self.ensemble.random and self.key is None:
-            raise ConfigurationError("HybridFourDVar: the ensemble filter draws random numbers; give key=...")
+
+    @property
+    def random(self) -> bool:
+        """Whether the ensemble filter draws random numbers."""
+        return self.ensemble.random
 
     def init(self, belief: Any) -> Any:
         """Return the ensemble, checked."""
@@ -109,7 +110,9 @@ class HybridFourDVar(WindowMethod):
         """Return the mean of the ensemble."""
         return mean(belief)
 
-    def analyze(self, model: Any, belief: Any, observations: Any, start: Any, steps: int) -> WindowAnalysis:
+    def analyze(
+        self, key: Any, model: Any, belief: Any, observations: Any, start: Any, steps: int
+    ) -> WindowAnalysis:  # fmt: skip
         """Return what `FourDVar.analyze` does, from the mean of the ensemble and with the hybrid covariance."""
         static = self.static_weight
         if self.recovery is not None:
@@ -118,11 +121,12 @@ class HybridFourDVar(WindowMethod):
             chi_square = departures_of(innovations, streams).chi_square()
             static = static * jnp.maximum(1, chi_square) ** jnp.asarray(self.recovery, chi_square.dtype)
         P = static * self.variational.B + self.ensemble_weight * Ensemble(belief, self.localization)
-        return self.variational.replace(B=P).analyze(model, self.center(belief), observations, start, steps)
+        return self.variational.replace(B=P).analyze(key, model, self.center(belief), observations, start, steps)
 
     def hand_on(
-        self, found: WindowAnalysis, belief: Any, observations: Any, start: Any, steps: int, shift: int, x_next: Any
-    ) -> tuple[Any, AnalysisInfo]:
+        self, key: Any, found: WindowAnalysis, belief: Any, observations: Any, start: Any, steps: int, shift: int,
+        x_next: Any,
+    ) -> tuple[Any, AnalysisInfo]:  # fmt: skip
         """Return the ensemble at the start of the next window, and the ensemble filter's account."""
 
         def trajectories(ensemble: Any, at: Any) -> Any:
@@ -131,7 +135,6 @@ class HybridFourDVar(WindowMethod):
 
         around = recombine(found.state, anomalies(belief))
         states = trajectories(around, observed_rows(observations))
-        key = None if self.key is None else jax.random.fold_in(self.key, start)
         posterior, info = self.ensemble.analyze_along(key, around, states, observations)
         # Its innovations are those of the analysis, which has seen the observations: no density of a forecast.
         info = info.replace(log_likelihood=jnp.full_like(info.log_likelihood, jnp.nan))

@@ -24,6 +24,7 @@ class WindowAnalysis(NamedTuple):
         search: the minimizer's account.
         errors: increments after each step of the window; None where the model is perfect.
         operators: the streams' operators with their analysed parameters; None where there are none.
+        parameters: analysed parameters of the model by path; None where there are none.
     """
 
     state: Any
@@ -31,6 +32,7 @@ class WindowAnalysis(NamedTuple):
     search: Any
     errors: Any = None
     operators: Any = None
+    parameters: Any = None
 
 
 class WindowMethod(Pytree):
@@ -38,6 +40,11 @@ class WindowMethod(Pytree):
 
     That is a state here; a subclass that hands on more (an ensemble) says so in `init`, `center` and `hand_on`.
     """
+
+    @property
+    def random(self) -> bool:
+        """Whether the analysis draws random numbers."""
+        return False
 
     def init(self, belief: Any) -> Any:
         """Return what is cycled, checked."""
@@ -50,24 +57,29 @@ class WindowMethod(Pytree):
         """Return the background state."""
         return belief
 
-    def analyze(self, model: Any, belief: Any, observations: Any, start: Any, steps: int) -> WindowAnalysis:
+    def analyze(
+        self, key: Any, model: Any, belief: Any, observations: Any, start: Any, steps: int
+    ) -> WindowAnalysis:  # fmt: skip
         """Return the analysis of a window.
 
         Args:
+            key: random key; may be None where nothing is drawn.
             model: forward model.
             belief: background at the window start.
             observations: `Observations` of the window, or a tuple of them.
             start: number of the window's first step.
             steps: window length.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not define analyze(model, belief, observations, ...)")
+        raise NotImplementedError(f"{type(self).__name__} does not define analyze(key, model, belief, ...)")
 
     def hand_on(
-        self, found: WindowAnalysis, belief: Any, observations: Any, start: Any, steps: int, shift: int, x_next: Any
-    ) -> tuple[Any, Any]:
+        self, key: Any, found: WindowAnalysis, belief: Any, observations: Any, start: Any, steps: int, shift: int,
+        x_next: Any,
+    ) -> tuple[Any, Any]:  # fmt: skip
         """Return the background at the start of the next window, and an account of what is not a state in it.
 
         Args:
+            key: as for `analyze`.
             found: what `analyze` returned.
             belief: the background that was analysed.
             observations: of the window.

@@ -1,6 +1,7 @@
 """Variational assimilation: costs, minimizers and the derivatives of their solutions."""
 
 from diffassim.variational.costs.base import Cost, Window
+from diffassim.variational.costs.factory import CostFactory, PerfectModel, WithModelError
 from diffassim.variational.costs.fgat import ThreeDVarFGAT
 from diffassim.variational.costs.four_d_en_var import FourDEnVar
 from diffassim.variational.costs.parameters import Bounded
@@ -10,10 +11,13 @@ from diffassim.variational.costs.three_d_var import ThreeDVar
 from diffassim.variational.costs.weak_constraint import WeakConstraint4DVar
 from diffassim.variational.minimizers.base import Minimizer
 from diffassim.variational.minimizers.descent import LBFGS, Descent
+from diffassim.variational.minimizers.dual import DualCG
 from diffassim.variational.minimizers.gauss_newton import GaussNewton
+from diffassim.variational.minimizers.growth import QuasiStatic
 from diffassim.variational.minimizers.minimize import MinimizationError, minimize
 from diffassim.variational.minimizers.multi_start import MultiStart, MultiStartMinimum
-from diffassim.variational.minimizers.simplified import Simplified
+from diffassim.variational.minimizers.primal import PrimalCG
+from diffassim.variational.minimizers.simplified import Incremental, Simplified
 from diffassim.variational.minimizers.solution import Minimum, Solution
 from diffassim.variational.products.background_spread import background_spread
 from diffassim.variational.products.forecast_error import ForecastError
@@ -27,17 +31,23 @@ __all__ = [
     "Bounded",
     "Consistency",
     "Cost",
+    "CostFactory",
     "Descent",
+    "DualCG",
     "ForecastError",
     "FourDEnVar",
     "GaussNewton",
+    "Incremental",
     "MinimizationError",
     "Minimizer",
     "Minimum",
     "MultiStart",
     "MultiStartMinimum",
     "ObservationImpact",
+    "PerfectModel",
     "Posterior",
+    "PrimalCG",
+    "QuasiStatic",
     "Simplified",
     "Solution",
     "StateWeakConstraint4DVar",
@@ -46,6 +56,7 @@ __all__ = [
     "ThreeDVarFGAT",
     "WeakConstraint4DVar",
     "Window",
+    "WithModelError",
     "background_spread",
     "log_likelihood",
     "minimize",

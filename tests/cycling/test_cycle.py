@@ -9,6 +9,7 @@ import pytest
 
 import diffassim as da
 from diffassim.core.errors import ConfigurationError
+from diffassim.variational import PerfectModel, WithModelError
 
 STD = da.covariances.Diagonal(std=1.0)
 
@@ -52,7 +53,7 @@ def test_errors_of_each_time_go_with_their_window(dense):
 @pytest.mark.slow
 def test_the_cycle_is_its_windows_one_by_one():
     model, x_b, obs, _ = twin(windows=3)
-    _, _, history = da.cycle(da.FourDVar(STD), model, x_b, obs, steps=4)
+    _, history = da.cycle(da.FourDVar(STD), model, x_b, obs, steps=4)
     x = x_b
     for w in range(3):
         window = jax.tree.map(lambda leaf, w=w: leaf[w], obs)
@@ -64,7 +65,7 @@ def test_the_cycle_is_its_windows_one_by_one():
 @pytest.mark.slow
 def test_the_analysis_beats_the_background_and_the_observations():
     model, x_b, obs, truth = twin(windows=12)
-    _, _, history = da.cycle(da.FourDVar(da.covariances.Diagonal(std=0.5)), model, x_b, obs, steps=4)
+    _, history = da.cycle(da.FourDVar(da.covariances.Diagonal(std=0.5)), model, x_b, obs, steps=4)
     error = np.sqrt(np.mean((history.analysis[4:, 1] - truth[4::4][4:12]) ** 2))
     assert error < 0.5
 
@@ -74,13 +75,13 @@ def test_parameters_are_handed_on_and_a_resumed_cycle_has_the_same_bits():
     model, x_b, obs, _ = twin(windows=4, n=8)
     method = da.FourDVar(STD, parameters={"forcing": da.covariances.Diagonal(std=0.3)})
     start = model.replace(forcing=jnp.asarray(7.5))
-    x_all, model_all, whole = da.cycle(method, start, x_b, obs, steps=4)
+    x_all, whole = da.cycle(method, start, x_b, obs, steps=4)
     first, second = (jax.tree.map(lambda leaf, s=s: leaf[s], obs) for s in (slice(0, 2), slice(2, 4)))
-    x_mid, model_mid, a = da.cycle(method, start, x_b, first, steps=4)
-    x_end, model_end, b = da.cycle(method, model_mid, x_mid, second, steps=4, start=8)
+    x_mid, a = da.cycle(method, start, x_b, first, steps=4)
+    x_end, b = da.cycle(method, a.model, x_mid, second, steps=4, start=8)
     assert np.array_equal(np.concatenate([a.analysis, b.analysis]), whole.analysis)
-    assert float(model_all.forcing) != float(model_mid.forcing) != 7.5
-    assert np.array_equal(x_end, x_all) and np.array_equal(model_end.forcing, model_all.forcing)
+    assert float(whole.model.forcing) != float(a.model.forcing) != 7.5
+    assert np.array_equal(x_end, x_all) and np.array_equal(b.model.forcing, whole.model.forcing)
     assert np.array_equal(np.concatenate([a.search.control["state"], b.search.control["state"]]),
                           whole.search.control["state"])  # fmt: skip
 
@@ -96,7 +97,7 @@ def test_a_loss_passes_through_the_cycle():
             values + theta["values"], np.arange(1, 9), error=da.covariances.Diagonal(std=theta["R"])
         )
         method = da.FourDVar(da.covariances.Diagonal(std=theta["B"]), tight)
-        x_end, _, history = da.cycle(
+        x_end, history = da.cycle(
             method, model.replace(forcing=theta["forcing"]), x_b + theta["background"],
             da.split_windows(record, 4, 2), steps=4,
         )  # fmt: skip
@@ -114,7 +115,7 @@ def test_windows_without_observations_hand_on_the_background_bitwise():
     nothing = da.split_windows(
         da.Observations(np.full((12, 20), np.nan), np.arange(1, 13), error=STD), steps=4, count=3
     )
-    x_end, _, history = da.cycle(da.FourDVar(STD), model, x_b, nothing, steps=4)
+    x_end, history = da.cycle(da.FourDVar(STD), model, x_b, nothing, steps=4)
     assert np.array_equal(history.analysis, history.background)
     assert np.all(history.search.result == da.Result.CONVERGED)
     np.testing.assert_allclose(x_end, da.rollout(model, x_b, 12, at=[12])[0], rtol=1e-12)
@@ -124,7 +125,7 @@ def test_a_window_that_blows_up_leaves_its_code_and_spoils_no_window_before():
     model = da.models.FunctionModel(lambda x, t: jnp.where(t < 5, x, x**64))
     obs = da.split_windows(da.Observations(np.full((8, 2), 9.0), np.arange(1, 9), error=STD), steps=4, count=2)
     with pytest.warns(da.AssimilationWarning, match=r"cycle: (NON_FINITE|STALLED) \(1 of 2\)"):
-        _, _, history = da.cycle(da.FourDVar(STD), model, jnp.full(2, 10.0), obs, steps=4)
+        _, history = da.cycle(da.FourDVar(STD), model, jnp.full(2, 10.0), obs, steps=4)
     assert int(history.search.result[1]) in (da.Result.NON_FINITE, da.Result.STALLED)
     assert int(history.search.result[0]) in (da.Result.CONVERGED, da.Result.INCONSISTENT)
     assert np.isfinite(history.analysis[0]).all()
@@ -164,7 +165,7 @@ def test_shifted_windows_are_their_analyses_one_by_one_and_resume_with_the_same_
     model, x_b, _, truth = twin(windows=2, n=8)
     record = da.Observations(truth[1:] + np.random.default_rng(1).normal(size=(8, 8)), np.arange(1, 9), error=STD)
     obs = da.split_windows(record, 4, 3, shift=2)
-    x_all, _, whole = da.cycle(da.FourDVar(STD), model, x_b, obs, steps=4, shift=2, at=[0, 1, 2, 3, 4])
+    x_all, whole = da.cycle(da.FourDVar(STD), model, x_b, obs, steps=4, shift=2, at=[0, 1, 2, 3, 4])
     x = x_b
     for w in range(3):
         window = jax.tree.map(lambda leaf, w=w: leaf[w], obs)
@@ -175,8 +176,8 @@ def test_shifted_windows_are_their_analyses_one_by_one_and_resume_with_the_same_
     np.testing.assert_allclose(x_all, x, atol=1e-10)
     first, rest = (jax.tree.map(lambda leaf, s=s: leaf[s], obs) for s in (slice(0, 1), slice(1, 3)))
     options = {"steps": 4, "shift": 2, "at": [0, 1, 2, 3, 4]}
-    x_mid, _, _ = da.cycle(da.FourDVar(STD), model, x_b, first, **options)
-    x_end, _, b = da.cycle(da.FourDVar(STD), model, x_mid, rest, start=2, **options)
+    x_mid, _ = da.cycle(da.FourDVar(STD), model, x_b, first, **options)
+    x_end, b = da.cycle(da.FourDVar(STD), model, x_mid, rest, start=2, **options)
     assert np.array_equal(x_end, x_all) and np.array_equal(b.analysis, whole.analysis[1:])
 
 
@@ -185,9 +186,9 @@ def test_shifted_windows_are_their_analyses_one_by_one_and_resume_with_the_same_
 def test_a_weak_constraint_cycle_hands_on_the_end_of_its_trajectory(form):
     model, x_b, obs, _ = twin(windows=2, n=8)
     Q = da.covariances.Diagonal(std=0.2)
-    tight = da.GaussNewton(tolerance=1e-9, inner_tolerance=1e-6)
-    method = da.FourDVar(STD, tight, Q=Q, every=2, form=form)
-    x_all, _, history = da.cycle(method, model, x_b, obs, steps=4, at=[0, 2, 3, 4])
+    tight = da.GaussNewton(tolerance=1e-9, inner=da.variational.PrimalCG(1e-6))
+    method = da.FourDVar(STD, tight, cost=WithModelError(Q, 2, form))
+    x_all, history = da.cycle(method, model, x_b, obs, steps=4, at=[0, 2, 3, 4])
     x = x_b
     for w in range(2):
         window = jax.tree.map(lambda leaf, w=w: leaf[w], obs)
@@ -197,7 +198,7 @@ def test_a_weak_constraint_cycle_hands_on_the_end_of_its_trajectory(form):
         x = trajectory[-1]
     np.testing.assert_allclose(x_all, x, atol=1e-7)
     half = jax.tree.map(lambda leaf: leaf[:1], obs)
-    x_mid, _, _ = da.cycle(method, model, x_b, half, steps=4, at=[0, 2, 3, 4])
+    x_mid, _ = da.cycle(method, model, x_b, half, steps=4, at=[0, 2, 3, 4])
     rest = jax.tree.map(lambda leaf: leaf[1:], obs)
     assert np.array_equal(da.cycle(method, model, x_mid, rest, steps=4, start=4, at=[0, 2, 3, 4])[0], x_all)
 
@@ -209,7 +210,12 @@ def test_impossible_windows_are_named():
             da.split_windows(obs, steps=4, count=1, shift=shift)
         with pytest.raises(ConfigurationError, match=f"cycle: shift={shift} must lie between 1"):
             da.cycle(da.FourDVar(STD), da.models.Lorenz96(), jnp.zeros(8), obs, steps=4, shift=shift)
-    with pytest.raises(ConfigurationError, match="give Q"):
-        da.FourDVar(STD, every=2)
+    for wrong in (
+        lambda: PerfectModel(da.WeakConstraint4DVar),
+        lambda: WithModelError(STD, form=da.ThreeDVarFGAT),
+        lambda: da.FourDVar(STD, cost=da.WeakConstraint4DVar),
+    ):
+        with pytest.raises(ConfigurationError, match=r"take WithModelError|take PerfectModel|`cost` takes"):
+            wrong()
     with pytest.raises(ConfigurationError, match="steps must be at least 1, found 0"):
         da.split_windows(obs, steps=0, count=1)

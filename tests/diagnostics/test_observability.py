@@ -11,7 +11,7 @@ from diffassim.diagnostics import observability
 from tests.variational.problems import linear_gaussian
 
 COST, P = linear_gaussian(n=6, m=2, times=2)
-SOLUTION = da.minimize(COST, da.GaussNewton(tolerance=1e-11, inner_tolerance=1e-10))
+SOLUTION = da.minimize(COST, da.GaussNewton(tolerance=1e-11, inner=da.variational.PrimalCG(1e-10)))
 G = np.concatenate([P["H"], P["H"] @ P["A"]])
 GAIN = P["B"] @ G.T @ np.linalg.inv(G @ P["B"] @ G.T + np.kron(np.eye(2), P["R"]))
 RATIO = np.diag(P["B"] - GAIN @ G @ P["B"]) / np.diag(P["B"])

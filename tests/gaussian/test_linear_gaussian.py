@@ -80,7 +80,7 @@ def test_filter_and_smoother_are_the_closed_forms(method):
 def test_without_model_error_filter_and_smoother_are_strong_constraint_4d_var():
     _, history = da.cycle(da.EKF(), MODEL, START, RECORD, members=True)
     cost = da.StrongConstraint4DVar(MODEL, jnp.asarray(x0), COVARIANCE["P0"], RECORD)
-    solution = da.minimize(cost, da.GaussNewton(tolerance=1e-12, inner_tolerance=1e-12))
+    solution = da.minimize(cost, da.GaussNewton(tolerance=1e-12, inner=da.variational.PrimalCG(1e-12)))
     trajectory = da.rollout(MODEL, solution.state, TIMES)
     np.testing.assert_allclose(history.analysis.mean[-1], trajectory[-1], atol=1e-10)
     np.testing.assert_allclose(da.smooth(da.EKF(), MODEL, history).mean, trajectory, atol=1e-10)
@@ -91,7 +91,7 @@ def test_with_model_error_the_smoother_is_weak_constraint_4d_var():
     method = da.EKF(Q=COVARIANCE["Q"])
     _, history = da.cycle(method, MODEL, START, RECORD, members=True)
     cost = da.WeakConstraint4DVar(MODEL, jnp.asarray(x0), COVARIANCE["P0"], COVARIANCE["Q"], RECORD)
-    solution = da.minimize(cost, da.GaussNewton(tolerance=1e-12, inner_tolerance=1e-12))
+    solution = da.minimize(cost, da.GaussNewton(tolerance=1e-12, inner=da.variational.PrimalCG(1e-12)))
     np.testing.assert_allclose(da.smooth(method, MODEL, history).mean, cost.trajectory(solution.control), atol=1e-10)
 
 

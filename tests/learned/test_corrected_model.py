@@ -95,7 +95,7 @@ def test_it_composes_in_a_cycle_and_a_loss_passes_through_to_the_weights():
 
     @jax.jit
     def loss(net):
-        _, _, history = da.cycle(method, CorrectedModel(MODEL, net), X + 0.3, windows, steps=2)
+        _, history = da.cycle(method, CorrectedModel(MODEL, net), X + 0.3, windows, steps=2)
         return jnp.mean(history.analysis[:, -1] ** 2)
 
     gradient = jax.grad(loss)(network)

@@ -15,7 +15,7 @@ from diffassim.learned import LearnedMinimizer, LearnedStart, Network
 # J has minima near -2 and 2; the background pulls toward the second, and the network leads to the first.
 OBS = da.Observations(jnp.array([[4.0]]), [0], lambda x: x**2, Diagonal(std=0.1))
 COST = da.ThreeDVar(jnp.array([0.5]), Diagonal(std=1.0), OBS)
-SEARCH = da.GaussNewton(consistency=jnp.inf)
+SEARCH = da.GaussNewton(growth=None)
 AWAY = Network(lambda w, v, g, h: (jax.tree.map(lambda leaf: w - leaf, v), h), -2.4)
 WRONG = Network(lambda w, streams: jnp.full(1, w), -2.0)
 METHODS = [LearnedMinimizer(AWAY, steps=1, minimizer=SEARCH), LearnedStart(WRONG, SEARCH)]

@@ -132,7 +132,7 @@ def test_a_cycle_over_windows_with_fractions():
     times = np.array([0.0, 0.5, 1.75, 2.0, 2.5, 3.5, 4.0])
     obs = da.Observations.from_times(times[:, None], times, dt=1.0, error=WHITE)
     model = da.models.FunctionModel(lambda x, t: x + 1.0)
-    _, _, history = da.cycle(da.FourDVar(SMALL), model, jnp.zeros(1), da.split_windows(obs, 2, 2), steps=2)
+    _, history = da.cycle(da.FourDVar(SMALL), model, jnp.zeros(1), da.split_windows(obs, 2, 2), steps=2)
     np.testing.assert_allclose(history.analysis[:, :, 0], [[0, 2], [2, 4]], atol=1e-12)  # x = t fits all of them
 
 

@@ -14,7 +14,7 @@ from diffassim.observations import Linear, Subset
 
 from .problems import kalman_smoother_initial_state, linear_gaussian
 
-TIGHT = da.GaussNewton(tolerance=1e-11, inner_tolerance=1e-8)
+TIGHT = da.GaussNewton(tolerance=1e-11, inner=da.variational.PrimalCG(1e-8))
 X_B = jnp.asarray(np.random.default_rng(2).normal(size=5))
 STD = np.array([0.5, 1.0, 2.0, 0.7, 1.2])
 VALUES = np.random.default_rng(3).normal(size=(3, 5))
@@ -118,7 +118,7 @@ def test_a_subset_is_a_matrix(expected):
     ("method", "tolerance"),
     [
         (da.GaussNewton(tolerance=1e-9), 1e-8),
-        (da.GaussNewton(tolerance=1e-9, consistency=jnp.inf, store_linearization=False), 1e-8),
+        (da.GaussNewton(tolerance=1e-9, growth=None, store_linearization=False), 1e-8),
         (da.LBFGS(tolerance=1e-8), 1e-7),
         (da.MultiStart(da.GaussNewton(tolerance=1e-9), key=jax.random.key(0), draws=3), 1e-8),
         (da.Descent(optax.adam(optax.exponential_decay(0.1, 100, 0.5)), tolerance=1e-5, max_iterations=3000), 1e-5),

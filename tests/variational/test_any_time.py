@@ -13,7 +13,7 @@ from diffassim.variational import posterior
 
 from .problems import kalman_smoother, linear_gaussian
 
-TIGHT = da.GaussNewton(tolerance=1e-10, inner_tolerance=1e-6)
+TIGHT = da.GaussNewton(tolerance=1e-10, inner=da.variational.PrimalCG(1e-6))
 
 
 def problem(kind):

@@ -13,8 +13,8 @@ from diffassim.variational.minimizers.trust_region import truncated_cg
 
 from .problems import kalman_smoother_initial_state, linear_gaussian, lorenz96_window
 
-TIGHT = da.GaussNewton(tolerance=1e-11, inner_tolerance=1e-10)
-DUAL = TIGHT.replace(dual=True)
+TIGHT = da.GaussNewton(tolerance=1e-11, inner=da.variational.PrimalCG(1e-10))
+DUAL = TIGHT.replace(inner=da.variational.DualCG())
 
 
 @pytest.mark.parametrize(("n", "m", "times"), [(6, 3, 4), (40, 2, 3), (30, 1, 1)])
@@ -80,7 +80,7 @@ def test_a_chaotic_window_with_few_observations_has_the_same_minimum():
 @pytest.mark.slow
 def test_windows_are_grown_in_the_dual_too():
     cost, truth = lorenz96_window(40, seed=105)
-    solution = da.minimize(cost, da.GaussNewton(dual=True))
+    solution = da.minimize(cost, da.GaussNewton(inner=da.variational.DualCG()))
     assert bool(solution.converged)
     assert set(np.asarray(solution.search.horizon_history).tolist()) - {-1, cost.steps}, "no shorter window was tried"
     assert float(jnp.sqrt(jnp.mean((solution.state - truth) ** 2))) < 0.5

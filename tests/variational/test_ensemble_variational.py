@@ -13,7 +13,7 @@ from diffassim.grids import Grid
 
 from .problems import LinearModel, linear_gaussian
 
-TIGHT = da.GaussNewton(tolerance=1e-11, inner_tolerance=1e-10)
+TIGHT = da.GaussNewton(tolerance=1e-11, inner=da.variational.PrimalCG(1e-10))
 N, CIRCLE = 6, Grid(1.0, True)
 COST, P = linear_gaussian()
 MEMBERS = P["x_b"] + np.random.default_rng(8).normal(size=(4, N))

@@ -40,6 +40,6 @@ def test_the_departures_are_from_the_background_at_the_right_time():
 
 
 def test_cycles_know_it_and_want_no_model_error_with_it():
-    method = da.FourDVar(B, form=da.ThreeDVarFGAT)  # cycled in the test of bias correction
-    with pytest.raises(da.ConfigurationError, match="ThreeDVarFGAT has no model error; leave Q out"):
-        method.replace(Q=B)
+    da.FourDVar(B, cost=da.variational.PerfectModel(da.ThreeDVarFGAT))  # cycled in the test of bias correction
+    with pytest.raises(da.ConfigurationError, match="ThreeDVarFGAT has no model error; take PerfectModel"):
+        da.variational.WithModelError(B, form=da.ThreeDVarFGAT)

@@ -12,8 +12,8 @@ from diffassim.covariances import Dense, Ensemble, Zero
 
 from .problems import kalman_smoother, linear_gaussian
 
-TIGHT = da.GaussNewton(tolerance=1e-11, inner_tolerance=1e-10)
-METHODS = {"primal": TIGHT, "dual": TIGHT.replace(dual=True), "L-BFGS": da.LBFGS(tolerance=1e-9)}
+TIGHT = da.GaussNewton(tolerance=1e-11, inner=da.variational.PrimalCG(1e-10))
+METHODS = {"primal": TIGHT, "dual": TIGHT.replace(inner=da.variational.DualCG()), "L-BFGS": da.LBFGS(tolerance=1e-9)}
 COST, P = linear_gaussian()
 N = len(P["x_b"])
 Q = np.diag([0.5, 1.0, 0.2, 0.7, 0.3, 0.9]) + 0.1

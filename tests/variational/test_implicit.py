@@ -53,7 +53,7 @@ def test_default_tolerance_gives_gradients_to_a_thousandth(differences):
 
 @pytest.mark.slow
 def test_unrolled_gradient_agrees(differences):
-    method = da.GaussNewton(tolerance=1e-7, max_iterations=15, max_inner=40)
+    method = da.GaussNewton(tolerance=1e-7, max_iterations=15, inner=da.variational.PrimalCG(max_iterations=40))
     np.testing.assert_allclose(
         jax.grad(lambda t: score(t, method=method, unrolled=True))(THETA), differences, rtol=1e-4
     )

@@ -12,7 +12,7 @@ import pytest
 import diffassim as da
 from diffassim.core import tree
 from diffassim.models import BlockMean, FunctionModel, Truncation
-from diffassim.variational import Simplified
+from diffassim.variational import DualCG, Incremental, Simplified
 
 from .problems import lorenz96_window
 
@@ -61,7 +61,7 @@ def plain():
 @pytest.mark.slow
 def test_the_same_model_is_plain_gauss_newton():
     cost = problem()
-    same = da.minimize(cost, TIGHT.replace(simplified=Simplified(MODEL)))
+    same = da.minimize(cost, TIGHT.replace(inner=Incremental(Simplified(MODEL), TIGHT.inner)))
     np.testing.assert_allclose(same.state, plain().state, rtol=0, atol=1e-13)
     np.testing.assert_allclose(same.search.cost_history, plain().search.cost_history, rtol=1e-12)
     products = float(plain().search.work) - 1.3 * int(plain().search.iterations)
@@ -78,7 +78,7 @@ def test_the_same_model_is_plain_gauss_newton():
 @pytest.mark.slow
 def test_a_coarse_inner_problem_reaches_the_same_minimum_with_less_of_the_full_model(name, levels, share):
     cost = problem()
-    found = da.minimize(cost, TIGHT.replace(simplified=levels))
+    found = da.minimize(cost, TIGHT.replace(inner=Incremental(levels, TIGHT.inner)))
     assert bool(found.converged) and float(found.search.gradient_norm) < 1e-8
     np.testing.assert_allclose(found.state, plain().state, rtol=0, atol=1e-8)
     np.testing.assert_allclose(found.cost, plain().cost, rtol=1e-12)
@@ -90,7 +90,7 @@ def test_a_coarse_inner_problem_reaches_the_same_minimum_with_less_of_the_full_m
 def test_a_simplified_model_that_is_wrong_costs_iterations_but_not_the_result():
     cost = problem()
     frozen = Simplified(FunctionModel(lambda x, t: -x))
-    found = da.minimize(cost, TIGHT.replace(simplified=frozen))
+    found = da.minimize(cost, TIGHT.replace(inner=Incremental(frozen, TIGHT.inner)))
     assert bool(found.converged)
     np.testing.assert_allclose(found.state, plain().state, rtol=0, atol=1e-8)
 
@@ -108,14 +108,14 @@ def slope_by_differences(method, eps=1e-4):
 
 @pytest.mark.slow
 def test_implicit_gradients_are_those_of_the_minimum():
-    method = TIGHT.replace(simplified=COARSE)
+    method = TIGHT.replace(inner=Incremental(COARSE, TIGHT.inner))
     slope = jnp.vdot(jax.grad(score)(problem().background, method), DIRECTION)
     np.testing.assert_allclose(slope, slope_by_differences(method), rtol=1e-6)
 
 
 @pytest.mark.slow  # compiles the derivative of every loop
 def test_unrolled_gradients():
-    method = TIGHT.replace(simplified=COARSE, max_iterations=14, max_inner=16)
+    method = TIGHT.replace(inner=Incremental(COARSE, TIGHT.inner.replace(max_iterations=16)), max_iterations=14)
     slope = jnp.vdot(jax.grad(score)(problem().background, method, True), DIRECTION)
     np.testing.assert_allclose(slope, slope_by_differences(method), rtol=1e-4)
 
@@ -124,7 +124,7 @@ def test_unrolled_gradients():
 def test_under_vmap():
     costs = [problem(seed=s) for s in (3, 4)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *costs)
-    together = jax.vmap(lambda c: da.minimize(c, TIGHT.replace(simplified=COARSE)).state)(stacked)
+    together = jax.vmap(lambda c: da.minimize(c, TIGHT.replace(inner=Incremental(COARSE, TIGHT.inner))).state)(stacked)
     for state, cost in zip(together, costs, strict=True):
         np.testing.assert_allclose(state, da.minimize(cost, TIGHT).state, rtol=0, atol=1e-8)
 
@@ -133,7 +133,7 @@ def test_under_vmap():
 def test_over_a_growing_window():
     # A chaotic window that is too long for its linearization: it is cut and grown, whatever the Hessian comes from.
     cost, _ = lorenz96_window(10, seed=1, dt=0.05)
-    grown = da.minimize(cost, da.GaussNewton(simplified=Simplified(cost.model.replace(forcing=7.9))))
+    grown = da.minimize(cost, da.GaussNewton(inner=Incremental(Simplified(cost.model.replace(forcing=7.9)))))
     assert len(set(np.asarray(grown.search.horizon_history).tolist()) - {-1}) > 1
     np.testing.assert_allclose(grown.cost, da.minimize(cost).cost, rtol=1e-6)
 
@@ -144,7 +144,7 @@ def test_over_a_growing_window():
 @pytest.mark.slow
 def test_weak_constraint_and_parameters(kind):
     cost = problem(kind, every=3, parameters={"nu": da.covariances.Diagonal(std=0.05)})
-    found = da.minimize(cost, TIGHT.replace(simplified=COARSE))
+    found = da.minimize(cost, TIGHT.replace(inner=Incremental(COARSE, TIGHT.inner)))
     assert bool(found.converged) and type(found.model) is Burgers and float(found.model.nu) != MODEL.nu
     gradient = jax.jit(jax.grad(lambda v: cost(v)))
     # The state form ends where rounding hides any further decrease of J: at 1e-8 to 1e-7 of the first gradient.
@@ -154,13 +154,16 @@ def test_weak_constraint_and_parameters(kind):
 
 
 def test_settings_that_do_not_fit_are_named():
-    with pytest.raises(da.ConfigurationError, match="give `simplified` or `dual`"):
-        da.GaussNewton(simplified=COARSE, dual=True)
+    with pytest.raises(da.ConfigurationError, match="`cg` must be a PrimalCG, found DualCG"):
+        Incremental(COARSE, DualCG())
+    for wrong, found in ((MODEL, "Burgers"), ((), "an empty tuple"), ((COARSE, None), "NoneType")):
+        with pytest.raises(da.ConfigurationError, match=rf"takes Simplified\(model\), or several; found {found}"):
+            Incremental(wrong)
     with pytest.raises(da.ConfigurationError, match="every must be at least 1, found 0"):
         Simplified(MODEL, every=0)
     members = jnp.asarray(RNG.normal(size=(3, N)))
     trajectories = da.FourDEnVar.from_model(MODEL, jnp.zeros(N), members, problem().observations)
     with pytest.raises(da.ConfigurationError, match="FourDEnVar runs no model that could be simplified"):
-        da.minimize(trajectories, da.GaussNewton(simplified=COARSE))
+        da.minimize(trajectories, da.GaussNewton(inner=Incremental(COARSE)))
     with pytest.raises(da.ShapeError, match="Truncation: a field of shape"):
-        da.minimize(problem(), da.GaussNewton(simplified=COARSE.replace(transfer=Truncation(5))))
+        da.minimize(problem(), da.GaussNewton(inner=Incremental(COARSE.replace(transfer=Truncation(5)))))

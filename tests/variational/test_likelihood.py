@@ -14,7 +14,7 @@ from diffassim.variational import log_likelihood
 from tests.covariances.test_observation_errors import ERRORS, MASK, STEPS, VALUES, N, record
 from tests.methods.test_likelihood import MODEL, RECORD, R, exact, n
 
-TIGHT = da.GaussNewton(tolerance=1e-11, inner_tolerance=1e-10)
+TIGHT = da.GaussNewton(tolerance=1e-11, inner=da.variational.PrimalCG(1e-10))
 
 
 def solved(cost):

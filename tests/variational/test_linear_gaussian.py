@@ -11,7 +11,7 @@ import diffassim as da
 
 from .problems import linear_gaussian
 
-TIGHT = da.GaussNewton(tolerance=1e-12, inner_tolerance=1e-10)
+TIGHT = da.GaussNewton(tolerance=1e-12, inner=da.variational.PrimalCG(1e-10))
 
 
 def test_three_d_var_is_the_kalman_analysis():

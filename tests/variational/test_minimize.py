@@ -128,7 +128,7 @@ def test_float32_stays_float32_and_converges():
 def test_a_long_window_reaches_the_minimum_that_plain_gauss_newton_misses():
     cost, truth = lorenz96_window(40, seed=105)
     grown = da.minimize(cost)
-    plain = da.minimize(cost, da.GaussNewton(consistency=jnp.inf))
+    plain = da.minimize(cost, da.GaussNewton(growth=None))
     assert float(grown.cost) < float(cost({"state": jnp.asarray(truth) - cost.background}))
     assert float(plain.cost) > float(grown.cost) + 100
     assert set(np.asarray(grown.search.horizon_history).tolist()) - {-1, cost.steps}, "no shorter window was tried"
@@ -202,7 +202,10 @@ def test_an_unknown_parameter_is_named():
         da.minimize(lorenz_cost().replace(parameters={"forcng": IDENTITY}))
 
 
-@pytest.mark.parametrize("build", [lambda: da.GaussNewton(tolerance=0.0), lambda: da.GaussNewton(inner_tolerance=-1.0)])
+@pytest.mark.parametrize(
+    "build",
+    [lambda: da.GaussNewton(tolerance=0.0), lambda: da.variational.PrimalCG(-1.0), lambda: da.variational.DualCG(0)],
+)
 def test_tolerances_must_be_positive(build):
     with pytest.raises(ConfigurationError, match="must be finite and positive"):
         build()

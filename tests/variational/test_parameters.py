@@ -125,8 +125,10 @@ def test_products_and_cycles_take_paths():
     prior = {"arguments.rate": Bounded(Diagonal(std=1.0), 0.5, 6.0)}
     record = da.Observations(jnp.array([[2.0], [4.0], [8.0]]), [1, 2, 3], error=Diagonal(std=0.1))
     windows = da.split_windows(record, 1, 3)
-    x, model, _ = da.cycle(da.FourDVar(None, parameters=prior), unbounded.model, jnp.ones(1), windows, steps=1)
-    assert abs(float(model.arguments["rate"]) - 2) < 0.02 and abs(float(x[0]) - 8) < 0.2
+    x, history = da.cycle(da.FourDVar(None, parameters=prior), unbounded.model, jnp.ones(1), windows, steps=1)
+    rates = history.parameters["arguments.rate"]  # of each window
+    assert rates[-1] == history.model.arguments["rate"] and rates.shape == windows.steps.shape[:1]
+    assert abs(float(rates[-1]) - 2) < 0.02 and abs(float(x[0]) - 8) < 0.2
 
 
 def test_a_parameter_inside_of_an_operator():

@@ -24,7 +24,7 @@ from diffassim.variational.products.posterior import _optimize
 from .problems import kalman_smoother, linear_gaussian
 from .zoo import COSTS
 
-TIGHT = da.GaussNewton(tolerance=1e-11, inner_tolerance=1e-10)
+TIGHT = da.GaussNewton(tolerance=1e-11, inner=da.variational.PrimalCG(1e-10))
 COST, P = linear_gaussian(n=6, m=2, times=2)  # four numbers: less than the state has
 SOLUTION = da.minimize(COST, TIGHT)
 G = np.concatenate([P["H"] @ np.linalg.matrix_power(P["A"], k) for k in range(2)])

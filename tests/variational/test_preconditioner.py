@@ -10,6 +10,7 @@ import pytest
 import diffassim as da
 from diffassim.covariances import Diagonal, Diffusion
 from diffassim.grids import Grid
+from diffassim.variational import PrimalCG
 from diffassim.variational.minimizers.preconditioner import LimitedMemory
 from diffassim.variational.minimizers.trust_region import truncated_cg
 
@@ -93,7 +94,7 @@ def test_the_analysis_is_the_same_for_less_work():
     observe = plane(0).observations[0].operator
     costs = [plane(seed) for seed in range(3)]
     costs = [c.replace(observations=(c.observations[0].replace(operator=observe),)) for c in costs]  # compiled once
-    plain, learning = (da.GaussNewton(tolerance=1e-8, pairs=pairs) for pairs in (0, 60))
+    plain, learning = (da.GaussNewton(tolerance=1e-8, inner=PrimalCG(pairs=pairs)) for pairs in (0, 60))
     work = {plain: 0.0, learning: 0.0}
     for cost in costs:
         found = {method: da.minimize(cost, method) for method in work}
@@ -112,7 +113,7 @@ def test_gradients_do_not_know_of_the_preconditioner():
         return jnp.sum(da.minimize(changed, method, unrolled=unrolled).state)
 
     y = cost.observations[0].values
-    method = da.GaussNewton(tolerance=1e-9, inner_tolerance=1e-3, max_iterations=8, max_inner=8, pairs=6)
+    method = da.GaussNewton(tolerance=1e-9, inner=PrimalCG(1e-3, 8, pairs=6), max_iterations=8)
     expected = jax.grad(total)(y, da.GaussNewton(tolerance=1e-9), False)
     np.testing.assert_allclose(jax.grad(total)(y, method, False), expected, atol=1e-7)
     np.testing.assert_allclose(jax.grad(total)(y, method, True), expected, atol=1e-6)
@@ -120,9 +121,11 @@ def test_gradients_do_not_know_of_the_preconditioner():
 
 def test_bad_settings_are_named():
     cost, _ = linear_gaussian()
-    with pytest.raises(da.ConfigurationError, match="pairs must not be negative, found -1"):
-        da.GaussNewton(pairs=-1)
-    with pytest.raises(da.ConfigurationError, match="dual inner solve has no preconditioner"):
-        da.GaussNewton(pairs=3, dual=True)
+    with pytest.raises(da.ConfigurationError, match=r"PrimalCG\.pairs must be at least 0, found -1"):
+        PrimalCG(pairs=-1)
+    with pytest.raises(da.ConfigurationError, match=r"`inner` takes .* found 'dual'"):
+        da.GaussNewton(inner="dual")
+    with pytest.raises(da.ConfigurationError, match=r"`growth` takes .* found 5"):
+        da.GaussNewton(growth=5)
     with pytest.raises(da.ConfigurationError, match=r"7 pairs are more than .* \(6\)"):
-        da.minimize(cost, da.GaussNewton(pairs=7))
+        da.minimize(cost, da.GaussNewton(inner=PrimalCG(pairs=7)))

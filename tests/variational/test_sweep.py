@@ -20,7 +20,8 @@ MINIMIZERS = {"Descent", "GaussNewton", "LBFGS", "MinimizationError", "Minimum",
 MINIMIZERS |= {"MultiStartMinimum", "Simplified", "Solution", "minimize"}
 PRODUCTS = {"Consistency", "ForecastError", "ObservationImpact", "Posterior", "observation_impact"}
 PRODUCTS |= {"background_spread", "log_likelihood", "observation_influence", "posterior", "randomized_solutions"}
-NO_COSTS = MINIMIZERS | PRODUCTS | {"Bounded", "Cost", "Minimizer", "Window"}
+PARTS = {"DualCG", "Incremental", "PrimalCG", "QuasiStatic", "CostFactory", "PerfectModel", "WithModelError"}
+NO_COSTS = MINIMIZERS | PRODUCTS | PARTS | {"Bounded", "Cost", "Minimizer", "Window"}
 
 
 def flat(x):

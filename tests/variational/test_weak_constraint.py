@@ -12,7 +12,7 @@ from diffassim.covariances import Dense, Diagonal, Zero
 
 from .problems import kalman_smoother, linear_gaussian, lorenz96_window
 
-TIGHT = da.GaussNewton(tolerance=1e-11, inner_tolerance=1e-8)
+TIGHT = da.GaussNewton(tolerance=1e-11, inner=da.variational.PrimalCG(1e-8))
 Q = np.diag([0.5, 1.0, 0.2, 0.7, 0.3, 0.9]) + 0.1
 
 

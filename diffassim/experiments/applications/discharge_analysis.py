@@ -154,7 +154,7 @@ class DischargeAnalysis(Pytree):
         """Return the state at the end of the last observed day, the forecasts in mm per day, and the result code."""
         window = day.discharge.shape[0]
         # No window growth: a few days of a dissipative model have one minimum.
-        method = GaussNewton(consistency=jnp.inf, tolerance=1e-2, max_iterations=50)
+        method = GaussNewton(growth=None, tolerance=1e-2, max_iterations=50)
         solution = minimize(self.cost(day), method)
         state = rollout(solution.model, solution.state, window, at=jnp.asarray([window]))
         state = jax.tree.map(lambda leaf: leaf[0], state.today)

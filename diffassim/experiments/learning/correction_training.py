@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 # The misfit holds model error, which the observation errors alone do not explain: no test of consistency.
-MINIMIZER = GaussNewton(consistency=float("inf"))
+MINIMIZER = GaussNewton(growth=None)
 PIECE = 40  # windows in one compiled call, for records of any length
 CENTER, SPREAD = 2.5, 3.5  # rough climate of the slow variables, to scale the network's input
 OFFLINE_RATE, OFFLINE_BATCH = 1e-2, 128
@@ -98,7 +98,7 @@ def assimilate(config: Any, model: Any, B: Any, background: Any, values: Any) ->
 @partial(jax.jit, static_argnums=5)
 def _assimilate(method: Any, model: Any, background: Any, windows: Any, rows: Any, steps: int) -> tuple[Any, Any]:
     def one(x: Any, observations: Any) -> tuple[Any, Any]:
-        following, _, history = cycle(method, model, x, observations, steps=steps, at=rows)
+        following, history = cycle(method, model, x, observations, steps=steps, at=rows)
         return following, history.replace(search=history.search.result)
 
     return jax.vmap(one)(background, windows)

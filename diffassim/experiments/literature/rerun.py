@@ -178,10 +178,9 @@ def _cycled(row: Row, method: Any, background: Any, obs: Any, cycles: int, key: 
     steps = row.lag * shift
     windows = split_windows(obs, steps, cycles - row.lag + 1, shift=shift)
     options = {"steps": steps, "shift": shift, "at": [steps]}
+    _, found = cycle(method, model, background, windows, key=key, **options)
     if isinstance(method, EnsembleWindowMethod):
-        _, found = cycle(method, model, background, windows, key=key, **options)
         return (
             jax.tree.map(lambda leaf: leaf[:, 0], found.analysis.mean), found.info.analysis_spread, found.info.result
         )  # fmt: skip
-    _, _, found = cycle(method, model, background, windows, **options)
     return jax.tree.map(lambda leaf: leaf[:, 0], found.analysis), jnp.zeros(cycles - row.lag + 1), found.search.result

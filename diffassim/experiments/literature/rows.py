@@ -135,9 +135,7 @@ def _three_d_var(scale: float) -> OfClimatology:
 
 
 def _four_d_var(variance: float) -> FourDVar:
-    return FourDVar(
-        Diagonal(std=variance**0.5), GaussNewton(tolerance=1e-2, max_iterations=10, consistency=float("inf"))
-    )
+    return FourDVar(Diagonal(std=variance**0.5), GaussNewton(tolerance=1e-2, max_iterations=10, growth=None))
 
 
 def _taper(half_width: float) -> GaspariCohn:

@@ -94,7 +94,7 @@ class Lorenz96Twin(Experiment):
         windows = split_windows(observations, config.window, cycles)
         method = FourDVar(Diagonal(std=config.background_std))
         rows = jnp.arange(1, config.window + 1)
-        background, _, history = cycle(method, model, carry["background"], windows, steps=config.window, at=rows)
+        background, history = cycle(method, model, carry["background"], windows, steps=config.window, at=rows)
 
         values = np.full((steps, config.n), np.nan, config.dtype)
         values[np.asarray(observations.steps) - 1] = np.where(observations.mask, observations.values, np.nan)

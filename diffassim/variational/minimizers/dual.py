@@ -8,10 +8,65 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from diffassim.core import tree
+from diffassim.core.checks import count_of
+from diffassim.core.errors import ConfigurationError, require_positive
 from diffassim.core.loops import bounded_while
+from diffassim.core.pytree import static
+from diffassim.variational.costs.base import require_departures
+from diffassim.variational.minimizers.primal import Around, InnerMethod, PrimalCG
 from diffassim.variational.minimizers.trust_region import TrustRegionStep
 
-__all__ = ["dual_step"]
+__all__ = ["DualCG", "dual_step"]
+
+
+class DualCG(InnerMethod):
+    """Conjugate gradients in the space of the observations, see `dual_step`.
+
+    The same analysis with shorter vectors, where there are fewer observed values than control variables.
+
+    Args:
+        tolerance: relative norm of the gradient in control space at which they end.
+        max_iterations: limit on iterations, one product with A and its transpose each (static).
+
+    Raises:
+        ConfigurationError: if the tolerance is not positive; (in use) if the residuals of the cost are not the control
+            vector itself and whitened innovations.
+
+    Example:
+        >>> import diffassim as da
+        >>> obs = da.Observations(jnp.array([[3.0]]), [0], error=da.covariances.Diagonal(std=1.0))
+        >>> cost = da.ThreeDVar(jnp.array([1.0]), da.covariances.Diagonal(std=1.0), obs)
+        >>> da.minimize(cost, da.GaussNewton(inner=DualCG())).state.tolist()
+        [2.0]
+
+    Source: as `dual_step`.
+    """
+
+    tolerance: Any = 0.1
+    max_iterations: int = static(default=100)
+
+    def __post_init__(self) -> None:
+        require_positive("DualCG.tolerance", self.tolerance)
+        count_of("DualCG.max_iterations", self.max_iterations, least=1)
+
+    @property
+    def primal(self) -> PrimalCG:
+        """Conjugate gradients in control space that end alike."""
+        return PrimalCG(self.tolerance, self.max_iterations)
+
+    def check(self, cost: Any, residuals: Any) -> None:
+        """Raise an error if the cost has no dual; see `InnerMethod.check`."""
+        if not cost.whitened:
+            raise ConfigurationError(f"DualCG: {type(cost).__name__} has no dual; take inner=PrimalCG()")
+        require_departures("DualCG", residuals)
+
+    def step(self, around: Around, radius: Any, remembered: Any, unrolled: bool) -> TrustRegionStep:
+        """Minimize the quadratic model; see `InnerMethod.step`."""
+        (first, departures), of_control = around.residuals, tree.zeros_like(around.control)
+        return dual_step(
+            lambda p: around.tangent(p)[1], lambda d: around.adjoint((of_control, d))[0], first, departures, radius,
+            jnp.asarray(self.tolerance, radius.dtype), self.max_iterations, unrolled,
+        )  # fmt: skip
 
 
 class _State(NamedTuple):

@@ -6,15 +6,72 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-__all__ = ["Linearization", "Stage", "judge", "last_time_before", "next_time"]
+from diffassim.core.errors import ConfigurationError, concrete
+from diffassim.core.pytree import Pytree
+
+__all__ = ["Linearization", "QuasiStatic", "Stage", "judge", "last_time_before", "next_time"]
 
 FAR_OFF = 3.0  # observation standard deviations by which the linearized equivalents may miss the others anywhere
 FAR_OFF_SHARE = 0.5  # of the linear change itself; both must be exceeded (precise observations, large first steps)
 CLOSE, CLOSE_SHARE = 0.5, 0.1  # alike, where one of the two has to hold for the window to grow
 NEVER = 2**31 - 1  # a row number that no window has
 FINER = 0.5  # factor to all of these in the second attempt
+OUTLIER = 5.0  # standard deviations of a whitened innovation that make a minimum doubtful
+
+
+class QuasiStatic(Pytree):
+    r"""When a minimum is doubted, and how a long window grows to avoid the wrong one: `GaussNewton(growth=...)`.
+
+    Over long windows of chaotic models J has many minima. Where a step's linear prediction of the whitened innovations
+    is far off at some time, at any single place, the window is cut back to the time before, and grows again from the
+    solution there, as fast as the linearization permits: quasi-static variational assimilation, started only where it
+    is needed. A stage ends as soon as the linearization is close, not when its minimum is found, so that this costs
+    less than most plain searches that succeed. If the minimum at the end is doubtful, the window grows once more, one
+    observation time after the other, and the lower minimum is returned. A minimum is doubtful if an innovation is
+    beyond all likelihood, or if
+
+    .. math:: 2 J > m + c \sqrt{2 m}
+
+    for m observed values: the search then ends `INCONSISTENT`.
+
+    Args:
+        consistency: c, standard deviations of the chi-square test; infinity leaves the test out.
+
+    Raises:
+        ConfigurationError: if `consistency` is not positive.
+
+    Example:
+        >>> import diffassim as da
+        >>> obs = da.Observations(jnp.array([[30.0]]), [0], error=da.covariances.Diagonal(std=1.0))
+        >>> cost = da.ThreeDVar(jnp.array([1.0]), da.covariances.Diagonal(std=1.0), obs)
+        >>> method = da.GaussNewton(growth=QuasiStatic(consistency=float("inf")))
+        >>> [da.Result(int(da.minimize(cost, m).result)).name for m in (None, method)]  # 20 standard deviations
+        ['INCONSISTENT', 'CONVERGED']
+
+    Source: Pires, Vautard and Talagrand (1996); Jaervinen et al. (1996); the expectation of 2 J: Bennett et al. (1993).
+    """
+
+    consistency: Any = 5.0
+
+    def __post_init__(self) -> None:
+        known = concrete(self.consistency)
+        if known is not None and not np.all(known > 0):
+            raise ConfigurationError(f"QuasiStatic: consistency={self.consistency} must be positive")
+
+    def threshold(self, count: Any) -> Any:
+        """Return the largest plausible J at a minimum with a number of observed values."""
+        return 0.5 * (count + jnp.asarray(self.consistency, count.dtype) * jnp.sqrt(2 * jnp.maximum(count, 1)))
+
+    def outlying(self, innovations: Any) -> Any:
+        """Return whether a whitened innovation is so large that some place may be in a wrong basin.
+
+        The sum of all of them cannot tell.
+        """
+        largest = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(innovations)]
+        return jnp.max(jnp.asarray(largest), initial=0) > OUTLIER
 
 
 class Linearization(NamedTuple):

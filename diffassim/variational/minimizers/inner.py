@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from diffassim.core import tree
-from diffassim.variational.minimizers.dual import dual_step
 from diffassim.variational.minimizers.linearization import stored
-from diffassim.variational.minimizers.trust_region import truncated_cg
+from diffassim.variational.minimizers.primal import Around
 
 __all__ = ["InnerProblem"]
 
@@ -38,8 +37,8 @@ class InnerProblem:
     """
 
     def __init__(self, method: Any, cost: Any, start: Any, unrolled: bool, newton: bool) -> None:
-        self.method, self.unrolled, self.newton = method, unrolled, newton
-        self.levels = [self._stored(level.cost(cost), start) for level in method.levels]
+        self.method, self.inner, self.unrolled, self.newton = method, method.inner, unrolled, newton
+        self.levels = [self._stored(level.cost(cost), start) for level in self.inner.levels]
 
     def _stored(self, cost: Any, start: Any) -> Any:
         return cost if self.method.store_linearization is False else stored(cost, start, self.method.memory) or cost
@@ -56,66 +55,51 @@ class InnerProblem:
         return full, jnp.where(jnp.arange(count, dtype=jnp.int32) == level, 1 + products, 0)
 
     def solve(
-        self, level: Any, cost: Any, horizon: Any, v: Any, linearized: tuple[Any, Any], residuals: Any, gradient: Any,
-        needed: Any, radius: Any, preconditioner: Any,
+        self, level: Any, cost: Any, horizon: Any, around: Around, needed: Any, radius: Any, remembered: Any
     ) -> Any:  # fmt: skip
         """Return the step that minimizes the quadratic model of a level, approximately; zero where none is needed.
 
         Args:
             level: number of the level, a run-time integer.
             cost: the full cost over the current window.
-            horizon: current window length, a run-time integer; None where the cost has no window.
-            v: control vector.
-            linearized: tangent and adjoint of the full residuals at v.
-            residuals: full residuals at v.
-            gradient: gradient of the full cost at v.
+            horizon: current window length, a run-time integer; None where it is that of the cost.
+            around: the full residuals, linearized.
             needed: whether a step is needed.
             radius: trust radius.
-            preconditioner: `LimitedMemory`, or None.
+            remembered: what the last inner loop has handed on.
 
         Returns:
             `TrustRegionStep`.
         """
-        tolerance, limit = jnp.asarray(self.method.inner_tolerance, radius.dtype), self.method.max_inner
-        full = len(self.levels)
+        full, primal, v = len(self.levels), self.inner.primal, around.control
 
-        # All levels are run under vmap; those that are not asked for end at once.
-        def wanted(k: int) -> Any:
-            return needed & (level == k) if full or self.newton else needed
-
-        def primal(k: int, product: Any, limit: int) -> Any:
-            right = tree.select(wanted(k), gradient, tree.zeros_like(gradient))
-            return truncated_cg(product, right, radius, tolerance, limit, self.unrolled, preconditioner)
-
-        def gauss_newton(k: int, tangent: Any, adjoint: Any) -> Any:
-            return primal(k, lambda p: adjoint(tangent(p))[0], limit)
+        # All levels are run under vmap; those that are not asked for end at once, without a gradient.
+        def wanted(k: int) -> Around:
+            active = needed & (level == k) if full or self.newton else needed
+            vectors = (around.control, around.residuals, around.gradient)
+            control, residuals, gradient = tree.select(active, vectors, tree.zeros_like(vectors))
+            return around._replace(control=control, residuals=residuals, gradient=gradient)
 
         def simplified(k: int) -> Any:
             shorter = self.levels[k] if horizon is None else self.levels[k].with_window(horizon=horizon)
             _, tangent = jax.linearize(shorter.residuals, v)
-            return gauss_newton(k, tangent, jax.linear_transpose(tangent, v))
-
-        def dual() -> Any:
-            tangent, adjoint = linearized
-            first, departures = tree.select(wanted(full), residuals, tree.zeros_like(residuals))
-            of_control = tree.zeros_like(v)
-            return dual_step(
-                lambda p: tangent(p)[1], lambda d: adjoint((of_control, d))[0],
-                first, departures, radius, tolerance, limit, self.unrolled,
-            )  # fmt: skip
+            known = wanted(k)._replace(tangent=tangent, adjoint=jax.linear_transpose(tangent, v))
+            return primal.step(known, radius, remembered, self.unrolled)
 
         def newton() -> Any:
             # Not linearized once: that would take twice as long to compile, for a few outer iterations.
             gradient = jax.grad(lambda v: cost(v))
-            return primal(full + 1, lambda p: jax.jvp(gradient, (v,), (p,))[1], NEWTON_INNER * limit)
+            longer = primal.replace(max_iterations=NEWTON_INNER * primal.max_iterations)
+            product = lambda p: jax.jvp(gradient, (v,), (p,))[1]  # noqa: E731
+            return longer.minimize(product, wanted(full + 1).gradient, radius, remembered, self.unrolled)
 
         branches: list[Callable[[], Any]] = [partial(simplified, k) for k in range(full)]
-        branches.append(dual if self.method.dual else partial(gauss_newton, full, *linearized))
+        branches.append(lambda: self.inner.step(wanted(full), radius, remembered, self.unrolled))
         if self.newton:
             branches.append(newton)
         return branches[0]() if len(branches) == 1 else jax.lax.switch(level, branches)
 
-    def corrected(self, linearized: tuple[Any, Any], residuals: Any, wanted: Any) -> Any:
+    def corrected(self, around: Around, residuals: Any, wanted: Any) -> Any:
         r"""Return the step back into the valley, from residuals at a trial point and the linearization before it.
 
         A long step along a curved valley of J ends on its steep side, where J hides what was gained along it.
@@ -123,7 +107,7 @@ class InnerProblem:
         \(\min_q |r(v + p) + A q|\).
 
         Args:
-            linearized: tangent and adjoint at v.
+            around: the residuals, linearized at v.
             residuals: r(v + p).
             wanted: whether it is needed; zero otherwise.
 
@@ -133,12 +117,9 @@ class InnerProblem:
         Source: second-order correction, Nocedal and Wright (2006), section 15.6; for least squares, the geodesic
         acceleration of Transtrum and Sethna (2012).
         """
-        tangent, adjoint = linearized
-        (gradient,) = adjoint(residuals)
+        (gradient,) = around.adjoint(residuals)
         dtype = jnp.result_type(*jax.tree.leaves(gradient))
         right = tree.select(wanted, gradient, tree.zeros_like(gradient))
-        step = truncated_cg(
-            lambda p: adjoint(tangent(p))[0], right, jnp.asarray(jnp.inf, dtype),
-            jnp.asarray(self.method.inner_tolerance, dtype), CORRECTION, self.unrolled,
-        )  # fmt: skip
+        primal = self.inner.primal.replace(max_iterations=CORRECTION)
+        step = primal.minimize(around.gauss_newton, right, jnp.asarray(jnp.inf, dtype), None, self.unrolled)
         return step.step, step.products

@@ -9,15 +9,14 @@ import jax.numpy as jnp
 
 from diffassim.core import tree
 from diffassim.core.checks import unused
-from diffassim.core.errors import ConfigurationError
 from diffassim.core.loops import bounded_while
 from diffassim.core.results import Result
 from diffassim.variational.costs.base import as_cost, require_departures
 from diffassim.variational.costs.terms import cost_terms, observed_counts
-from diffassim.variational.minimizers.growth import Linearization, Stage, judge, next_time
+from diffassim.variational.minimizers.growth import Linearization, QuasiStatic, Stage, judge, next_time
 from diffassim.variational.minimizers.inner import InnerProblem
 from diffassim.variational.minimizers.linearization import stored
-from diffassim.variational.minimizers.preconditioner import LimitedMemory
+from diffassim.variational.minimizers.primal import Around
 from diffassim.variational.minimizers.solution import Minimum
 
 __all__ = ["OuterLoop"]
@@ -29,7 +28,6 @@ SAME = 1e-12  # relative difference of two costs that are one
 SLOW = 0.5  # share of the last gradient norm above which Gauss-Newton is slow
 PATIENCE = 5  # slow steps over the full window after which the full Hessian takes over
 CURVED = 0.3  # share of what the quadratic model lacks that may be due to the size of the linearization error
-OUTLIER = 5.0  # standard deviations of a whitened innovation that make a minimum doubtful
 
 
 class _State(NamedTuple):
@@ -45,7 +43,7 @@ class _State(NamedTuple):
     horizon_history: Any
     terms: Any
     iterations: Any
-    preconditioner: Any
+    remembered: Any  # by the inner method
     unverified: Any  # steps taken on the model's word alone
     bent: Any  # whether the linearization has failed anywhere
     slow: Any  # slow steps over the full window
@@ -98,28 +96,28 @@ class OuterLoop:
         self, method: Any, cost: Any, start: Any, unrolled: bool, hands_over: bool = False, origin: Any = None
     ) -> None:
         cost = as_cost(cost)
-        if method.dual and not cost.whitened:
-            raise ConfigurationError(f"GaussNewton: {type(cost).__name__} has no dual; leave dual=True out")
         self.method, self.start, self.unrolled, self.hands_over = method, start, unrolled, hands_over
         self.origin, self.continued = (start, False) if origin is None else (origin, True)
         window = cost.window()
         self.steps = 0 if window is None else window.steps
         self.has_window = self.steps > 0
+        self.growth: QuasiStatic | None = method.growth
+        self.grows = self.has_window and self.growth is not None
         self.window = jnp.asarray(0 if window is None or not self.steps else window.last, jnp.int32)
-        self.streams = cost.streams() if self.has_window else ()
+        self.streams = cost.streams() if self.grows else ()
         self.inner = InnerProblem(method, cost, start, unrolled, method.newton and self.has_window)
         self.cost = self.with_linearization(cost)
 
     def limited(self, horizon: Any) -> Any:
         """Return the cost over the first steps of the window."""
-        return self.cost.with_window(horizon=horizon) if self.has_window else self.cost
+        return self.cost.with_window(horizon=horizon) if self.grows else self.cost
 
     def threshold(self, horizon: Any, dtype: Any) -> Any:
         """Largest plausible cost at a minimum: half the number of observed values plus some standard deviations."""
-        if not self.cost.streams():
+        if self.growth is None or not self.cost.streams():
             return jnp.asarray(jnp.inf, dtype)
-        count = sum(observed_counts(self.limited(horizon)), jnp.asarray(0, jnp.int32)).astype(dtype)
-        return 0.5 * (count + jnp.asarray(self.method.consistency, dtype) * jnp.sqrt(2 * jnp.maximum(count, 1)))
+        count = sum(observed_counts(self.limited(horizon)), jnp.asarray(0, jnp.int32))
+        return self.growth.threshold(count.astype(dtype))
 
     def with_linearization(self, cost: Any) -> Any:
         """Return the cost with the checkpoints of its adjoint switched off, where the method wants it."""
@@ -136,8 +134,9 @@ class OuterLoop:
         infinity, zero, no = jnp.asarray(jnp.inf, dtype), jnp.asarray(0, jnp.int32), jnp.asarray(False)
         unfinished = jnp.asarray(Result.MAX_ITERATIONS, jnp.int32)
         residuals = jax.eval_shape(self.cost.residuals, start)
-        if self.has_window or self.method.dual:  # for which observations are told apart
-            require_departures("GaussNewton over a window, and with `dual`", residuals)
+        self.method.inner.check(self.cost, residuals)
+        if self.grows:  # for which observations are told apart
+            require_departures("GaussNewton over a window (growth=None does without)", residuals)
         names = jax.eval_shape(lambda r: cost_terms(r, dtype), residuals)
         state = _State(
             v=start, radius=infinity, stage=Stage.first(start, self.window),
@@ -145,7 +144,7 @@ class OuterLoop:
             settled_cost=infinity, settled_result=unfinished,
             cost_history=jnp.full(limit, unused(), dtype), horizon_history=jnp.full(limit, -1, jnp.int32),
             terms=jax.tree.map(lambda _: jnp.full(limit, unused(), dtype), names),
-            preconditioner=LimitedMemory.empty(start, self.method.pairs) if self.method.pairs else None,
+            remembered=self.method.inner.remember(start),
             iterations=zero, unverified=zero, bent=no | self.continued, slow=zero,
             level=zero + (len(self.inner.levels) + 1 if self.continued and self.inner.newton else 0),
             last_gradient_norm=infinity,
@@ -197,7 +196,7 @@ class OuterLoop:
                 lambda history, term: history.at[s.iterations].set(term), s.terms, cost_terms(f.residuals, dtype)
             ),
             # How fast a search converges is no part of what is differentiated.
-            preconditioner=jax.lax.stop_gradient(f.step.learned),
+            remembered=jax.lax.stop_gradient(f.step.learned),
             iterations=s.iterations + 1,
             unverified=jnp.where(elsewhere, 0, s.unverified + (f.unverifiable & of_full_model).astype(jnp.int32)),
             bent=s.bent | d.shorten | ((f.ratio < POOR) & ~f.unverifiable & of_full_model),
@@ -223,10 +222,9 @@ class OuterLoop:
         # At a minimum, and where nothing is finite, no step is needed: without a gradient the inner loop ends at once.
         needed = sound & ~((s.stage.horizon >= self.window) & small)
         level = self.inner.level(s.level, gradient_norm, s.last_gradient_norm)
-        horizon = s.stage.horizon if self.has_window else None
-        step = self.inner.solve(
-            level, cost, horizon, s.v, (tangent, adjoint), residuals, gradient, needed, s.radius, s.preconditioner
-        )
+        horizon = s.stage.horizon if self.grows else None
+        around = Around(s.v, residuals, gradient, tangent, adjoint)
+        step = self.inner.solve(level, cost, horizon, around, needed, s.radius, s.remembered)
         trial_v = tree.add(s.v, step.step)
         found, change = cost.residuals(trial_v), tangent(step.step)
         miss = tree.subtract(found, tree.add(residuals, change))
@@ -239,12 +237,12 @@ class OuterLoop:
         products = step.products
         if self.inner.newton:
             poor = jnp.isfinite(trial) & (value - trial < GOOD * predicted) & ~unverifiable
-            back, more = self.inner.corrected((tangent, adjoint), found, poor)
+            back, more = self.inner.corrected(around, found, poor)
             corrected_v = tree.add(trial_v, back)
             corrected = 0.5 * tree.squared_norm(cost.residuals(corrected_v))
             trial_v = tree.select(poor & (corrected < trial), corrected_v, trial_v)
             trial, products = jnp.where(poor & (corrected < trial), corrected, trial), products + more
-        judged = judge(self.streams, change[1], miss[1], s.stage.attempt) if self.has_window else Linearization.good()
+        judged = judge(self.streams, change[1], miss[1], s.stage.attempt) if self.grows else Linearization.good()
         ratio = (value - trial) / jnp.where(predicted > 0, predicted, 1)
         return _Found(
             value, residuals, gradient_norm, sound, small, level, step, products, trial_v, trial, predicted,
@@ -256,9 +254,8 @@ class OuterLoop:
         count, horizon, eps = len(self.inner.levels), s.stage.horizon, jnp.finfo(s.radius.dtype).eps
         full, newton = horizon >= self.window, f.level > count
         accepted = f.sound & jnp.isfinite(f.trial) & ((f.ratio > ACCEPT) | f.unverifiable)
-        least = next_time(self.streams, s.stage.stable_horizon, horizon) if self.has_window else horizon
-        allowed = jnp.isfinite(jnp.asarray(self.method.consistency))  # a run-time number: infinity is no growth
-        shorten = allowed & (least < horizon) & ~newton & (~f.sound | (f.linearization.off_at <= horizon))
+        least = next_time(self.streams, s.stage.stable_horizon, horizon) if self.grows else horizon
+        shorten = (least < horizon) & ~newton & (~f.sound | (f.linearization.off_at <= horizon))
         tight = (f.ratio > 0.5) | (f.predicted < 0.5)
         grow = ~shorten & ~full & f.sound & (f.small | (accepted & f.linearization.close & tight))
 
@@ -272,10 +269,10 @@ class OuterLoop:
         half = full & ~shorten & implausible & (s.iterations == self.method.max_iterations // 2)
         settled = finished | failed | stalled | half
         again = jnp.asarray(False)
-        if self.has_window:
+        if self.growth is not None and self.has_window:
             shortest = next_time(self.streams, -1, self.window)
-            doubtful = implausible | self.outlying(f.residuals) | failed
-            again = allowed & settled & doubtful & s.bent & (s.stage.attempt == 0) & (shortest < self.window)
+            doubtful = implausible | self.growth.outlying(f.residuals[1]) | failed
+            again = settled & doubtful & s.bent & (s.stage.attempt == 0) & (shortest < self.window)
         slow = (f.gradient_norm > SLOW * s.last_gradient_norm) & (f.ratio < 0.9)
         slow = full & (f.level == count) & f.curved & (slow | (f.ratio < 0.5)) & ~f.unverifiable
         takes_over = slow & (s.slow + 1 >= PATIENCE) & self.has_window
@@ -291,14 +288,9 @@ class OuterLoop:
             newton=takes_over & ~shorten & self.inner.newton,
         )
 
-    def outlying(self, residuals: Any) -> Any:
-        """Return whether an innovation is so large that some place may be in a wrong basin; the sum cannot tell."""
-        largest = [jnp.max(jnp.abs(leaf), initial=0) for leaf in jax.tree.leaves(residuals[1])]
-        return jnp.max(jnp.asarray(largest), initial=0) > OUTLIER
-
     def next_stage(self, stage: Stage, f: _Found, d: _Decision, moved: Any) -> Stage:
         """Return the part of the window that comes next, from the control vector that was moved to."""
-        if not self.has_window:
+        if not self.grows:
             return stage
         shorter = stage.shorter(self.streams, f.linearization.off_at)
         longer = stage.longer(self.streams, moved, self.window)

@@ -60,7 +60,7 @@ class LimitedMemory(Pytree):
         """
         if pairs > tree.size(like):
             raise ConfigurationError(
-                f"GaussNewton.pairs: {pairs} pairs are more than the control vector has components ({tree.size(like)})"
+                f"PrimalCG.pairs: {pairs} pairs are more than the control vector has components ({tree.size(like)})"
             )
         rows = jax.tree.map(lambda leaf: jnp.zeros((pairs, *leaf.shape), leaf.dtype), like)
         unused = jnp.full(pairs, jnp.inf, jnp.result_type(*jax.tree.leaves(like)))

@@ -15,12 +15,73 @@ from diffassim.core.pytree import Pytree, static
 from diffassim.models.rollout import rollout
 from diffassim.variational.costs.base import as_cost
 from diffassim.variational.costs.parameters import StandIn
+from diffassim.variational.minimizers.primal import Around, InnerMethod, PrimalCG
+from diffassim.variational.minimizers.trust_region import TrustRegionStep
 
-__all__ = ["Simplified"]
+__all__ = ["Incremental", "Simplified"]
+
+
+class Incremental(InnerMethod):
+    """Conjugate gradients with simplified models first: the inner loops of incremental 4D-Var.
+
+    The next level takes over where a step fails or the gradient norm hardly falls, and after the last one the full
+    linearized model.
+
+    Args:
+        simplified: `Simplified` model, or a tuple of them, the coarsest first.
+        cg: `PrimalCG`, which minimizes the quadratic model of every level.
+
+    Raises:
+        ConfigurationError: if one is not simplified, or there is none; or `cg` is no `PrimalCG`.
+
+    Example:
+        >>> import diffassim as da
+        >>> one = da.covariances.Diagonal(std=1.0)
+        >>> obs = da.Observations(jnp.ones((2, 8)), [2, 4], error=one)
+        >>> fine = da.models.LinearAdvection(velocity=0.5)
+        >>> cost = da.StrongConstraint4DVar(fine, jnp.zeros(8), one, obs)
+        >>> slower = Incremental(Simplified(fine.replace(velocity=0.4)))
+        >>> bool(da.minimize(cost, da.GaussNewton(inner=slower)).converged)
+        True
+
+    Source: as `Simplified`.
+    """
+
+    simplified: Any
+    cg: PrimalCG = PrimalCG()
+
+    def __post_init__(self) -> None:
+        wrong = [level for level in self.levels if not isinstance(level, Simplified)]
+        if wrong or not self.levels:
+            found = type(wrong[0]).__name__ if wrong else "an empty tuple"
+            raise ConfigurationError(f"Incremental: `simplified` takes Simplified(model), or several; found {found}")
+        if not isinstance(self.cg, PrimalCG):
+            raise ConfigurationError(
+                f"Incremental: `cg` must be a PrimalCG, found {type(self.cg).__name__}; with a simplified model the "
+                "gradient is not that of the linearized residuals, which DualCG needs"
+            )
+
+    @property
+    def primal(self) -> PrimalCG:
+        """What minimizes the quadratic model of every level."""
+        return self.cg
+
+    @property
+    def levels(self) -> tuple[Any, ...]:
+        """The simplified models, the coarsest first."""
+        return self.simplified if isinstance(self.simplified, tuple) else (self.simplified,)
+
+    def remember(self, start: Any) -> Any:
+        """Return the preconditioner before the first inner loop."""
+        return self.cg.remember(start)
+
+    def step(self, around: Around, radius: Any, remembered: Any, unrolled: bool) -> TrustRegionStep:
+        """Minimize the quadratic model; see `InnerMethod.step`."""
+        return self.cg.step(around, radius, remembered, unrolled)
 
 
 class Simplified(Pytree):
-    r"""The model with which `GaussNewton(simplified=...)` approximates the Hessian of a cost: incremental 4D-Var.
+    r"""The model with which `Incremental` approximates the Hessian of a cost: incremental 4D-Var.
 
     .. math::
         p = \arg\min_p\; g^\top p + \tfrac12 p^\top (I + A_s^\top A_s)\, p, \qquad
@@ -56,7 +117,7 @@ class Simplified(Pytree):
         >>> fine = da.models.LinearAdvection(velocity=0.5)
         >>> coarse = Simplified(fine.replace(spacing=2.0, dt=2.0), da.models.Truncation(2), every=2)
         >>> cost = da.StrongConstraint4DVar(fine, jnp.zeros(8), one, obs)
-        >>> bool(da.minimize(cost, da.GaussNewton(simplified=coarse)).converged)
+        >>> bool(da.minimize(cost, da.GaussNewton(inner=Incremental(coarse))).converged)
         True
 
     Source: Courtier, Thepaut and Hollingsworth (1994), section 4; several resolutions: Veerse and Thepaut (1998),

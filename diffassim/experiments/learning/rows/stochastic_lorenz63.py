@@ -167,7 +167,7 @@ def analyse(models: Any, values: Any, assumption: Assumption) -> tuple[Any, Any]
     The window grows by one observation time after the other, each search starting where the last one ended: from the
     background alone, half of the windows end in another minimum.
     """
-    short = GaussNewton(tolerance=0.1, consistency=jnp.inf, max_iterations=10)
+    short = GaussNewton(tolerance=0.1, growth=None, max_iterations=10)
 
     def one(model: Any, seen: Any) -> tuple[Any, Any]:
         cost = make_cost(model, seen, assumption)
