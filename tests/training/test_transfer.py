@@ -98,6 +98,10 @@ def test_distillation_mixes_with_targets_and_takes_the_mean_of_teachers():
     np.testing.assert_allclose(many, apart[0] / 4, rtol=1e-12)
     slope = jax.grad(lambda t: Distillation(t)(student, x))(teacher)
     assert all(float(jnp.max(jnp.abs(leaf))) == 0 for leaf in jax.tree.leaves(slope))
+    members = Distillation(lambda s: jnp.stack([teacher(s), student(s)]), 0.25, ensemble=True)
+    once = Distillation(None, 0.25)(student, members.taught(DATA, batch_size=3))
+    np.testing.assert_allclose(once, members(student, DATA), rtol=1e-13)
+    np.testing.assert_allclose(Distillation(None)(student, Distillation(teacher).taught(x)), apart[0], rtol=1e-13)
     with pytest.raises(ShapeError, match="student returns"):
         Distillation(lambda s: s)(student, x)
     with pytest.raises(ConfigurationError, match="between 0 and 1"):

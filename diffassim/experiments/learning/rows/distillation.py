@@ -15,7 +15,7 @@ from diffassim.training import Distillation
 __all__ = ["ROW"]
 
 KNOWN, UNKNOWN, TEST = 2_000, 40_000, 4_000  # windows with a truth, without one, and to be tested on
-MEMBERS, TEACHER, STUDENT = 6, (48, 4), (24, 3)  # networks of the teacher; width and depth
+MEMBERS, TEACHER, STUDENT = 6, (48, 4), (32, 4)  # networks of the teacher; width and depth
 TEACHER_FULL = (96, 6)
 LOSS, COST = 1.02, 0.1  # of the teacher's error and of its operations, that the student may have
 BATCH = 128
@@ -38,8 +38,11 @@ def run(settings: Settings) -> list[Score]:
     alone = train(
         mean_square, small, known, name="the small network alone", updates=6_000, share=0.15, key=keys[6], **common
     )
-    imitation = Distillation(teacher)
-    student = train(imitation, small, inputs, name="the student", updates=6_000, share=0.25, key=keys[7], **common)
+    settings.tell("asks the teacher")
+    answers = Distillation(teacher).taught(inputs)
+    student = train(
+        Distillation(None), small, answers, name="the student", updates=6_000, share=0.25, key=keys[7], **common
+    )  # fmt: skip
     errors: dict[str, float] = {}
     notes: dict[str, Any] = {}
     one = jnp.zeros_like(values[0])

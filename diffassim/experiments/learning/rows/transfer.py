@@ -51,8 +51,8 @@ def run(settings: Settings) -> list[Score]:
         scratch = learn(fresh, f"{share:.0%} from scratch", count, 2e-3)
         tuned = learn(trained, f"{share:.0%} fine-tuned", count, 5e-4)
         distilled = train(
-            Distillation(tuned), fresh, unknown, name=f"{share:.0%} distilled", updates=UPDATES, rate=2e-3,
-            batch_size=128, **common,
+            Distillation(None), fresh, Distillation(tuned).taught(unknown), name=f"{share:.0%} distilled",
+            updates=UPDATES, rate=2e-3, batch_size=128, **common,
         ).trained  # fmt: skip
         for name, network in (("from scratch", scratch), ("fine-tuned", tuned), ("distilled", distilled)):
             errors[f"{share:.0%}, {name}"] = rmse(network, values, test)
