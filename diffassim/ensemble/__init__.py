@@ -54,6 +54,7 @@ from diffassim.ensemble.score.ensf import EnSF
 from diffassim.ensemble.smoothers.asynchronous import AsynchronousFilter
 from diffassim.ensemble.smoothers.enks import EnKS, Lagged
 from diffassim.ensemble.smoothers.ienks import IEnKS
+from diffassim.ensemble.smoothers.local_ienks import LocalIEnKS
 
 __all__ = [
     "EAKF",
@@ -87,6 +88,7 @@ __all__ = [
     "KernelParticleFilter",
     "Lagged",
     "LocalEnKF",
+    "LocalIEnKS",
     "LocalizedMethod",
     "Multinomial",
     "OptimalParticleFilter",

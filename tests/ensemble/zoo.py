@@ -52,6 +52,9 @@ METHODS = [
     Entry("EnSF", da.ensemble.EnSF(steps=6, iterations=8), joint=True),
     Entry("local EnKF", da.ensemble.LocalEnKF(localization=da.ensemble.GaspariCohn(1.2))),
 ]
+FAR_REACHING = da.ensemble.LocalIEnKS(
+    tolerance=1e-9, localization=da.ensemble.GaspariCohn(1e8), places=jnp.zeros((2, 1))
+)
 WINDOW_METHODS = [
     Entry("IEnKS", da.IEnKS(tolerance=1e-9), kalman=True),
     Entry("IEnKS, bundle", da.IEnKS(tolerance=1e-9, bundle=1e-4), kalman=True),
@@ -59,6 +62,7 @@ WINDOW_METHODS = [
         "IEnKS, finite size, rotated", da.IEnKS(1.1, rotation=True, tolerance=1e-9, max_iterations=40, finite_size=1.0)
     ),
     Entry("4D-ETKF", da.AsynchronousFilter(da.ETKF()), kalman=True),
+    Entry("local IEnKS", FAR_REACHING, kalman=True),
 ]
 # Every inflation, with the cheapest method.
 INFLATIONS = [

@@ -14,7 +14,7 @@ from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.ensemble.local.places import places_by_row
 from diffassim.ensemble.local.tapers import Taper
 
-__all__ = ["search_record", "within_reach"]
+__all__ = ["FEW", "search_record", "search_sets", "within_reach"]
 
 FEW = 128  # values of one time among which nothing is searched
 SAMPLE = 32  # places for which all others are looked at, to see whether a search pays
@@ -52,9 +52,26 @@ def search_record(
     try:
         with jax.ensure_compile_time_eval():
             sets, which = _sets(method, shape, streams, rows, real)
-            found = [find(places, seen & np.isfinite(places).all(axis=1)) for places, seen in sets]
+            return search_sets(sets, which, find)
     except ConfigurationError:  # places that are not known, or a grid without a search: the analysis does without
         return None
+
+
+def search_sets(sets: Any, which: Any, find: Finder) -> Any:
+    """Search in different sets of places; see `search_record`.
+
+    Args:
+        sets: list of (places, whether observed).
+        which: the set of each time, a list of numbers.
+        find: as for `search_record`.
+
+    Returns:
+        As `search_record` does.
+
+    Raises:
+        ConfigurationError: if the grid has no search.
+    """
+    found = [find(places, seen & np.isfinite(places).all(axis=1)) for places, seen in sets]
     if not found or any(numbers is None for numbers in found):
         return None
     if len(found) * sum(part.nbytes for part in jax.tree.leaves(found[0])) > LARGEST:

@@ -19,14 +19,14 @@ from diffassim.ensemble.inflation import as_inflation
 from diffassim.ensemble.rotation import rotated
 from diffassim.ensemble.smoothers.asynchronous import prior_of
 from diffassim.methods.account import WindowInfo, account
-from diffassim.methods.departures import along_window, departures_of
+from diffassim.methods.departures import Departures, along_window, departures_of
 from diffassim.methods.likelihood import innovation_log_ratio, log_density
 from diffassim.methods.members import transformed
 from diffassim.methods.sequential import require_key
 from diffassim.methods.windows import EnsembleWindowMethod
 from diffassim.models.rollout import rollout
 
-__all__ = ["IEnKS"]
+__all__ = ["IEnKS", "Search", "sensitivities", "updated"]
 
 SLACK = 1e-3  # share by which J may rise: it is a mean over members, and moves with their spread as well
 
@@ -118,42 +118,79 @@ class IEnKS(EnsembleWindowMethod):
         background, innovations = jax.vmap(path, (0, None))(prior, rows)
         departures = departures_of(innovations, streams)
 
-        def linearized(search: _Search) -> tuple[Any, Any]:
-            anomalies = search.T if self.bundle is None else self.bundle * jnp.eye(N, dtype=search.T.dtype)
-            found = departures_of(jax.vmap(path)(transformed(prior, search.w[None] + anomalies))[1], streams)
-            return found.d, search.inverse @ found.S if self.bundle is None else found.S / self.bundle
-
-        N, dtype = innovations.shape[0], innovations.dtype
-        identity, zero = jnp.eye(N, dtype=dtype), jnp.zeros(N, dtype)
-        search = _Search(
-            zero, zero, identity, identity, jnp.asarray(jnp.inf, dtype), jnp.asarray(False), jnp.asarray(0, jnp.int32)
-        )
-        first = (departures.d, departures.S) if self.bundle is None else linearized(search)
-        search = bounded_while(
+        space = self.space(prior, streams)
+        found = bounded_while(
             lambda s: s.increment > self.tolerance,
-            lambda s: _updated(s, *linearized(s), self.finite_size),
-            _updated(search, *first, self.finite_size),
+            lambda s: space.updated(s, self.departures(space, path, prior, streams, s)),
+            self.first(space, path, prior, streams, departures),
             self.max_iterations - 1,
             unrolled=True,
         )
-        w = jnp.where(search.shortened, search.base, search.w)  # not where the cost may be higher
-        posterior = transformed(prior, w[None] + search.T)
+        w = jnp.where(found.shortened[..., None], found.base, found.w)  # not where the cost may be higher
+        posterior = space.members(prior, w, found.T)
         posterior = as_inflation(self.inflation).after(prior, posterior)
         if self.rotation:
             posterior = rotated(key, posterior)
         posterior = tree.select(departures.count > 0, posterior, prior)
         analysis = jax.vmap(lambda x: rollout(model, x, steps, start=start, at=jnp.asarray(rows, jnp.int32)))(posterior)
-        density = log_density(innovation_log_ratio(departures.S, departures.d), streams)
+        density = log_density(space.log_ratio(departures), streams)
         report = account(ensemble, prior, posterior, departures, density)
-        ended = jnp.where(search.shortened, Result.STALLED, Result.CONVERGED)
-        ended = jnp.where(search.increment > self.tolerance, Result.MAX_ITERATIONS, ended)
+        ended = jnp.where(jnp.any(found.shortened), Result.STALLED, Result.CONVERGED)
+        ended = jnp.where(found.increment > self.tolerance, Result.MAX_ITERATIONS, ended)
         result = jnp.where(report.result == Result.CONVERGED, ended, report.result)
-        info = WindowInfo(**(vars(report) | {"result": result}), iterations=search.count, increment=search.increment)
+        count = jnp.max(found.count)
+        info = WindowInfo(**(vars(report) | {"result": result}), iterations=count, increment=found.increment)
         return background, analysis, info
 
+    def space(self, prior: Any, streams: tuple[Any, ...]) -> Any:
+        """Return the space in which a window's weights are sought."""
+        return _Everywhere(self.bundle, self.finite_size)
 
-class _Search(Pytree):
-    """Where the search is.
+    def departures(self, space: Any, path: Any, prior: Any, streams: tuple[Any, ...], search: Search) -> Departures:
+        """Run the members that are tried next through the window, and return what is seen of them."""
+        T = search.T
+        if self.bundle is not None:
+            T = jnp.broadcast_to(jnp.asarray(self.bundle, T.dtype) * jnp.eye(T.shape[-1], dtype=T.dtype), T.shape)
+        return departures_of(jax.vmap(path)(space.members(prior, search.w, T))[1], streams)
+
+    def first(self, space: Any, path: Any, prior: Any, streams: tuple[Any, ...], known: Departures) -> Search:
+        """Return the search after its first step, from the departures of the prior where these will do."""
+        start = space.start(prior, known.d.dtype)
+        tried = known if self.bundle is None else self.departures(space, path, prior, streams, start)
+        return space.updated(start, tried)
+
+
+class _Everywhere(Pytree):
+    """The space of weights that hold everywhere.
+
+    Args:
+        bundle: as for `IEnKS`.
+        finite_size: as there.
+    """
+
+    bundle: Any
+    finite_size: Any
+
+    def start(self, prior: Any, dtype: Any) -> Search:
+        """Return the search at the prior."""
+        return Search.at_prior(len(jax.tree.leaves(prior)[0]), dtype)
+
+    def members(self, prior: Any, w: Any, T: Any) -> Any:
+        """Return the members whose mean has the weights w, with anomalies transformed by T."""
+        return transformed(prior, w[None] + T)
+
+    def updated(self, search: Search, departures: Departures) -> Search:
+        """Return the search after a step, from the departures of the members that it has tried."""
+        S = sensitivities(search, departures.S, self.bundle)
+        return updated(search, departures.d, S, self.finite_size)
+
+    def log_ratio(self, departures: Departures) -> Any:
+        """Return the log density of the innovations over that at the observations."""
+        return innovation_log_ratio(departures.S, departures.d)
+
+
+class Search(Pytree):
+    """Where the search is; with one axis more in front where every point has a search of its own.
 
     Args:
         base: weights of the mean whose departures were known last.
@@ -181,10 +218,21 @@ class _Search(Pytree):
     @property
     def increment(self) -> Float[Array, ""]:
         """Root mean square of the last change."""
-        return tree.norm(self.change) / self.change.shape[0] ** 0.5
+        return tree.norm(self.change) / self.change.size**0.5
+
+    @classmethod
+    def at_prior(cls, N: int, dtype: Any) -> Search:
+        """Return the search before its first step."""
+        identity, zero, infinity = jnp.eye(N, dtype=dtype), jnp.zeros(N, dtype), jnp.asarray(jnp.inf, dtype)
+        return cls(zero, zero, identity, identity, infinity, jnp.asarray(False), jnp.asarray(0, jnp.int32))
 
 
-def _updated(search: _Search, d: Any, S: Any, exponent: Any) -> _Search:
+def sensitivities(search: Search, S: Any, bundle: Any) -> Any:
+    """Return the sensitivities to the weights, from the observed anomalies of the members that were tried."""
+    return search.inverse @ S if bundle is None else S / bundle
+
+
+def updated(search: Search, d: Any, S: Any, exponent: Any) -> Search:
     """Return the search after one Gauss-Newton step, given innovation d and sensitivities S of the members tried.
 
     Where these are not finite, or J is higher than before, the step before was too long, and half of it is tried.
@@ -203,6 +251,6 @@ def _updated(search: _Search, d: Any, S: Any, exponent: Any) -> _Search:
     A = (C + zeta * jnp.eye(degrees + 1, dtype=S.dtype)) / degrees
     T = symmetric_inverse_sqrt(A * degrees / zeta, 1.0) * jnp.sqrt(jnp.asarray(degrees / zeta, A.dtype))
     change = T @ (T @ (S @ d - zeta * search.w)) / degrees
-    forward = _Search(search.w, change, T, A @ T, cost, jnp.asarray(False), search.count)
+    forward = Search(search.w, change, T, A @ T, cost, jnp.asarray(False), search.count)
     back = search.replace(change=search.change / 2, shortened=jnp.asarray(True))
     return tree.select(sound, forward, back).replace(count=search.count + 1)
