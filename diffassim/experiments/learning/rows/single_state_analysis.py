@@ -26,7 +26,7 @@ CENTER, SPREAD = 2.3, 3.6  # climate of the model, which scales the network's in
 MEMORY = 8  # channels that the network remembers at every point
 LANES, SPAN = 32, 6  # cycles trained on at once, and analyses that one update passes through
 LOST = 4.0  # mean square error of an analysis from which a lane starts again
-UPDATES, RATE = 8000, 2e-3
+UPDATES, RATE = 12_000, 2e-3
 TEST_LANES, TEST_CYCLES, BURN_IN = 16, 800, 100
 PRECISION = jnp.float32
 
@@ -62,7 +62,7 @@ class AnalysisNet(nnx.Module):
 
 def untrained(settings: Settings) -> LearnedAnalysis:
     """Return the analysis before any training."""
-    width, depth = (96, 6) if settings.full else (32, 3)
+    width, depth = (96, 6) if settings.full else (48, 5)
     net = AnalysisNet(width, depth, rngs=nnx.Rngs(settings.seed))
     return LearnedAnalysis(Network.from_nnx(net), jnp.zeros((N, MEMORY), PRECISION))
 
