@@ -250,7 +250,7 @@ ROWS: list[Row] = [
         _row("IEnKS 1.01, lag 10, rotated", IEnKS(1.01, True), 40, 0.17, _BASIC, lag=10, cycles=1200),
         _row(
             "local IEnKS 1.02, radius 12, lag 10, rotated", _LOCAL_LAG.replace(inflation=1.02), 10, 0.17,
-            "bocquet2015loc.py", lag=10, cycles=1200, ours=0.176, note="documented for an older release",
+            "bocquet2015loc.py", lag=10, cycles=1200,
         ),
         _row(
             "local IEnKS-N, radius 12, lag 10, rotated", _LOCAL_LAG.replace(finite_size=1.0), 10, 0.18,
