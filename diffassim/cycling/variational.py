@@ -11,7 +11,7 @@ from jax import lax
 
 from diffassim.core.checks import forward_mode
 from diffassim.core.errors import AssimilationWarning, ConfigurationError, concrete
-from diffassim.core.paths import value_at
+from diffassim.core.paths import replace_at, value_at
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.results import Result
 from diffassim.cycling.windows import check_windows, checked_rows, checked_shift
@@ -96,7 +96,6 @@ class History(Pytree):
         ensemble: the ensemble filter's account of each window (`AnalysisInfo`), where there is an ensemble.
         operators: the streams' operators with the parameters of each window's analysis; None where none were sought.
         parameters: analysed model parameters of each window by path; None where none were sought.
-        model: the model with those of the last window, to go on with (no window axis).
     """
 
     background: Any
@@ -105,7 +104,14 @@ class History(Pytree):
     ensemble: Any = None
     operators: Any = None
     parameters: Any = None
-    model: Any = None
+
+    def model_after(self, model: Any) -> Any:
+        """Return the model with the parameters of the last window, to go on with.
+
+        Args:
+            model: the one that the cycle began with.
+        """
+        return replace_at(model, {path: leaf[-1] for path, leaf in (self.parameters or {}).items()})
 
 
 def cycle_windows(
@@ -127,7 +133,8 @@ def cycle_windows(
 
     `da.cycle` calls it for a method that analyses windows. The whole cycle is one scan: it compiles once, can be
     batched over experiments, and losses pass through it. To stop and go on later, call it on part of the windows and
-    pass on what it returns and `history.model`, with the same key and `start` moved on; the result is the same.
+    pass on what it returns and `history.model_after(model)`, with the same key and `start` moved on; the result is the
+    same.
 
     Args:
         method: `FourDVar`, `HybridFourDVar`, or another `WindowMethod`.
@@ -144,7 +151,7 @@ def cycle_windows(
             those of the observations. To go on later: `jax.tree.map(lambda leaf: leaf[-1], history.operators)`.
 
     Returns:
-        Background for the next window, and `History` with the model for it.
+        Background for the next window, and `History`; the model for the next window is `history.model_after(model)`.
 
     Raises:
         ConfigurationError: if the shift is not between 1 and the window length, a parameter cannot be sought in the
@@ -209,8 +216,8 @@ def _run(
         carry = (found.model, belief, found.operators, first + shift)
         return carry, History(forecast, analysis, found.search, ensemble, found.operators, found.parameters)
 
-    (model, background, *_), history = lax.scan(window, (model, background, operators, start), windows)
-    return background, history.replace(model=model)
+    (_, background, *_), history = lax.scan(window, (model, background, operators, start), windows)
+    return background, history
 
 
 def _with_operators(streams: tuple[Any, ...], operators: Any) -> tuple[Any, ...]:

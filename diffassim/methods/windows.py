@@ -24,7 +24,7 @@ class WindowAnalysis(NamedTuple):
         search: the minimizer's account.
         errors: increments after each step of the window; None where the model is perfect.
         operators: the streams' operators with their analysed parameters; None where there are none.
-        parameters: analysed parameters of the model by path; None where there are none.
+        parameters: analysed parameters of the model by path, all that the model has new; None where there are none.
     """
 
     state: Any

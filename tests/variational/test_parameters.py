@@ -127,7 +127,9 @@ def test_products_and_cycles_take_paths():
     windows = da.split_windows(record, 1, 3)
     x, history = da.cycle(da.FourDVar(None, parameters=prior), unbounded.model, jnp.ones(1), windows, steps=1)
     rates = history.parameters["arguments.rate"]  # of each window
-    assert rates[-1] == history.model.arguments["rate"] and rates.shape == windows.steps.shape[:1]
+    assert (
+        rates[-1] == history.model_after(unbounded.model).arguments["rate"] and rates.shape == windows.steps.shape[:1]
+    )
     assert abs(float(rates[-1]) - 2) < 0.02 and abs(float(x[0]) - 8) < 0.2
 
 
