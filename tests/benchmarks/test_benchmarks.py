@@ -20,6 +20,7 @@ from benchmarks import (
     imports,
     incremental,
     long_window,
+    peers_learned,
     peers_variational,
     published_qg,
     qg,
@@ -156,6 +157,23 @@ def test_absent_peers_are_named(monkeypatch):
     monkeypatch.setattr(peers_variational, "installed", lambda name: False)
     (row,) = peers_variational.long_cycle(cycles=2, seed=0)
     assert row.what == "dapper: not installed" and row.more["to compare"] == "pip install dapper"
+
+
+def test_the_learned_solver_beside_pytorch_is_a_solver(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(peers_learned.STEPS, 3)).astype(np.float32)
+    for inputs, outputs in ((3, 4), (4, 3)):  # inputs or outputs are shifted
+        kernel = np.random.default_rng(1).normal(size=(5, inputs, outputs)).astype(np.float32)
+        field = np.concatenate([x, x[:, :1]], axis=1)[:, :inputs]
+        found = peers_learned._convolved(field, jnp.asarray(kernel.reshape(-1, outputs)), 5)
+        expected = sum(
+            np.convolve(field[:, i], kernel[::-1, i, o], "same")[:, None] * np.eye(outputs)[o][None]
+            for i in range(inputs)
+            for o in range(outputs)
+        )
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    monkeypatch.setattr(peers_learned, "torch", None)
+    with pytest.raises(SystemExit, match="pip install torch"):
+        peers_learned.main()
 
 
 @pytest.mark.ci
