@@ -19,6 +19,7 @@ from benchmarks import (
     harness,
     imports,
     incremental,
+    large_network,
     long_window,
     peers_learned,
     peers_variational,
@@ -157,6 +158,13 @@ def test_absent_peers_are_named(monkeypatch):
     monkeypatch.setattr(peers_variational, "installed", lambda name: False)
     (row,) = peers_variational.long_cycle(cycles=2, seed=0)
     assert row.what == "dapper: not installed" and row.more["to compare"] == "pip install dapper"
+
+
+@pytest.mark.slow
+def test_a_large_network(capsys, tmp_path):
+    found = rows(capsys, large_network.main, tmp_path, width=4, levels=1, steps=2, iterations=2)
+    more = found["2 iterations"]["more"]
+    assert more["J"][1] < more["J"][0] and more["error, before and after"][1] < more["error, before and after"][0]
 
 
 def test_the_learned_solver_beside_pytorch_is_a_solver(monkeypatch):
