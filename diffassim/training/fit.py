@@ -167,10 +167,11 @@ def _by_name(report: Any, checked: list[float]) -> dict[str, np.ndarray]:
 
 
 def _compared(state: TrainingState, value: Any) -> TrainingState:
+    value = value.astype(state.best_loss.dtype)  # a loss in single precision is one
     better = value < state.best_loss
     return state.replace(
         best=tree.select(better, state.trainable, state.best),
-        best_loss=jnp.where(better, value.astype(state.best_loss.dtype), state.best_loss),
+        best_loss=jnp.where(better, value, state.best_loss),
         stale=jnp.where(better, 0, state.stale + 1),
     )
 

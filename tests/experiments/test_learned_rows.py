@@ -30,6 +30,7 @@ from diffassim.experiments.learning.rows import (
     stochastic_lorenz63,
     windows_without_truth,
 )
+from diffassim.experiments.learning.rows.stochastic_smoother import train_smoother
 from diffassim.learned import CorrectedModel, Network, Normalized, Remembered, SurrogateModel
 from diffassim.models import Lorenz96, rollout
 
@@ -306,3 +307,17 @@ def test_lanes_that_are_lost_start_again_and_others_go_on(monkeypatch):
         assert np.isfinite(value) and float(metrics["lost"]) == lost
         assert bool(jnp.all(cycled.memory == 0)) == bool(lost)
         assert float(jnp.sqrt(jnp.mean((jnp.mean(cycled.state, axis=1) - after) ** 2))) < 3
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+def test_an_untrained_smoother_is_its_first_guess_and_training_lowers_its_error(analysed):
+    windows, at = stochastic_lorenz63.draw(jax.random.key(5), 20), stochastic_lorenz63.OBSERVED
+    seen = stochastic_lorenz63.seen_of(windows, windows.truth + 0.3 if analysed else None)
+    options = {"settings": Settings(minutes=1.0), "name": "a smoother", "share": 1.0, "updates": 10}
+    trained, updates = train_smoother(seen, windows.truth, at, 0.7, **options)
+    untrained = trained.replace(network=jax.tree.map(jnp.zeros_like, trained.network))
+    single = jax.tree.map(lambda leaf: leaf.astype(np.float32), seen)
+    guess, found = (jax.vmap(lambda one, s=s: s(one, at))(single) for s in (untrained, trained))
+    np.testing.assert_allclose(guess[:, at], seen.analysis[:, at] if analysed else windows.values, atol=1e-5)
+    errors = [stochastic_lorenz63.error(states.astype(float), windows.truth) for states in (found, guess)]
+    assert updates == 10 and errors[0] < errors[1]
