@@ -96,11 +96,14 @@ class OuterLoop:
         self, method: Any, cost: Any, start: Any, unrolled: bool, hands_over: bool = False, origin: Any = None
     ) -> None:
         cost = as_cost(cost)
-        self.method, self.start, self.unrolled, self.hands_over = method, start, unrolled, hands_over
+        self.start, self.unrolled, self.hands_over = start, unrolled, hands_over
         self.origin, self.continued = (start, False) if origin is None else (origin, True)
         window = cost.window()
         self.steps = 0 if window is None else window.steps
         self.has_window = self.steps > 0
+        # Unrolled loops would store every state of the preconditioner.
+        inner = method.inner.settled(start, 0 if unrolled else self.steps, method.memory)
+        self.method = method = method.replace(inner=inner)
         self.growth: QuasiStatic | None = method.growth
         self.grows = self.has_window and self.growth is not None
         self.window = jnp.asarray(0 if window is None or not self.steps else window.last, jnp.int32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from diffassim.core.checks import count_of
@@ -14,6 +15,10 @@ from diffassim.variational.minimizers.preconditioner import LimitedMemory
 from diffassim.variational.minimizers.trust_region import TrustRegionStep, truncated_cg
 
 __all__ = ["Around", "InnerMethod", "PrimalCG"]
+
+# Over chaotic windows of 4,000 variables 50 pairs save three of four products, and more cost what they save; with 400
+# variables they save nothing.
+PAIRS, LARGE = 50, 800
 
 
 class Around(NamedTuple):
@@ -49,6 +54,16 @@ class InnerMethod(Pytree):
     def check(self, cost: Any, residuals: Any) -> None:
         """Raise an error if the steps of a cost with these residuals (shapes) cannot be found (default: any can)."""
 
+    def settled(self, start: Any, steps: int, memory: float) -> InnerMethod:
+        """Return the method with what it chooses itself for a search (default: nothing is left to choose).
+
+        Args:
+            start: control vector.
+            steps: model steps of the window, 0 without one.
+            memory: bytes that it may keep.
+        """
+        return self
+
     def remember(self, start: Any) -> LimitedMemory | None:
         """Return what one inner loop hands on to the next, before the first one."""
         return None
@@ -73,8 +88,9 @@ class PrimalCG(InnerMethod):
         max_iterations: limit on iterations, one product with A and its transpose each (static).
         pairs: number of directions that precondition the following inner loops (static), see `LimitedMemory`; two
             control vectors of memory, and four operations with them in each iteration. It pays where the inner loops
-            are long, the Hessian changes little between them and its products are dear; over long chaotic windows,
-            whose directions turn, it does not.
+            are long, the Hessian changes little between them and its products are dear. None: as many as the window has
+            steps, at most 50 and no more than fit in the memory of the linearization, for control vectors of 800
+            components and more.
 
     Raises:
         ConfigurationError: if the tolerance is not positive, there is no iteration, `pairs` is negative, or (in use)
@@ -93,17 +109,26 @@ class PrimalCG(InnerMethod):
 
     tolerance: Any = 0.1
     max_iterations: int = static(default=100)
-    pairs: int = static(default=0)
+    pairs: int | None = static(default=None)
 
     def __post_init__(self) -> None:
         require_positive("PrimalCG.tolerance", self.tolerance)
         count_of("PrimalCG.max_iterations", self.max_iterations, least=1)
-        count_of("PrimalCG.pairs", self.pairs)
+        if self.pairs is not None:
+            count_of("PrimalCG.pairs", self.pairs)
 
     @property
     def primal(self) -> PrimalCG:
         """Itself."""
         return self
+
+    def settled(self, start: Any, steps: int, memory: float) -> InnerMethod:
+        """Return it with a number of pairs; see `InnerMethod.settled`."""
+        if self.pairs is not None:
+            return self
+        leaves = jax.tree.leaves(start)
+        size, each = sum(leaf.size for leaf in leaves), 2 * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        return self.replace(pairs=min(PAIRS, steps, int(memory // each)) if size >= LARGE else 0)
 
     def remember(self, start: Any) -> LimitedMemory | None:
         """Return the preconditioner before the first inner loop."""

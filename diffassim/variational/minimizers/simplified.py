@@ -71,6 +71,10 @@ class Incremental(InnerMethod):
         """The simplified models, the coarsest first."""
         return self.simplified if isinstance(self.simplified, tuple) else (self.simplified,)
 
+    def settled(self, start: Any, steps: int, memory: float) -> InnerMethod:
+        """Return it with settled conjugate gradients; see `InnerMethod.settled`."""
+        return self.replace(cg=self.cg.settled(start, steps, memory))
+
     def remember(self, start: Any) -> Any:
         """Return the preconditioner before the first inner loop."""
         return self.cg.remember(start)
