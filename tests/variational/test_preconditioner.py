@@ -10,7 +10,7 @@ import pytest
 import diffassim as da
 from diffassim.covariances import Diagonal, Diffusion
 from diffassim.grids import Grid
-from diffassim.variational import PrimalCG
+from diffassim.variational import DualCG, Incremental, PrimalCG, Simplified
 from diffassim.variational.minimizers.preconditioner import LimitedMemory
 from diffassim.variational.minimizers.trust_region import truncated_cg
 
@@ -117,6 +117,16 @@ def test_gradients_do_not_know_of_the_preconditioner():
     expected = jax.grad(total)(y, da.GaussNewton(tolerance=1e-9), False)
     np.testing.assert_allclose(jax.grad(total)(y, method, False), expected, atol=1e-7)
     np.testing.assert_allclose(jax.grad(total)(y, method, True), expected, atol=1e-6)
+
+
+def test_how_many_pairs_are_kept_follows_from_the_window_and_the_memory():
+    large, small, plenty = {"state": jnp.zeros(1000)}, {"state": jnp.zeros(100)}, 2**28
+    assert PrimalCG().settled(large, 45, plenty).pairs == 45 and PrimalCG().settled(large, 400, plenty).pairs == 50
+    assert PrimalCG().settled(small, 45, plenty).pairs == PrimalCG().settled(large, 0, plenty).pairs == 0
+    assert PrimalCG().settled(large, 45, 10 * 16_000).pairs == 10  # two vectors of 8 bytes a component for each
+    assert PrimalCG(pairs=3).settled(large, 45, plenty).pairs == PrimalCG(pairs=3).settled(small, 45, 0).pairs == 3
+    coarse = Incremental(Simplified(lambda x, t: x)).settled(large, 45, plenty)
+    assert coarse.cg.pairs == 45 and DualCG().settled(large, 45, plenty).remember(large) is None
 
 
 def test_bad_settings_are_named():
