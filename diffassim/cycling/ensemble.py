@@ -175,7 +175,8 @@ def _run(
             prior = tree.select(gap > 0, prior, ensemble)
         step = step + gap
         posterior, info = method.analyze(step_key, prior, times.observations(rows, real))
-        background, analysis = (Moments(*method.moments(e)) for e in (prior, posterior))
+        (mean, spread), info = method.estimate(posterior, info)
+        background, analysis = Moments(*method.moments(prior)), Moments(mean, spread)
         return (posterior, step), EnsembleHistory(step, background, analysis, info, posterior if members else None)
 
     body = jax.checkpoint(body, prevent_cse=False)

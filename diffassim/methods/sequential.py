@@ -86,6 +86,18 @@ class SequentialMethod(Pytree):
         """Return the belief after the observations of one time, and an account."""
         raise NotImplementedError(f"{type(self).__name__} does not define analyze(key, belief, observations)")
 
+    def estimate(self, belief: Any, info: Any) -> tuple[tuple[Any, Any], Any]:
+        """Return mean and standard deviation of an analysis, and the account without what only they needed.
+
+        They are the moments of what is handed on, unless that holds more chance than the analysis does (particles that
+        were resampled).
+
+        Args:
+            belief: what `analyze` returned.
+            info: its account.
+        """
+        return self.moments(belief), info
+
     def moments(self, belief: Any) -> tuple[Any, Any]:
         """Return mean and standard deviation of every component of the state."""
         return mean(belief), spread(belief)

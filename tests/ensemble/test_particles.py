@@ -150,6 +150,20 @@ def test_the_derivative_for_fixed_draws_equals_central_differences(method):
 
 @every_filter
 @pytest.mark.slow
+def test_the_analysis_of_a_cycle_is_that_before_resampling(method):
+    start, error = ensemble(members=20), da.covariances.Diagonal(std=2.0)
+    record = da.Observations(values(rows=1), [0], error=error)
+    always = method.replace(threshold=1.0)
+    drawn, history = da.cycle(always, MODEL, start, record, key=KEY)
+    never, _ = da.cycle(always.replace(threshold=0.0), MODEL, start, record, key=KEY)
+    kept = history.analysis
+    np.testing.assert_allclose(kept.mean[0], never.mean(), rtol=1e-12)
+    np.testing.assert_allclose(kept.spread[0], never.spread(), rtol=1e-12)
+    assert np.abs(drawn.mean() - kept.mean[0]).max() > 1e-3 and history.info.weighted is None
+
+
+@every_filter
+@pytest.mark.slow
 def test_a_resumed_cycle_has_the_same_bits(method):
     times = da.analysis_times(da.Observations(values(rows=5), [1, 2, 4, 5, 6], error=da.covariances.Diagonal(std=2.0)))
     start = ensemble(members=20)

@@ -38,10 +38,13 @@ class ParticleInfo(AnalysisInfo):
     Args:
         effective_size: 1 / sum w^2 after weighting, before resampling.
         resampled: whether the particles were resampled.
+        weighted: mean and standard deviation of every component after weighting, before resampling, which adds chance
+            to them; None in the history of a cycle, whose analysis they are.
     """
 
     effective_size: Float[Array, ""]
     resampled: Int[Array, ""]
+    weighted: Any = None
 
 
 class ParticleFilter(SequentialMethod):
@@ -116,6 +119,10 @@ class ParticleFilter(SequentialMethod):
     def forecast(self, key: Any, propagate: Callable[..., Any], belief: Particles) -> Particles:
         """Return the particles at the next analysis time, model error included."""
         return belief.replace(members=forecast_members(self.Q, key, propagate, belief.members))
+
+    def estimate(self, belief: Particles, info: ParticleInfo) -> tuple[tuple[Any, Any], ParticleInfo]:
+        """Return mean and standard deviation before resampling, and the account without them."""
+        return info.weighted, info.replace(weighted=None)
 
     def moments(self, belief: Particles) -> tuple[Any, Any]:
         """Return weighted mean and standard deviation of every component of the state."""
@@ -211,11 +218,12 @@ def _analyze(method: ParticleFilter, key: Any, prior: Particles, streams: tuple[
         count=count,
         chi_square=chi_square(predicted.mean(), 1 + jnp.square(predicted.spread()), count),
         background_spread=prior.total_spread(),
-        analysis_spread=posterior.total_spread(),
+        analysis_spread=weighted.total_spread(),
         log_likelihood=density,
         non_finite=jnp.sum(~finite),
         result=jnp.where(sound, jnp.where(collapsed, Result.COLLAPSED, Result.CONVERGED), Result.DIVERGED),
         effective_size=size,
         resampled=due.astype(jnp.int32),
+        weighted=(weighted.mean(), weighted.spread()),
     )
     return posterior, info
