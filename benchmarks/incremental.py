@@ -85,11 +85,12 @@ def main(
     cost = problem(n, steps, stations)
     half = Simplified(transport(n // 2, 2.0, 1.0), da.models.Truncation(2, axes=2), every=2)
     quarter = Simplified(transport(n // 4, 4.0, 2.0), da.models.Truncation(4, axes=2), every=4)
-    plain, learning = da.GaussNewton(tolerance=tolerance), PrimalCG(pairs=pairs)
+    none, learning = PrimalCG(pairs=0), PrimalCG(pairs=pairs)
+    plain = da.GaussNewton(tolerance=tolerance, inner=none)
     methods = {
         "plain Gauss-Newton": plain,
         "plain, preconditioned": plain.replace(inner=learning),
-        "half the resolution": plain.replace(inner=Incremental(half)),
+        "half the resolution": plain.replace(inner=Incremental(half, none)),
         "half, preconditioned": plain.replace(inner=Incremental(half, learning)),
         "a quarter, then half, preconditioned": plain.replace(inner=Incremental((quarter, half), learning)),
     }
