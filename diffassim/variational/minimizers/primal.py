@@ -16,8 +16,8 @@ from diffassim.variational.minimizers.trust_region import TrustRegionStep, trunc
 
 __all__ = ["Around", "InnerMethod", "PrimalCG"]
 
-# Over chaotic windows of 4,000 variables 50 pairs save three of four products, and more cost what they save; with 400
-# variables they save nothing.
+# Over chaotic windows of thousands of variables pairs save most products, and more than these cost what they save; with
+# hundreds of variables they save nothing.
 PAIRS, LARGE = 50, 800
 
 

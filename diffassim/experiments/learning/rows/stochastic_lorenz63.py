@@ -190,7 +190,7 @@ def error(analysis: Any, truth: Any) -> float:
 
 
 def seen_of(windows: Windows, analysis: Any = None) -> Seen:
-    """Return what a smoother is given in S1: no parameter and no forcing as it is true."""
+    """Return what a smoother is given in S1: the wrong forcing, which holds a tenth of X, and the wrong parameters."""
     relative = (windows.parameters / jnp.array([[10.0, 28.0, 8 / 3]]) - 1) / 0.12  # known up to the wrong factors
     return Seen(windows.values, windows.wrong_forcing, relative, analysis)
 
