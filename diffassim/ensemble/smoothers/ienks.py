@@ -133,7 +133,7 @@ class IEnKS(EnsembleWindowMethod):
             posterior = rotated(key, posterior)
         posterior = tree.select(departures.count > 0, posterior, prior)
         analysis = jax.vmap(lambda x: rollout(model, x, steps, start=start, at=jnp.asarray(rows, jnp.int32)))(posterior)
-        density = log_density(space.log_ratio(departures), streams)
+        density = space.log_likelihood(departures, streams)
         report = account(ensemble, prior, posterior, departures, density)
         ended = jnp.where(jnp.any(found.shortened), Result.STALLED, Result.CONVERGED)
         ended = jnp.where(found.increment > self.tolerance, Result.MAX_ITERATIONS, ended)
@@ -184,9 +184,9 @@ class _Everywhere(Pytree):
         S = sensitivities(search, departures.S, self.bundle)
         return updated(search, departures.d, S, self.finite_size)
 
-    def log_ratio(self, departures: Departures) -> Any:
-        """Return the log density of the innovations over that at the observations."""
-        return innovation_log_ratio(departures.S, departures.d)
+    def log_likelihood(self, departures: Departures, streams: tuple[Any, ...]) -> Any:
+        """Return the log density of the observed values."""
+        return log_density(innovation_log_ratio(departures.S, departures.d), streams)
 
 
 class Search(Pytree):

@@ -19,7 +19,6 @@ from diffassim.ensemble.local.search import FEW, search_sets, within_reach
 from diffassim.ensemble.smoothers.ienks import IEnKS, Search, sensitivities, updated
 from diffassim.grids.grid import Grid
 from diffassim.methods.departures import Departures, flat
-from diffassim.methods.likelihood import innovation_log_ratio
 from diffassim.methods.members import transformed
 
 __all__ = ["LocalIEnKS"]
@@ -143,7 +142,7 @@ class _AtEveryPoint(Pytree):
 
     def updated(self, search: Search, departures: Departures) -> Search:
         """Return the searches after a step, from the departures of the members that they have tried together."""
-        method, count = self.method, departures.d.shape[0]
+        method = self.method
 
         def at_point(point: Any) -> Search:
             place, own, numbers = point
@@ -152,20 +151,18 @@ class _AtEveryPoint(Pytree):
                 S = S.at[:, numbers].get(mode="fill", fill_value=0)
                 d, seen = (a.at[numbers].get(mode="fill", fill_value=0) for a in (d, seen))
                 there = there.at[numbers].get(mode="clip")
-            taper = method.localization(method.grid.distance(place[None], there, self.shape)).astype(d.dtype)
-            root = safe_sqrt(jnp.where(seen, taper, 0))
+            root = safe_sqrt(jnp.where(seen, method.local.taper(place[None], there, self.shape, d.dtype), 0))
             return updated(own, d * root, sensitivities(own, S, method.bundle) * root[None], method.finite_size)
 
         points = self.points, search, method.nearest
         local = jax.checkpoint(at_point)
-        if len(self.points) <= method.batch or not count:
+        if len(self.points) <= method.batch:
             return jax.vmap(local)(points)
         return lax.map(local, points, batch_size=method.batch)
 
-    def log_ratio(self, departures: Departures) -> Any:
-        """Return the sum of the log density ratios of the single values, as of all methods with a taper."""
-        each = jax.vmap(lambda s, d: innovation_log_ratio(s[:, None], d[None]), (1, 0))
-        return jnp.sum(each(departures.S, departures.d))
+    def log_likelihood(self, departures: Departures, streams: tuple[Any, ...]) -> Any:
+        """Return the sum of the log densities of the single values, as all methods with a taper do."""
+        return self.method.local.log_likelihood(departures, streams)
 
 
 def _steps_of(streams: tuple[Any, ...]) -> Any:
