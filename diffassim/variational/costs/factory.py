@@ -6,8 +6,6 @@ from typing import Any
 
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree, static
-from diffassim.variational.costs.fgat import ThreeDVarFGAT
-from diffassim.variational.costs.state_weak_constraint import StateWeakConstraint4DVar
 from diffassim.variational.costs.strong_constraint import StrongConstraint4DVar
 from diffassim.variational.costs.weak_constraint import WeakConstraint4DVar
 
@@ -70,7 +68,7 @@ class PerfectModel(CostFactory):
     form: Any = static(default=StrongConstraint4DVar)
 
     def __post_init__(self) -> None:
-        if self.form in (WeakConstraint4DVar, StateWeakConstraint4DVar):
+        if "Q" in _fields(self.form):
             raise ConfigurationError(f"PerfectModel: {self.form.__name__} has model errors; take WithModelError(Q)")
 
     def __call__(self, model: Any, background: Any, B: Any, observations: Any, **options: Any) -> Any:
@@ -104,9 +102,14 @@ class WithModelError(CostFactory):
     form: Any = static(default=WeakConstraint4DVar)
 
     def __post_init__(self) -> None:
-        if self.form in (StrongConstraint4DVar, ThreeDVarFGAT):
+        if _fields(self.form) and "Q" not in _fields(self.form):
             raise ConfigurationError(f"WithModelError: {self.form.__name__} has no model error; take PerfectModel()")
 
     def __call__(self, model: Any, background: Any, B: Any, observations: Any, **options: Any) -> Any:
         """Return the cost of a window; see `CostFactory`."""
         return self.form(model, background, B, self.Q, observations, every=self.every, **options)
+
+
+def _fields(form: Any) -> tuple[str, ...]:
+    """Return the fields of a class of costs; none of what is another callable, which is taken as it is."""
+    return tuple(getattr(form, "__dataclass_fields__", ()))
