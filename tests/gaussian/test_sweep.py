@@ -61,7 +61,7 @@ def test_missing_observations_are_the_same_as_removed_ones(method):
         return jnp.sum(posterior.mean**3) + jnp.sum(posterior.spread()) + told
 
     theta = {"mean": 0.1, "scale": 1.2, "std": 0.7}
-    chex.assert_trees_all_close(score(theta, wrong), score(theta, None), rtol=1e-11, atol=1e-12)
+    chex.assert_trees_all_close(score(theta, wrong), score(theta, None), rtol=1e-9, atol=1e-11)
 
 
 @every_method
