@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffassim.core.errors import ConfigurationError, DataError
+from diffassim.training.state import TrainingState
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
 
 FORMAT = 1
-MANIFEST, ARRAYS = "manifest.json", "arrays"
+MANIFEST, ARRAYS, POSITION = "manifest.json", "arrays", "position.json"
 
 
 def save_checkpoint(directory: str | Path, state: Any) -> None:
@@ -27,7 +28,7 @@ def save_checkpoint(directory: str | Path, state: Any) -> None:
 
     Args:
         directory: where to write.
-        state: pytree of arrays and random keys, for example a `TrainingState`.
+        state: pytree of arrays and random keys, for example a `TrainingState` (with its position in the data).
 
     Example:
         >>> save_checkpoint("kept", {"w": jnp.arange(3.0)})
@@ -44,6 +45,8 @@ def save_checkpoint(directory: str | Path, state: Any) -> None:
     leaves = [_as_array(leaf) for leaf in jax.tree.leaves(state)]
     with ocp.PyTreeCheckpointer() as writer:
         writer.save(new / ARRAYS, {f"{k:06d}": leaf for k, leaf in enumerate(leaves)})
+    if isinstance(state, TrainingState) and state.position is not None:  # beside the leaves: its length changes
+        (new / ARRAYS / POSITION).write_text(state.position)
     manifest = {"format": FORMAT, "leaves": _description(state), "files": _checksums(new / ARRAYS)}
     (new / MANIFEST).write_text(json.dumps(manifest, indent=1))
     if directory.exists():
@@ -99,7 +102,11 @@ def load_checkpoint(directory: str | Path, like: Any) -> Any:
         arrays = reader.restore(directory / ARRAYS)
     leaves, structure = jax.tree.flatten(like)
     restored = [_like(arrays[f"{k:06d}"], leaf) for k, leaf in enumerate(leaves)]
-    return jax.tree.unflatten(structure, restored)
+    state = jax.tree.unflatten(structure, restored)
+    if isinstance(state, TrainingState):
+        position = (directory / ARRAYS / POSITION).read_text() if POSITION in files else None
+        state = state.replace(position=position)
+    return state
 
 
 def _is_key(leaf: Any) -> bool:

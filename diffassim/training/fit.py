@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +13,13 @@ import numpy as np
 import optax
 
 from diffassim.core import tree
-from diffassim.core.errors import AssimilationError, ConfigurationError, DataError, ShapeError
+from diffassim.core.errors import AssimilationError, ConfigurationError
 from diffassim.training.checkpoint import save_checkpoint
+from diffassim.training.sources import batches_of
 from diffassim.training.state import TrainingState
-from diffassim.training.updates import advance, evaluate, sample_count
+from diffassim.training.streams import Stream
+from diffassim.training.updates import advance
+from diffassim.training.validation import Validation, missing_values
 
 __all__ = ["Fit", "TrainingError", "fit"]
 
@@ -82,16 +85,30 @@ def fit(
         loss: (trainable, batch, key) -> scalar, or (scalar, dict of scalar metrics); with `carry` (trainable, batch,
             key, carry) -> (scalar, metrics, carry). With `accumulate` it has to be a mean over the samples.
         trainable: pytree of floating-point arrays, for example a `Network` or a model that holds one.
-        data: pytree of arrays with a leading sample axis, whose batches visit every sample once in an epoch (as far as
-            whole batches go); or an iterator of batches of one shape, whose next item belongs to the next update.
+        data: where the samples come from; but for arrays, the next batches are read while the device works on these.
+
+            - Pytree of arrays with a leading sample axis, which move to the device at once; `np.memmap`, zarr arrays,
+              HDF5 data sets, or `StoredArrays(...)` move batch by batch. Every sample comes once in an epoch, as far as
+              whole batches go, in an order that key and epoch determine.
+            - `Source`, such as `diffassim.io.windows.WindowsOfFields` of netCDF or zarr files, or a data set that gives
+              samples by number, such as those of PyTorch or a `MapDataset` of grain: in the same order.
+            - Without batch_size: a data set that gives whole batches by number (such as `MapDataset.batch(...)`). That
+              of step k is number k, modulo their number.
+            - Without batch_size: an iterable of batches (such as `IterDataset` and `DataLoader` of grain), which begins
+              again at its end. A continued training sets its iterator to the position that the state holds if there
+              is one (grain's have one); otherwise it reads the batches of the steps before and leaves them out.
+            - Without batch_size: an iterator of batches, whose next item belongs to the next update. A continued
+              training takes what comes, unless it can be set to the position of the state. Where training ends before
+              its last step, what was read ahead is lost.
         optimizer: optax transformation.
         steps: number of updates, those of a given state included.
-        batch_size: samples in each batch; None for an iterator.
+        batch_size: samples in each batch; None where the data consist of batches, which all have one shape.
         key: random key; None with a state, which has one.
         state: where to go on (`Fit.state`, or `load_checkpoint`); `trainable` may then be None.
         carry: pytree that the loss hands on from update to update, without derivative: states of cycles that go on
             (truncated back-propagation), settings that change between calls of `fit` without a new compilation.
-        validation: samples on which the loss is evaluated after every chunk, all at once.
+        validation: samples on which the loss is evaluated after every chunk: arrays all at once; a `Source` or an
+            iterable of batches batch by batch, whose mean, weighted by their samples, counts.
         patience: validations without a new minimum after which training ends.
         accumulate: parts in which the gradient of a batch is computed one after the other, to save memory.
         chunk: updates between two looks at the training.
@@ -104,7 +121,7 @@ def fit(
 
     Raises:
         ConfigurationError: if `batch_size`, `accumulate`, `chunk`, `key` or `patience` cannot be what they are.
-        DataError: if the iterator ends too early.
+        DataError: if there are no samples, an iterator ends too early, or a batch holds another type or no numbers.
         ShapeError: if samples or batches differ in shape.
         TrainingError: if loss or gradient is not finite: it names the update and holds the last sound state.
 
@@ -114,29 +131,36 @@ def fit(
         >>> float(found.trained)
         3.0
     """
-    _check(data, batch_size, accumulate, chunk, validation, patience)
+    _check(accumulate, chunk, validation, patience, batch_size)
     state = _begun(trainable, optimizer, key, state, carry, accumulate)
     step = first = int(state.step)
+    batches = batches_of(data, batch_size, state.key, step, state.position)
+    data = jax.tree.map(jnp.asarray, data) if batches is None else data  # to the device once, not for every chunk
+    valued = None if validation is None else Validation(validation, batch_size)
     reports: list[Any] = []
     checked: list[float] = []
-    while step < steps and not (patience is not None and int(state.stale) >= patience):
-        count = min(chunk, steps - step)
-        source = data if batch_size is not None else _stacked(data, count, chunk, accumulate, step)
-        state, report = advance(loss, optimizer, batch_size, accumulate, chunk, state, source, step + count)
-        reports.append(jax.tree.map(lambda leaf, k=count: np.asarray(leaf)[:k], report))
-        broken = step + count != int(state.step)
-        step = int(state.step)
-        if broken:
-            _raise_broken(step, first, reports, checked, state)
-        if validation is not None:
-            checked.append(float(value := evaluate(loss, state, validation)))
-            state = _compared(state, value)
-        if record is not None:
-            record(step - count, _by_name(reports[-1], checked))
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, state)
-        if progress is not None:
-            progress(step - 1, float(reports[-1][0][-1]))
+    with contextlib.ExitStack() as stack:
+        stream = None if batches is None else stack.enter_context(Stream(batches, step, steps, chunk, accumulate))
+        while step < steps and not (patience is not None and int(state.stale) >= patience):
+            count = min(chunk, steps - step)
+            if stream is not None:
+                state, report = stream.advance(loss, optimizer, state, count)
+            else:
+                state, report = advance(loss, optimizer, batch_size, accumulate, chunk, state, data, step, step + count)
+            reports.append(jax.tree.map(lambda leaf, k=count: np.asarray(leaf)[:k], report))
+            broken = step + count != int(state.step)
+            step = int(state.step)
+            if broken:
+                _raise_broken(step, first, reports, checked, state, data if batches is None else batches, batch_size)
+            if valued is not None:
+                checked.append(float(value := valued(loss, state)))
+                state = _compared(state, value)
+            if record is not None:
+                record(step - count, _by_name(reports[-1], checked))
+            if checkpoint is not None:
+                save_checkpoint(checkpoint, state)
+            if progress is not None:
+                progress(step - 1, float(reports[-1][0][-1]))
     return _collect(reports, checked, state, None if validation is None else state.best)
 
 
@@ -184,54 +208,24 @@ def _collect(reports: list[Any], checked: list[float], state: TrainingState, bes
     return Fit(trained, losses, norms, metrics, np.array(checked), state)
 
 
-def _raise_broken(step: int, first: int, reports: list[Any], checked: list[float], state: TrainingState) -> None:
+def _raise_broken(
+    step: int, first: int, reports: list[Any], checked: list[float], state: TrainingState, data: Any, batch_size: Any
+) -> None:
     so_far = _collect(reports, checked, state, None)
     kept = jax.tree.map(lambda leaf: leaf[: step - first + 1], (so_far.losses, so_far.gradient_norms, so_far.metrics))
     so_far = so_far._replace(losses=kept[0], gradient_norms=kept[1], metrics=kept[2])
     raise TrainingError(
         f"fit: in the batch of step {step} the loss is {kept[0][-1]} and the gradient norm {kept[1][-1]}. Lower the "
-        "learning rate, clip the gradient, check the batch, or check that the minimizations inside the loss converge.",
+        "learning rate, clip the gradient, check the batch, or check that the minimizations inside the loss converge."
+        + missing_values(data, batch_size, state.key, step),
         so_far,
     )
 
 
-def _check(
-    data: Any, batch_size: int | None, accumulate: int, chunk: int, validation: Any, patience: int | None
-) -> None:
+def _check(accumulate: int, chunk: int, validation: Any, patience: int | None, batch_size: int | None) -> None:
     if chunk < 1 or accumulate < 1:
         raise ConfigurationError(f"fit: chunk={chunk} and accumulate={accumulate} must be at least 1")
     if patience is not None and (validation is None or patience < 1):
         raise ConfigurationError(f"fit: patience={patience} counts validations (1 or more); give validation samples")
-    if isinstance(data, Iterator) != (batch_size is None):
-        raise ConfigurationError(
-            "fit: arrays of samples need a batch_size, and an iterator of batches none; found "
-            f"batch_size={batch_size} with {type(data).__name__}"
-        )
-    if batch_size is None:
-        return
-    sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(data)}
-    if len(sizes) != 1 or sizes == {()}:
-        raise ShapeError(f"fit: every array of the data needs the same leading sample axis; found the sizes {sizes}")
-    if not 1 <= batch_size <= sample_count(data):
-        raise ConfigurationError(
-            f"fit: batch_size={batch_size} must lie between 1 and the {sample_count(data)} samples"
-        )
-    if batch_size % accumulate:
+    if batch_size is not None and batch_size % accumulate:
         raise ConfigurationError(f"fit: batch_size={batch_size} is no multiple of accumulate={accumulate}")
-
-
-def _stacked(batches: Iterator[Any], count: int, chunk: int, accumulate: int, step: int) -> Any:
-    """Return the next batches of an iterator, padded to a chunk by repetition of the last."""
-    taken = list(itertools.islice(batches, count))
-    if len(taken) < count:
-        raise DataError(f"fit: the iterator of batches ended at step {step + len(taken)}, before the last update")
-    for k, batch in enumerate(taken):
-        if not tree.same_shapes(batch, taken[0]):
-            raise ShapeError(
-                f"fit: the batch of step {step + k} has the shapes {tree.describe_shapes(batch)}, but others "
-                f"{tree.describe_shapes(taken[0])}; drop or pad what does not fill a batch"
-            )
-    if any(jnp.shape(leaf)[0] % accumulate for leaf in jax.tree.leaves(taken[0]) if accumulate > 1):
-        raise ConfigurationError(f"fit: the batches' size is no multiple of accumulate={accumulate}")
-    taken += [taken[-1]] * (chunk - count)
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *taken)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from diffassim.core.pytree import Pytree
+from diffassim.core.pytree import Pytree, static
 
 __all__ = ["TrainingState"]
 
@@ -27,6 +27,7 @@ class TrainingState(Pytree):
         stale: validations since then.
         stage: number of the current stage of a curriculum.
         carry: what the loss hands on from update to update, or None.
+        position: where the iterator of the data stands, as JSON, if it can tell (those of grain can); or None.
 
     Example:
         >>> state = TrainingState.create(jnp.zeros(3), optax.adam(0.1), jax.random.key(0))
@@ -43,6 +44,7 @@ class TrainingState(Pytree):
     stale: Int[Array, ""]
     stage: Int[Array, ""]
     carry: Any = None
+    position: str | None = static(default=None)
 
     @classmethod
     def create(

@@ -14,7 +14,7 @@ from jax import lax
 from diffassim.core import tree
 from diffassim.training.state import TrainingState
 
-__all__ = ["advance", "evaluate", "sample_count"]
+__all__ = ["advance", "epoch_order", "evaluate", "sample_count"]
 
 ORDER, LOSS, VALIDATION = 0, 1, 2  # branches of the training's key
 
@@ -52,6 +52,7 @@ def advance(
     length: int,
     state: TrainingState,
     data: Any,
+    first: Any,
     until: Any,
 ) -> tuple[TrainingState, tuple[Any, Any, dict[str, Any]]]:
     """Make up to `length` updates in one scan; nothing is read back in between.
@@ -64,6 +65,7 @@ def advance(
         length: largest number of updates (static).
         state: where to go on.
         data: samples, or batches.
+        first: run-time number of the step that `data` belong to; a state that an update before did not reach stays.
         until: run-time number of the step to stop at.
 
     Returns:
@@ -102,21 +104,22 @@ def advance(
 
     order = None
     if batch_size is not None:  # the current epoch's, so that a training may stop in the middle of one
-        order = _permutation(state, sample_count(data) // batch_size, sample_count(data))
+        order = epoch_order(state.key, state.step // (sample_count(data) // batch_size), sample_count(data))
     items = data if batch_size is None else None
-    (state, _, _), report = lax.scan(body, (state, order, jnp.asarray(True)), items, length=length)
+    (state, _, _), report = lax.scan(body, (state, order, state.step == first), items, length=length)
     return state, report
 
 
-def _permutation(state: TrainingState, batches: int, samples: int) -> Any:
-    epoch = state.step // batches
-    return jax.random.permutation(jax.random.fold_in(jax.random.fold_in(state.key, ORDER), epoch), samples)
+@partial(jax.jit, static_argnums=2)
+def epoch_order(key: Any, epoch: Any, samples: int) -> Any:
+    """Return the order of the samples in an epoch, which the key of the training and the epoch's number determine."""
+    return jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, ORDER), epoch), samples)
 
 
 def _order(state: TrainingState, order: Any, batches: int) -> Any:
     """Return the order of the samples: a new one at the start of an epoch."""
     new = state.step % batches == 0
-    return lax.cond(new, lambda: _permutation(state, batches, order.shape[0]), lambda: order)
+    return lax.cond(new, lambda: epoch_order(state.key, state.step // batches, order.shape[0]), lambda: order)
 
 
 def _batch(data: Any, batch_size: int | None, state: TrainingState, order: Any, item: Any) -> Any:

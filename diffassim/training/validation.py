@@ -1,0 +1,93 @@
+"""The loss of samples that are not trained on, and what is wrong with a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffassim.core.errors import ConfigurationError, DataError
+from diffassim.training.sources import Drawn, Numbered, StoredArrays, is_arrays, source_of
+from diffassim.training.state import TrainingState
+from diffassim.training.updates import evaluate, sample_count
+
+__all__ = ["Validation", "missing_values"]
+
+
+class Validation:
+    """The loss of validation samples, of arrays at once, of all else batch by batch.
+
+    Args:
+        data: see `fit`.
+        batch_size: samples that are read together.
+
+    Raises:
+        ConfigurationError: if data can be read only once, or a batch size is missing.
+    """
+
+    def __init__(self, data: Any, batch_size: int | None) -> None:
+        self._data, self._size = data, batch_size
+        self._source = source_of(data)
+        if (
+            self._source is None
+            and not is_arrays(data)
+            and (not isinstance(data, Iterable) or isinstance(data, Iterator))
+        ):
+            raise ConfigurationError(
+                f"fit: validation samples are read after every chunk, but {type(data).__name__} cannot be read "
+                "again; give arrays, a source or an iterable of batches"
+            )
+
+    def __call__(self, loss: Callable[..., Any], state: TrainingState) -> Any:
+        """Return the loss, the mean of those of batches weighted by their number of samples."""
+        state = state.replace(position=None)
+        if self._source is None and is_arrays(self._data):
+            return evaluate(loss, state, self._data)
+        total, count, value = 0.0, 0, None
+        for number, batch in enumerate(self._batches()):
+            own = state if not number else state.replace(key=jax.random.fold_in(state.key, number))
+            following = evaluate(loss, own, jax.device_put(batch))
+            if value is not None:
+                jax.block_until_ready(value)  # one batch at the device and the next, never more
+            value = following
+            samples = sample_count(batch)
+            total, count = total + samples * value, count + samples
+        if not count:
+            raise DataError("fit: the validation data hold no sample")
+        return total / count
+
+    def _batches(self) -> Iterator[Any]:
+        if self._source is None or self._size is None:
+            yield from self._data
+            return
+        for first in range(0, len(self._source), self._size):
+            yield self._source.read(np.arange(first, min(first + self._size, len(self._source))))
+
+
+def missing_values(data: Any, batch_size: int | None, key: Any, step: int) -> str:
+    """Return a sentence about the values of a batch that are not finite, if it can be read again and has such.
+
+    Args:
+        data: arrays, or the `Batches` of a training.
+        batch_size: samples in a batch.
+        key: key of the training.
+        step: number of the batch.
+    """
+    batches = Drawn(StoredArrays(data), batch_size, key) if is_arrays(data) and batch_size is not None else data
+    if not isinstance(batches, Drawn | Numbered):
+        return ""
+    asked = batches.ask(step)
+    label = getattr(batches.source, "label", str) if isinstance(batches, Drawn) else str
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batches.read(asked)):
+        array = np.asarray(leaf)
+        if array.dtype.kind not in "fV" or not array.ndim:
+            continue
+        bad = ~np.isfinite(array.astype(np.float64)).reshape(len(array), -1).all(axis=1)
+        if bad.any():
+            numbers = np.asarray(asked)[bad] if isinstance(batches, Drawn) else np.flatnonzero(bad)
+            shown = ", ".join(label(int(k)) for k in numbers[:3]) + (", ..." if len(numbers) > 3 else "")
+            name = jax.tree_util.keystr(path) or "the batch"
+            return f" In it, {name} is NaN or infinite in {len(numbers)} of {len(array)} samples: {shown}."
+    return ""
