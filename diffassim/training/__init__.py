@@ -14,6 +14,7 @@ from diffassim.training.metrics import CsvMetrics, TensorBoardMetrics
 from diffassim.training.online import OnlineState, OnlineTraining
 from diffassim.training.routes import AnalysisForecast, FilterCycle, FilterForecast, Forecast, Route, WindowSample
 from diffassim.training.scores import CRPS, EnergyScore, GaussianLikelihood, Loss, MeanSquare, Score, Spectral
+from diffassim.training.sources import Source, StoredArrays
 from diffassim.training.state import TrainingState
 from diffassim.training.through_analysis import ForecastMisfit
 
@@ -37,8 +38,10 @@ __all__ = [
     "OnlineTraining",
     "Route",
     "Score",
+    "Source",
     "Spectral",
     "Stage",
+    "StoredArrays",
     "TensorBoardMetrics",
     "TrainingError",
     "TrainingState",

@@ -102,11 +102,11 @@ def load_checkpoint(directory: str | Path, like: Any) -> Any:
         arrays = reader.restore(directory / ARRAYS)
     leaves, structure = jax.tree.flatten(like)
     restored = [_like(arrays[f"{k:06d}"], leaf) for k, leaf in enumerate(leaves)]
-    state = jax.tree.unflatten(structure, restored)
-    if isinstance(state, TrainingState):
-        position = (directory / ARRAYS / POSITION).read_text() if POSITION in files else None
-        state = state.replace(position=position)
-    return state
+    kept = jax.tree.unflatten(structure, restored)
+    if not isinstance(kept, TrainingState):
+        return kept
+    position = (directory / ARRAYS / POSITION).read_text() if POSITION in files else None
+    return kept.replace(position=position)
 
 
 def _is_key(leaf: Any) -> bool:

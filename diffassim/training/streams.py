@@ -25,13 +25,13 @@ class Part(NamedTuple):
     """Batches of several updates, stacked.
 
     Attributes:
-        batches: pytree of arrays (length, sample, ...); beyond `count`, the last one is repeated.
-        count: how many there are.
+        batches: pytree of arrays (length, sample, ...); beyond `number`, the last one is repeated.
+        number: how many there are.
         position: of the data after them, as JSON, or None.
     """
 
     batches: Any
-    count: int
+    number: int
     position: str | None
 
 
@@ -77,19 +77,20 @@ class Stream:
             State and report as of `updates.advance`, the report as NumPy arrays.
         """
         step = first = int(state.step)
-        state, reports = state.replace(position=None), []  # as a static field, it would compile anew
+        state = state.replace(position=None)  # as a static field, it would compile anew
+        reports: list[Any] = []
         position = None
         while step < first + count:
             assert self._next is not None
             part = self._next.result()
             batches = jax.device_put(part.batches)
-            self._next = self._start(step + part.count)
+            self._next = self._start(step + part.number)
             length, until = jax.tree.leaves(batches)[0].shape[0], first + count
             state, report = advance(loss, optimizer, None, self._accumulate, length, state, batches, step, until)
             if reports:
                 jax.block_until_ready(reports[-1][0])  # two parts at the device, never more
-            reports.append((report, part.count))
-            step, position = step + part.count, part.position
+            reports.append((report, part.number))
+            step, position = step + part.number, part.position
         kept = [jax.tree.map(lambda leaf, k=k: np.asarray(leaf)[:k], report) for report, k in reports]
         return state.replace(position=position), jax.tree.map(lambda *leaves: np.concatenate(leaves), *kept)
 
@@ -110,9 +111,9 @@ class Stream:
                 self._length = min(self._chunk, max(1, PART // max(size, 1)))
             if len(taken) == self._length:
                 break
-        count, position = len(taken), self._batches.position()
-        taken += [taken[-1]] * (self._length - count)
-        return Part(jax.tree.map(lambda *leaves: np.stack(leaves), *taken), count, position)
+        number, position = len(taken), self._batches.position()
+        taken += [taken[-1]] * ((self._length or 1) - number)
+        return Part(jax.tree.map(lambda *leaves: np.stack(leaves), *taken), number, position)
 
     def _checked(self, batch: Any, step: int) -> Any:
         batch = jax.tree.map(np.asarray, batch)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffassim.core.errors import ConfigurationError, DataError
-from diffassim.training.sources import Drawn, Numbered, StoredArrays, is_arrays, source_of
+from diffassim.training.sources import Drawn, Numbered, Source, is_arrays, source_of
 from diffassim.training.state import TrainingState
 from diffassim.training.updates import evaluate, sample_count
 
@@ -39,6 +40,11 @@ class Validation:
                 f"fit: validation samples are read after every chunk, but {type(data).__name__} cannot be read "
                 "again; give arrays, a source or an iterable of batches"
             )
+        if batch_size is None and isinstance(data, Source):
+            raise ConfigurationError(
+                f"fit: without a batch_size it is not known how many validation samples of {type(data).__name__} to "
+                "read together; give an iterable of batches"
+            )
 
     def __call__(self, loss: Callable[..., Any], state: TrainingState) -> Any:
         """Return the loss, the mean of those of batches weighted by their number of samples."""
@@ -66,6 +72,19 @@ class Validation:
             yield self._source.read(np.arange(first, min(first + self._size, len(self._source))))
 
 
+class _Held:
+    """Arrays in memory, random keys among them, as a source."""
+
+    def __init__(self, arrays: Any) -> None:
+        self._arrays = arrays
+
+    def __len__(self) -> int:
+        return sample_count(self._arrays)
+
+    def read(self, indices: np.ndarray) -> Any:
+        return jax.tree.map(lambda leaf: leaf[indices], self._arrays)
+
+
 def missing_values(data: Any, batch_size: int | None, key: Any, step: int) -> str:
     """Return a sentence about the values of a batch that are not finite, if it can be read again and has such.
 
@@ -75,18 +94,20 @@ def missing_values(data: Any, batch_size: int | None, key: Any, step: int) -> st
         key: key of the training.
         step: number of the batch.
     """
-    batches = Drawn(StoredArrays(data), batch_size, key) if is_arrays(data) and batch_size is not None else data
-    if not isinstance(batches, Drawn | Numbered):
+    arrays = is_arrays(data) and batch_size is not None
+    batches: Any = Drawn(_Held(data), batch_size or 1, key) if arrays else data
+    drawn = isinstance(batches, Drawn)
+    if not drawn and not isinstance(batches, Numbered):
         return ""
-    asked = batches.ask(step)
-    label = getattr(batches.source, "label", str) if isinstance(batches, Drawn) else str
+    asked: Any = batches.ask(step)
+    label = getattr(batches.source, "label", str) if drawn else str
     for path, leaf in jax.tree_util.tree_leaves_with_path(batches.read(asked)):
-        array = np.asarray(leaf)
-        if array.dtype.kind not in "fV" or not array.ndim:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating) or not jnp.ndim(leaf):
             continue
+        array = np.asarray(leaf)
         bad = ~np.isfinite(array.astype(np.float64)).reshape(len(array), -1).all(axis=1)
         if bad.any():
-            numbers = np.asarray(asked)[bad] if isinstance(batches, Drawn) else np.flatnonzero(bad)
+            numbers = np.asarray(asked)[bad] if drawn else np.flatnonzero(bad)
             shown = ", ".join(label(int(k)) for k in numbers[:3]) + (", ..." if len(numbers) > 3 else "")
             name = jax.tree_util.keystr(path) or "the batch"
             return f" In it, {name} is NaN or infinite in {len(numbers)} of {len(array)} samples: {shown}."
