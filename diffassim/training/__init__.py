@@ -12,6 +12,7 @@ from diffassim.training.fit import Fit, TrainingError, fit
 from diffassim.training.frozen import paths_of, training_only
 from diffassim.training.metrics import CsvMetrics, TensorBoardMetrics
 from diffassim.training.online import OnlineState, OnlineTraining
+from diffassim.training.progress import ProgressLine
 from diffassim.training.routes import AnalysisForecast, FilterCycle, FilterForecast, Forecast, Route, WindowSample
 from diffassim.training.scores import CRPS, EnergyScore, GaussianLikelihood, Loss, MeanSquare, Score, Spectral
 from diffassim.training.sources import Source, StoredArrays
@@ -36,6 +37,7 @@ __all__ = [
     "MeanSquare",
     "OnlineState",
     "OnlineTraining",
+    "ProgressLine",
     "Route",
     "Score",
     "Source",

@@ -135,7 +135,9 @@ def fit(
     state = _begun(trainable, optimizer, key, state, carry, accumulate)
     step = first = int(state.step)
     batches = batches_of(data, batch_size, state.key, step, state.position)
-    data = jax.tree.map(jnp.asarray, data) if batches is None else data  # to the device once, not for every chunk
+    if batches is None:
+        data = jax.tree.map(jnp.asarray, data)  # to the device once, not for every chunk
+        state = state.replace(position=None)
     valued = None if validation is None else Validation(validation, batch_size)
     reports: list[Any] = []
     checked: list[float] = []
