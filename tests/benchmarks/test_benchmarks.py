@@ -20,6 +20,7 @@ from benchmarks import (
     imports,
     incremental,
     large_network,
+    loading,
     long_window,
     peers_learned,
     peers_variational,
@@ -222,6 +223,19 @@ def test_published_quasi_geostrophic_scores(capsys, tmp_path):
     sizes = {"points": 17, "values": 20, "cycles": 3, "burn_in": 1, "states": 4, "spin_up": 2}
     found = rows(capsys, published_qg.main, tmp_path, cases=("letkf-25", "eakf-25-1.03"), seeds=1, **sizes)
     assert all(np.isfinite(found[case]["more"]["error"]) for case in ("letkf-25", "eakf-25-1.03"))
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_loading(capsys, tmp_path):
+    options = {"kinds": ("nc",), "megabytes": 1, "size": 8, "width": 1, "updates": 2, "rounds": 3}
+    found = rows(capsys, loading.main, tmp_path, **options)
+    assert set(found) == {
+        "arrays at the device", "arrays of the host", "nc files", "nc files, reading alone",
+        "nc files, memory of an epoch above that of one chunk",
+    }  # fmt: skip
+    assert found["nc files, memory of an epoch above that of one chunk"]["size"] == "64 updates of 16"
+    assert all(row["seconds"] > 0 for row in found.values())
 
 
 @pytest.mark.ci
