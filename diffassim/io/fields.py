@@ -117,7 +117,8 @@ class FieldFiles:
         try:
             with warnings.catch_warnings():  # metadata in one file are faster to read, which happens once
                 warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated", RuntimeWarning)
-                dataset = xr.open_dataset(path, engine="zarr" if zarr else None, chunks=None, cache=False)
+                engine = "zarr" if zarr else None
+                dataset = xr.open_dataset(path, engine=engine, chunks=None, cache=False, decode_timedelta=False)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise DataError(
                 f"{path} cannot be read as {'zarr' if zarr else 'netCDF'}: {single_line(error, 200)}"

@@ -113,7 +113,7 @@ def fit(
         accumulate: parts in which the gradient of a batch is computed one after the other, to save memory.
         chunk: updates between two looks at the training.
         checkpoint: directory in which the state is kept after every chunk.
-        progress: called as progress(step, loss) after each chunk.
+        progress: called as progress(step, loss) after each chunk, for example a `ProgressLine`.
         record: called as record(first step, values by name) after each chunk, for example a `CsvMetrics`.
 
     Returns:

@@ -16,6 +16,8 @@ from diffassim.training.updates import evaluate, sample_count
 
 __all__ = ["Validation", "missing_values"]
 
+ENDLESS = 2**40  # batches
+
 
 class Validation:
     """The loss of validation samples, of arrays at once, of all else batch by batch.
@@ -39,6 +41,10 @@ class Validation:
             raise ConfigurationError(
                 f"fit: validation samples are read after every chunk, but {type(data).__name__} cannot be read "
                 "again; give arrays, a source or an iterable of batches"
+            )
+        if batch_size is None and self._source is not None and len(self._source) > ENDLESS:
+            raise ConfigurationError(
+                f"fit: the validation data {type(data).__name__} never end; leave out their repeat()"
             )
         if batch_size is None and isinstance(data, Source):
             raise ConfigurationError(
@@ -101,7 +107,11 @@ def missing_values(data: Any, batch_size: int | None, key: Any, step: int) -> st
         return ""
     asked: Any = batches.ask(step)
     label = getattr(batches.source, "label", str) if drawn else str
-    for path, leaf in jax.tree_util.tree_leaves_with_path(batches.read(asked)):
+    try:
+        batch = batches.read(asked)
+    except Exception as error:  # of any library, while a training error is being told
+        return f" Reading it again failed: {error}"
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         if not jnp.issubdtype(leaf.dtype, jnp.floating) or not jnp.ndim(leaf):
             continue
         array = np.asarray(leaf)

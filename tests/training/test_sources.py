@@ -13,7 +13,17 @@ import optax
 import pytest
 
 from diffassim.core.errors import ConfigurationError, DataError, ShapeError
-from diffassim.training import Source, StoredArrays, TrainingError, TrainingState, fit, load_checkpoint, streams
+from diffassim.training import (
+    Source,
+    Stage,
+    StoredArrays,
+    TrainingError,
+    TrainingState,
+    fit,
+    fit_stages,
+    load_checkpoint,
+    streams,
+)
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(22, 3)), RNG.normal(size=22)
@@ -124,6 +134,20 @@ def test_an_iterable_begins_again_and_a_continued_training_leaves_out_what_was_r
     rest = train(data, state=state, batch_size=None)
     assert np.array_equal(rest.trained, whole.trained)
     assert data.read == 17  # none more than needed
+
+
+def test_the_stages_of_a_curriculum_go_on_in_the_same_data():
+    def weighted(w, batch, key, weight):
+        value = weight * loss(w, batch, key)
+        return value, {}, weight
+
+    stages, options = [Stage(4, 1.0), Stage(5, 0.5)], {"optimizer": ADAM, "chunk": 3, "key": KEY}
+    arrays = fit_stages(weighted, jnp.zeros(3), (X, Y), stages, batch_size=4, **options)
+    source = fit_stages(weighted, jnp.zeros(3), Rows(), stages, batch_size=4, **options)
+    np.testing.assert_allclose(source.losses, arrays.losses, rtol=1e-12)
+    iterable = fit_stages(weighted, jnp.zeros(3), Again(), stages, **options)
+    iterator = fit_stages(weighted, jnp.zeros(3), itertools.cycle(Again()), stages, **options)
+    assert np.array_equal(iterable.losses, iterator.losses)
 
 
 def test_an_iterator_is_read_no_further_than_the_last_update():
@@ -273,6 +297,11 @@ class Empty:
         raise AssertionError
 
 
+class Endless(Rows):
+    def __len__(self):
+        return 2**60
+
+
 class Short(Empty):
     def __len__(self):
         return 9
@@ -325,6 +354,8 @@ def test_a_dataset_is_told_how_to_become_windows():
 def test_validation_that_can_be_read_only_once_is_refused():
     with pytest.raises(ConfigurationError, match="cannot be read again"):
         train((X, Y), validation=batches())
+    with pytest.raises(ConfigurationError, match="never end"):
+        train(batches(), validation=Endless(), batch_size=None)
     with pytest.raises(ConfigurationError, match="without a batch_size"):
         train(batches(), validation=StoredArrays((X, Y)), batch_size=None)
 
