@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from diffassim.io.messages import shortened, single_line
 
 __all__ = ["FieldFiles"]
 
+CACHE = 2**27  # bytes of chunks that netCDF keeps of all files together; its own choice is 64 MiB for each variable
+OPEN = 128  # files that xarray keeps open
 TOLERANCE = 1e-3  # of a step: how exactly times in floating-point numbers lie on a regular axis
 
 
@@ -48,6 +51,7 @@ class FieldFiles:
             raise ConfigurationError("FieldFiles: give at least one file")
         self.time = time
         self._own: list[xr.Dataset] = []
+        self._cache = max(2**20, CACHE // (min(len(given), OPEN) * max(1, len(variables))))
         try:
             found = [(self._opened(k, file)) for k, file in enumerate(given)]
             axes = [_times(name, dataset, time) for name, dataset in found]
@@ -102,7 +106,8 @@ class FieldFiles:
             contiguous = len(local) == local[-1] - local[0] + 1
             where: Any = slice(int(local[0]), int(local[-1]) + 1) if contiguous else local
             found = self._datasets[k][variable].isel({self.time: where})
-            parts.append(found.transpose(self.time, *self.dims[variable]).values)
+            with _chunks_in_memory(self._cache):  # xarray may open the file again
+                parts.append(found.transpose(self.time, *self.dims[variable]).values)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _opened(self, number: int, file: Any) -> tuple[str, xr.Dataset]:
@@ -115,7 +120,10 @@ class FieldFiles:
         if not remote and not Path(path).exists():
             raise DataError(f"{path} does not exist")
         try:
-            with warnings.catch_warnings():  # metadata in one file are faster to read, which happens once
+            with (
+                _chunks_in_memory(self._cache),
+                warnings.catch_warnings(),
+            ):  # metadata in one file are faster to read, which happens once
                 warnings.filterwarnings("ignore", "Failed to open Zarr store with consolidated", RuntimeWarning)
                 engine = "zarr" if zarr else None
                 dataset = xr.open_dataset(path, engine=engine, chunks=None, cache=False, decode_timedelta=False)
@@ -186,6 +194,22 @@ class FieldFiles:
                     )
         assert dims is not None
         return tuple(dims)
+
+
+@contextlib.contextmanager
+def _chunks_in_memory(size: int) -> Iterator[None]:
+    """Let variables of netCDF files that are opened meanwhile keep no more than so many bytes of chunks in memory."""
+    if find_spec("netCDF4") is None:
+        yield
+        return
+    import netCDF4
+
+    before = netCDF4.get_chunk_cache()
+    netCDF4.set_chunk_cache(min(size, before[0]), *before[1:])
+    try:
+        yield
+    finally:
+        netCDF4.set_chunk_cache(*before)
 
 
 def _times(name: str, dataset: xr.Dataset, time: str) -> np.ndarray:

@@ -136,6 +136,21 @@ def test_a_training_over_files_is_that_over_arrays(tmp_path):
         fit(loss, start, WindowsOfFields(broken, "t", length=2), **options)
 
 
+def test_netcdf_keeps_few_chunks_in_memory_while_files_are_open(tmp_path, monkeypatch):
+    netcdf = pytest.importorskip("netCDF4")
+    before, seen, whole = netcdf.get_chunk_cache(), [], xr.open_dataset
+
+    def opened(*args, **options):
+        seen.append(netcdf.get_chunk_cache()[0])
+        return whole(*args, **options)
+
+    monkeypatch.setattr(xr, "open_dataset", opened)
+    monkeypatch.setattr("diffassim.io.fields.CACHE", 3 * 2 * 2**21)
+    with WindowsOfFields(on_disk(tmp_path, "nc"), ["t", "p"], length=2) as windows:
+        windows.read(np.arange(3))
+    assert seen == [2**21] * 3 and netcdf.get_chunk_cache() == before
+
+
 def make(files, variables="t", length=2, **changes):
     return WindowsOfFields(files, variables, length=length, **changes)
 
