@@ -94,6 +94,12 @@ class WindowsOfFields:
         """Return the number of windows."""
         return len(self.starts)
 
+    def __getitem__(self, index: int) -> Any:
+        """Return a single window without the axis of windows, as loaders of grain and PyTorch ask for them."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"window {index} of {len(self)}")
+        return jax.tree.map(lambda leaf: leaf[0], self.read(np.array([index])))
+
     def __repr__(self) -> str:
         """Say what there is."""
         return (

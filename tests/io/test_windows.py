@@ -74,6 +74,15 @@ def test_normalization_is_that_of_the_record_and_single_precision_comes_out():
     np.testing.assert_allclose(found[:, 0], T - climate, rtol=1e-12, atol=1e-12)
 
 
+def test_loaders_get_single_windows():
+    windows = WindowsOfFields(record(), {"t": "t"}, length=3)
+    np.testing.assert_array_equal(windows[-1]["t"], T[17:].astype(np.float32))
+    assert len(list(windows)) == 18
+    grain = pytest.importorskip("grain")
+    batch = grain.MapDataset.source(windows).batch(6)[1]["t"]
+    np.testing.assert_array_equal(batch, windows.read(np.arange(6, 12))["t"])
+
+
 def test_moments_combine_blocks_and_leave_out_what_is_missing(monkeypatch):
     dataset = record()
     dataset["t"][3, 1] = np.nan
