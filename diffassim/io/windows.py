@@ -9,7 +9,7 @@ import numpy as np
 
 from diffassim.core.checks import count_of
 from diffassim.core.errors import ConfigurationError, DataError, ShapeError, require_finite, require_positive
-from diffassim.io.fields import FieldFiles
+from diffassim.io.field_files import FieldFiles
 from diffassim.models.base import Variable
 
 __all__ = ["WindowsOfFields"]

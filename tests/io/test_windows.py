@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from diffassim.core.errors import ConfigurationError, DataError, ShapeError
-from diffassim.io.fields import FieldFiles
+from diffassim.io.field_files import FieldFiles
 from diffassim.io.windows import WindowsOfFields
 from diffassim.models import Variable
 from diffassim.training import Source, StoredArrays, TrainingError, fit
@@ -154,7 +154,7 @@ def test_netcdf_keeps_few_chunks_in_memory_while_files_are_open(tmp_path, monkey
         return whole(*args, **options)
 
     monkeypatch.setattr(xr, "open_dataset", opened)
-    monkeypatch.setattr("diffassim.io.fields.CACHE", 3 * 2 * 2**21)
+    monkeypatch.setattr("diffassim.io.field_files.CACHE", 3 * 2 * 2**21)
     with WindowsOfFields(on_disk(tmp_path, "nc"), ["t", "p"], length=2) as windows:
         windows.read(np.arange(3))
     assert seen == [2**21] * 3 and netcdf.get_chunk_cache() == before
@@ -212,7 +212,7 @@ def test_a_file_that_is_none_and_a_library_that_is_missing_are_named(tmp_path, m
     pytest.importorskip("zarr")
     with pytest.raises(DataError, match=r"b\.zarr cannot be read as zarr"):
         make(tmp_path / "b.zarr")
-    monkeypatch.setattr("diffassim.io.fields.find_spec", lambda name: None)
+    monkeypatch.setattr("diffassim.io.field_files.find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"pip install 'diffassim\[files\]'"):
         make(tmp_path / "b.zarr")
 
