@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from diffassim.core.errors import ConfigurationError
 
-__all__ = ["require_plain_name", "shortened", "single_line", "sized"]
+__all__ = ["require_plain_name", "shortened", "single_line", "sized", "suggested"]
 
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -62,3 +64,15 @@ def require_plain_name(name: str, path: Any) -> None:
         ) from None
     if "\0" in text:
         raise ConfigurationError(f"{name}: {shortened(ascii(text), 200)} holds a NUL character")
+
+
+def suggested(wanted: Any, known: Iterable[Any]) -> str:
+    """Return "; did you mean 'NAME'?" for the most similar of the known names, or nothing where none is similar.
+
+    Example:
+        >>> suggested("Ozon", ["date", "ozone"]), suggested("x", ["date"])
+        ("; did you mean 'ozone'?", '')
+    """
+    names = {str(name).strip().casefold(): str(name) for name in known}
+    found = difflib.get_close_matches(str(wanted).strip().casefold(), list(names), n=1, cutoff=0.6)
+    return f"; did you mean {shortened(names[found[0]])!r}?" if found else ""
