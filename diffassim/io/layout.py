@@ -30,9 +30,9 @@ class Layout:
         chunk: rows that are read at a time.
     """
 
-    time: TimeColumns = TimeColumns()
+    time: TimeColumns = dataclasses.field(default_factory=TimeColumns)
     stations: StationTable | None = None
-    text: TextFormat = TextFormat()
+    text: TextFormat = dataclasses.field(default_factory=TextFormat)
     missing: tuple[float | str, ...] = MISSING
     duplicates: Literal["error", "first", "last", "mean"] = "error"
     step: str | None = None
@@ -103,9 +103,9 @@ class WideLayout(Layout):
             column after the times belongs to the k-th row of `stations`.
 
     Example:
-        >>> layout = WideLayout(time=TimeColumns("date"), variable=TableVariable("ozone", unit="ppb"), columns=("A", "B"))
+        >>> layout = WideLayout(time=TimeColumns("date"), variable=TableVariable("ozone", unit="ppb"), columns=("A",))
         >>> layout.columns
-        ('A', 'B')
+        ('A',)
     """
 
     variable: TableVariable
