@@ -79,18 +79,17 @@ def texts(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
         [[0, 1, -1, 0], ['B', 'A']]
     """
     codes, unique = pd.factorize(column)
-    stripped = pd.Series(np.asarray(unique, dtype=object), dtype=object).map(_plain)
-    again, names = pd.factorize(stripped)
+    again, names = pd.factorize(_plain(pd.Series(unique)))
     blank = np.flatnonzero(np.asarray(names, dtype=object) == "")
     merged = np.where(codes >= 0, again[codes], -1) if len(again) else np.full(len(codes), -1)
     return np.where(np.isin(merged, blank), -1, merged), np.asarray(names, dtype=object)
 
 
-def _plain(value: Any) -> str:
-    """Return text without blanks around it; a whole number that a frame holds as 7.0 is 7."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
+def _plain(cells: pd.Series) -> pd.Series:
+    """Return text without blanks around it; whole numbers that a frame holds as 7.0 are 7."""
+    if pd.api.types.is_float_dtype(cells.dtype) and (cells == cells.round()).all():
+        cells = cells.astype(np.int64)
+    return cells.astype(str).str.strip()
 
 
 def _from_text(file: str, column: pd.Series, first_row: int, missing: Missing, text: TextFormat) -> np.ndarray:

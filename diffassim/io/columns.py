@@ -227,6 +227,8 @@ class TableVariable:
         stuck_except: values that may stay for long, such as a rain of 0.
         std: standard deviation of the error: a number in the unit wanted, or the name of a column in the unit of the
             file; None: not known.
+        flag: column of flags that the file has; None: it has none.
+        good: flags of the values that may be used, as they stand in the file; None: the flags are numbers of `QCFlag`.
         long_name: for files and figures.
 
     Raises:
@@ -249,6 +251,8 @@ class TableVariable:
     stuck: int | None = None
     stuck_except: tuple[float, ...] = ()
     std: float | str | None = None
+    flag: str | None = None
+    good: tuple[str | float, ...] | None = None
     long_name: str = ""
 
     def __post_init__(self) -> None:

@@ -15,10 +15,12 @@ from diffassim.io.table_source import open_table
 __all__ = ["check_places", "degrees", "read_stations"]
 
 FULL_TURN = 360.0
-# 51d56'N, 51°56'16.8"N, 51 56 16 N, 51.93N: degrees, then minutes and seconds if any, and the side of the sky
+# 51d56'N, 6d21'25.056"W, 51 56 16 N, 51.93N: degrees, then minutes and seconds if any, and the side of the sky
+NUMBER = r"\d+(?:\.\d+)?"
 SEXAGESIMAL = (
-    r"^\s*(?P<sign>[+-]?)(?P<d>\d+(?:\.\d+)?)\s*(?:d|deg|°|º|:|\s)?\s*"
-    r"(?:(?P<m>\d+(?:\.\d+)?)\s*(?:'|′|’|m|:|\s)\s*)?(?:(?P<s>\d+(?:\.\d+)?)\s*(?:\"|″|”|''|s)?\s*)?(?P<side>[NSEWnsew]?)\s*$"
+    rf"^(?P<sign>[+-]?)(?P<d>{NUMBER})(?:\s*(?:deg|d|\u00b0|\u00ba|:|\s)\s*"
+    rf"(?:(?P<m>{NUMBER})(?:\s*(?:'|\u2032|\u2019|:|\s)\s*(?:(?P<s>{NUMBER})\s*(?:\"|\u2033|\u201d|'')?)?)?)?)?"
+    r"\s*(?P<side>[NSEWnsew]?)$"
 )
 NONE = missing_markers(("", "NA", "NaN", "nan", "-", "null", "None"))
 

@@ -11,7 +11,8 @@ class QCFlag(enum.IntEnum):
     """Why an observation is not assimilated: 0 it is, 1 it is monitored only, from 10 on it is rejected.
 
     The numbers are those of the JEDI Unified Forward Operator and are stored in files: they do not change. Those
-    that no check here sets are for data that come flagged, and for checks of your own.
+    that no check here sets are for data that come flagged, and for checks of your own. Numbers from 101 on are this
+    package's own, of what reading a table finds.
 
     Example:
         >>> QCFlag(19).name, int(QCFlag.BOUNDS)
@@ -39,3 +40,6 @@ class QCFlag(enum.IntEnum):
     PROFILE = 24
     ONE_D_VAR = 25
     BAYESIAN = 26
+    DUPLICATE = 101
+    SPIKE = 102
+    STUCK = 103
