@@ -11,7 +11,7 @@ from diffassim.core.errors import DataError
 from diffassim.io.clock import to_utc
 from diffassim.io.collect import Reports
 from diffassim.io.columns import TableVariable
-from diffassim.io.layout import Layout
+from diffassim.io.layout import TableLayout
 from diffassim.io.messages import shortened, suggested
 from diffassim.io.observation_table import FLAGS, ObservationTable, Stations
 from diffassim.io.places import check_places
@@ -25,7 +25,7 @@ CONSTANT = 10  # values of a station that are all equal are worth a note from so
 
 
 def sorted_table(
-    file: str, reports: Reports, layout: Layout, known: Stations | None, notes: list[str]
+    file: str, reports: Reports, layout: TableLayout, known: Stations | None, notes: list[str]
 ) -> ObservationTable:
     """Return reports in the order of their times, values still as in the file, without what has no time or station.
 
@@ -77,7 +77,9 @@ def sorted_table(
     )  # fmt: skip
 
 
-def finished(table: ObservationTable, layout: Layout, known: Stations | None, notes: list[str]) -> ObservationTable:
+def finished(
+    table: ObservationTable, layout: TableLayout, known: Stations | None, notes: list[str]
+) -> ObservationTable:
     """Return the table without stations that never report, and with notes of all that a reader should hear of.
 
     Args:

@@ -7,13 +7,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import pandas as pd
 
 from diffassim.core.errors import ConfigurationError, DataError, ShapeError
 from diffassim.cycling.reports import observations_from_reports
-from diffassim.io.messages import shortened
 from diffassim.io.observation_table import ObservationTable
-from diffassim.io.regular import utc
+from diffassim.io.regular import duration, shown, utc
 
 __all__ = ["TableObservations", "observations_from_table"]
 
@@ -95,6 +93,7 @@ def observations_from_table(
         DataError: if no report is left.
 
     Example:
+        >>> import pandas as pd
         >>> import diffassim as da
         >>> from diffassim.io.columns import TableVariable
         >>> from diffassim.io.layout import LongLayout
@@ -117,18 +116,18 @@ def observations_from_table(
     names = table.names if variables is None else (variables,) if isinstance(variables, str) else tuple(variables)
     first = utc("origin", origin)
     since, until = first if start is None else utc("start", start), None if end is None else utc("end", end)
-    step = _step(dt)
+    step = duration("observations_from_table: dt", dt)
     inside = table.time >= since if until is None else (table.time >= since) & (table.time < until)
     found = []
     for name in names:
         variable = table.variable(name)
         report = np.flatnonzero(inside & table.used(name))
         if not len(report):
-            last = "" if until is None else f" to before {np.datetime64(until, 's')}"
+            last = "" if until is None else f" to before {shown(until)}"
             raise DataError(
-                f"{table.file}: no usable value of {name} from {np.datetime64(since, 's')}{last} UTC; the table has "
-                f"{int(table.used(name).sum())}, {np.datetime64(table.time[0], 's')} to "
-                f"{np.datetime64(table.time[-1], 's')}"
+                f"{table.file}: no usable value of {name} from {shown(since)}{last} UTC; the table has "
+                f"{int(table.used(name).sum())}, {shown(table.time[0])} to "
+                f"{shown(table.time[-1])}"
             )
         observations, entry = observations_from_reports(
             table.values[name][report], table.time[report], step, origin=first,
@@ -158,8 +157,8 @@ def _error(table: ObservationTable, std: Any, name: str, unit: str) -> np.ndarra
         return np.full(len(table), float(_of(std, name, "std")))
     if name not in table.std:
         raise ConfigurationError(
-            f"observations_from_table: the error of {name} is not known; give std=... in {unit}, or let the table hold it "
-            "(TableVariable(std=...))"
+            f"observations_from_table: the error of {name} is not known; give std=... in {unit}, or let the table hold "
+            "it (TableVariable(std=...))"
         )
     return table.std[name]
 
@@ -172,16 +171,3 @@ def _of(given: Any, name: str, what: str) -> Any:
             f"observations_from_table: {what} is given for {', '.join(map(str, given))}, but not for {name}"
         )
     return given[name]
-
-
-def _step(dt: Any) -> np.timedelta64:
-    try:
-        length = pd.Timedelta(dt)
-    except (ValueError, TypeError):
-        length = pd.NaT
-    if length is pd.NaT or isinstance(dt, int | float):
-        raise ConfigurationError(
-            f"observations_from_table: dt must be a length of time such as '6h' or a timedelta64, found "
-            f"{shortened(repr(dt))}"
-        )
-    return length.to_timedelta64()

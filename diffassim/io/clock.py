@@ -11,6 +11,7 @@ from diffassim.core.errors import DataError
 from diffassim.io.cells import Missing, numbers, texts
 from diffassim.io.columns import TextFormat, TimeColumns
 from diffassim.io.messages import shortened, single_line
+from diffassim.io.regular import shown
 
 __all__ = ["LocalTimes", "local_times", "to_utc"]
 
@@ -99,7 +100,7 @@ def to_utc(
         _doubled(file, found, late[codes], doubled, local.times, how, station, row, notes)
     if never.any():
         place = (
-            f"{file}: row {row[np.argmax(never)]}: {_shown(local.times[np.argmax(never)])} does not exist in {how.zone}"
+            f"{file}: row {row[np.argmax(never)]}: {shown(local.times[np.argmax(never)])} does not exist in {how.zone}"
         )
         many = f"({int(never.sum())} such rows)"
         if how.skipped == "error":
@@ -118,7 +119,7 @@ def _doubled(
 ) -> None:  # fmt: skip
     """Decide in place which of the two hours is meant."""
     at = np.flatnonzero(doubled)
-    place = f"{file}: row {row[at[0]]}: {_shown(times[at[0]])} occurs twice in {how.zone}"
+    place = f"{file}: row {row[at[0]]}: {shown(times[at[0]])} occurs twice in {how.zone}"
     many = f"({len(at)} such rows)"
     if how.doubled == "error":
         raise DataError(
@@ -230,7 +231,3 @@ def _from_parts(file: str, frame: pd.DataFrame, first_row: int, how: TimeColumns
         raise DataError(f"{file}: row {first_row + at}: {shortened(cells, 200)} is no date{short}")
     times = day.astype("datetime64[us]") + np.round(seconds * 1e6).astype(np.int64) * MICROSECOND
     return np.where(blank, np.datetime64("NaT"), times)
-
-
-def _shown(time: Any) -> str:
-    return str(np.datetime64(time, "s")).replace("T", " ")

@@ -77,7 +77,7 @@ def collect_long(source: TableSource, layout: LongLayout) -> Reports:
         ConfigurationError: if a column is not there.
         DataError: with file, column and row, if a cell cannot be read, or a station is at two places.
     """
-    places = [] if layout.longitude is None else [layout.longitude, layout.latitude]
+    places = [column for column in (layout.longitude, layout.latitude) if column is not None]
     heights = [] if layout.elevation is None else [layout.elevation]
     stations = [] if layout.station is None else [layout.station]
     errors = [v.std for v in layout.variables if isinstance(v.std, str)]

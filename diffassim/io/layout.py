@@ -9,7 +9,7 @@ from typing import Literal
 from diffassim.core.errors import ConfigurationError
 from diffassim.io.columns import Region, StationTable, TableVariable, TextFormat, TimeColumns, one_of
 
-__all__ = ["MISSING", "Layout", "LongLayout", "WideLayout"]
+__all__ = ["MISSING", "Layout", "LongLayout", "TableLayout", "WideLayout"]
 
 MISSING = ("", "NA", "N/A", "n/a", "na", "NaN", "nan", "NAN", "null", "NULL", "None", "none", "M", "-", "--", "missing")
 
@@ -124,3 +124,6 @@ class WideLayout(Layout):
     def variables(self) -> tuple[TableVariable, ...]:
         """The one variable."""
         return (self.variable,)
+
+
+TableLayout = LongLayout | WideLayout

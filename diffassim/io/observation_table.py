@@ -172,7 +172,7 @@ class ObservationTable:
         found = {}
         for name in self.names:
             numbers = np.bincount(self.final(name), minlength=1)
-            found[name] = {flag_of(k): int(numbers[k]) for k in np.flatnonzero(numbers)}
+            found[name] = {flag_of(k): int(numbers[k]) for k in np.flatnonzero(numbers).tolist()}
         return found
 
     def problems(self, limit: int = 5) -> list[Problem]:
@@ -183,7 +183,7 @@ class ObservationTable:
             for flag in np.unique(flags[(flags != QCFlag.PASS) & (flags != QCFlag.MISSING)]):
                 reports = np.flatnonzero(flags == flag)
                 reports = reports[np.argsort(self.row[reports], kind="stable")[:limit]]
-                found += [self._problem(variable, report, flag_of(int(flag))) for report in reports]
+                found += [self._problem(variable, report, flag_of(int(flag))) for report in reports.tolist()]
         return found
 
     def describe(self) -> str:

@@ -178,7 +178,7 @@ def _fields(
         values[name] = array
         described.append(
             Variable(
-                name, tuple(standard.get(dim, str(dim)) for dim in order), wanted.get(name, unit or "1"), long_name
+                name, tuple(standard.get(str(dim), str(dim)) for dim in order), wanted.get(name, unit or "1"), long_name
             )
         )
         dims[name], attributes[name] = tuple(map(str, found.dims)), dict(found.attrs)

@@ -13,7 +13,7 @@ from diffassim.io.assemble import finished, sorted_table
 from diffassim.io.collect import collect_long, collect_wide
 from diffassim.io.columns import TableVariable
 from diffassim.io.ioda import IODA_SUFFIXES, read_ioda
-from diffassim.io.layout import Layout, LongLayout, WideLayout
+from diffassim.io.layout import LongLayout, TableLayout, WideLayout
 from diffassim.io.messages import shortened
 from diffassim.io.observation_table import ObservationTable
 from diffassim.io.places import read_stations
@@ -27,7 +27,7 @@ from diffassim.observations.flags import QCFlag
 __all__ = ["read_table"]
 
 
-def read_table(source: str | Path | Any, layout: Layout | None = None) -> ObservationTable:
+def read_table(source: str | Path | Any, layout: TableLayout | None = None) -> ObservationTable:
     r"""Read, convert and check observations.
 
     Values come back in the unit wanted, times in UTC, in the order of time. What can be read but not used is kept
@@ -83,7 +83,7 @@ def read_table(source: str | Path | Any, layout: Layout | None = None) -> Observ
     return finished(table, layout, stations, notes)
 
 
-def _unit(source: TableSource, variable: TableVariable, layout: Layout) -> tuple[str, str]:
+def _unit(source: TableSource, variable: TableVariable, layout: TableLayout) -> tuple[str, str]:
     """Return the unit in the file and the unit wanted."""
     column = variable.column or variable.name
     said = source.units.get(column, "").strip() if isinstance(layout, LongLayout) else ""
@@ -112,7 +112,7 @@ def _bounds(variable: TableVariable, units: tuple[str, str]) -> tuple[float, flo
 
 
 def _in_units(
-    table: ObservationTable, layout: Layout, units: dict[str, tuple[str, str]], columns: dict[str, str]
+    table: ObservationTable, layout: TableLayout, units: dict[str, tuple[str, str]], columns: dict[str, str]
 ) -> ObservationTable:
     """Return the table with scales, offsets and units applied."""
     values, std, variables = {}, dict(table.std), []
@@ -131,7 +131,7 @@ def _in_units(
     return dataclasses.replace(table, values=values, std=std, variables=tuple(variables), columns=columns)
 
 
-def _screen(table: ObservationTable, layout: Layout, bounds: dict[str, tuple[float, float] | None]) -> None:
+def _screen(table: ObservationTable, layout: TableLayout, bounds: dict[str, tuple[float, float] | None]) -> None:
     """Set, in place, the flags of a table that nobody else has yet."""
     order = np.argsort(table.station, kind="stable")  # times increase already
     if layout.duplicates == "error":

@@ -10,7 +10,7 @@ import pandas as pd
 from diffassim.core.errors import ConfigurationError, DataError
 from diffassim.io.messages import shortened
 
-__all__ = ["RegularTimes", "utc"]
+__all__ = ["RegularTimes", "duration", "shown", "utc"]
 
 DAY = 86_400_000_000  # microseconds
 
@@ -30,7 +30,7 @@ def utc(name: str, time: Any) -> np.datetime64:
         4
     """
     try:
-        stamp = pd.Timestamp(time)
+        stamp: Any = pd.Timestamp(time)
     except (ValueError, TypeError):
         stamp = pd.NaT
     if stamp is pd.NaT:
@@ -38,6 +38,39 @@ def utc(name: str, time: Any) -> np.datetime64:
     if stamp.tzinfo is not None:
         stamp = stamp.tz_convert("UTC").tz_localize(None)
     return stamp.to_datetime64().astype("datetime64[us]")
+
+
+def duration(name: str, value: Any) -> np.timedelta64:
+    """Return a length of time as timedelta64[us].
+
+    Args:
+        name: of the setting, for the message.
+        value: text such as "6h" or "1D", timedelta or timedelta64.
+
+    Raises:
+        ConfigurationError: if it is no positive length of time.
+
+    Example:
+        >>> duration("dt", "6h") == np.timedelta64(6, "h")
+        True
+    """
+    try:
+        length: Any = pd.NaT if isinstance(value, int | float) else pd.Timedelta(value)
+    except (ValueError, TypeError):
+        length = pd.NaT
+    if length is pd.NaT or length <= pd.Timedelta(0):
+        raise ConfigurationError(f"{name}: {shortened(repr(value))} is no length of time; write it as '6h' or '1D'")
+    return length.to_timedelta64().astype("timedelta64[us]")
+
+
+def shown(time: Any) -> str:
+    """Return a time for a message, to the second.
+
+    Example:
+        >>> shown(np.datetime64("2021-05-31T06:00", "us"))
+        '2021-05-31 06:00:00'
+    """
+    return str(np.datetime_as_string(time, "s")).replace("T", " ")
 
 
 class RegularTimes:
@@ -58,13 +91,7 @@ class RegularTimes:
     """
 
     def __init__(self, step: Any, zone: str) -> None:
-        try:
-            length = pd.Timedelta(step)
-        except (ValueError, TypeError):
-            length = pd.NaT
-        if length is pd.NaT or length <= pd.Timedelta(0):
-            raise ConfigurationError(f"step: {shortened(repr(step))} is no length of time; write it as '1h' or '1D'")
-        self.microseconds = int(length / pd.Timedelta(microseconds=1))
+        self.microseconds = int(duration("step", step).astype(np.int64))
         self.zone = zone if self.microseconds % DAY == 0 else "UTC"
 
     def index(self, time: np.ndarray, first: np.datetime64) -> tuple[np.ndarray, np.ndarray]:
@@ -78,10 +105,9 @@ class RegularTimes:
         wall = self._wall(np.array([first])) + np.asarray(index) * np.timedelta64(self.microseconds, "us")
         if self.zone == "UTC":
             return wall
-        index = pd.DatetimeIndex(wall).tz_localize(
-            self.zone, ambiguous=np.full(len(wall), True), nonexistent=pd.Timedelta(hours=1)
-        )
-        return index.tz_convert("UTC").tz_localize(None).to_numpy().astype("datetime64[us]")
+        local = pd.DatetimeIndex(wall)
+        local = local.tz_localize(self.zone, ambiguous=np.full(len(wall), True), nonexistent=pd.Timedelta(hours=1))
+        return local.tz_convert("UTC").tz_localize(None).to_numpy().astype("datetime64[us]")
 
     def usual(self, time: np.ndarray) -> np.datetime64:
         """Return the earliest time whose place within the step is that of most times.

@@ -8,6 +8,7 @@ import numpy as np
 
 from diffassim.core.errors import DataError
 from diffassim.io.messages import shortened
+from diffassim.io.regular import shown
 from diffassim.observations.flags import QCFlag
 
 __all__ = ["flag_bounds", "flag_spikes", "flag_stuck", "require_single", "resolve_duplicates"]
@@ -50,7 +51,7 @@ def require_single(
         report = order[again[at]]
         raise DataError(
             f"{file}: rows {pairs[0, at]} and {pairs[1, at]} are both of the station "
-            f"{shortened(repr(str(names[station[report]])))} at {np.datetime64(time[report], 's')} UTC; say "
+            f"{shortened(repr(str(names[station[report]])))} at {shown(time[report])} UTC; say "
             f"duplicates='first', 'last' or 'mean' ({again.size} such pairs)"
         )
 

@@ -9,7 +9,7 @@ import numpy as np
 from diffassim.core.errors import ConfigurationError, DataError
 from diffassim.io.columns import one_of
 from diffassim.io.observation_table import ObservationTable, StationGrid
-from diffassim.io.regular import RegularTimes, utc
+from diffassim.io.regular import RegularTimes, shown, utc
 
 __all__ = ["station_grid"]
 
@@ -42,7 +42,7 @@ def station_grid(table: ObservationTable, regular: RegularTimes, off_step: str, 
     if off.any() and off_step == "error":
         at = int(np.argmax(off))
         raise DataError(
-            f"{table.file}: row {table.row[at]}: the time {np.datetime64(table.time[at], 's')} UTC lies "
+            f"{table.file}: row {table.row[at]}: the time {shown(table.time[at])} UTC lies "
             f"{distance[at] / 6e7:g} minutes off the steps of {regular.microseconds / 6e7:g} minutes that most reports "
             f"keep; say off_step='nearest', 'mean' or 'missing' ({int(off.sum())} such reports)"
         )
