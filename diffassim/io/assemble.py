@@ -105,7 +105,8 @@ def finished(
         )
     if len(table.stations.names) == 1:
         notes.append(f"{table.file}: holds one station only, {shortened(repr(str(table.stations.names[0])))}")
-    if table.track is None and np.isnan(table.stations.latitude).any():
+    placed = known is not None or getattr(layout, "longitude", None) is not None
+    if placed and table.track is None and np.isnan(table.stations.latitude).any():
         lost = [str(name) for name in table.stations.names[np.isnan(table.stations.latitude)]]
         notes.append(f"{table.file}: the place of {len(lost)} station(s) is not known: {_listed(lost)}")
     _note_constant(table, notes)

@@ -66,19 +66,19 @@ def open_text(source: Any, text: TextFormat) -> TextFile:
             return io.TextIOWrapper(opened_bytes(), encoding=encoding, newline="")
 
         with opened() as lines:
-            head = list(_lines(lines, text.skip_rows + 2, text.comment))
+            head = list(_lines(lines, text.skip_rows + 1 + int(text.units_row), text.comment))
     except (DataError, ConfigurationError):
         raise
     except Exception as error:  # whatever the bytes make decompressors and decoders raise
         problem = single_line(f"{type(error).__name__}: {error}", 200)
         raise DataError(f"{name}: not a whole file of text ({problem}); restore it from its source") from None
     head = head[text.skip_rows :]
-    if not head or not head[0].strip():
+    if not head or not head[0][1].strip():
         raise DataError(f"{name}: is empty; it needs a row of column names and rows of data")
-    if "\0" in head[0]:
+    if "\0" in head[0][1]:
         raise DataError(f"{name}: not a CSV table (it holds NUL characters; give TextFormat(encoding='utf-16-le'))")
-    separator = text.separator or _separator(head[0], text.decimal)
-    names = _cells(head[0], separator, text.quote)
+    separator = text.separator or _separator(head[0][1], text.decimal)
+    names = _cells(head[0][1], separator, text.quote)
     twice = [column for k, column in enumerate(names) if column in names[:k]]
     if twice:
         raise DataError(f"{name}: the column {shortened(twice[0])!r} appears twice; keep one")
@@ -86,9 +86,8 @@ def open_text(source: Any, text: TextFormat) -> TextFile:
     if text.units_row:
         if len(head) < 2:
             raise DataError(f"{name}: has no row of units after that of the names")
-        units = dict(zip(names, _cells(head[1], separator, text.quote), strict=False))
-    rows = text.skip_rows + 1 + int(text.units_row)
-    return TextFile(name, opened, encoding, separator, names, units, rows, notes)
+        units = dict(zip(names, _cells(head[1][1], separator, text.quote), strict=False))
+    return TextFile(name, opened, encoding, separator, names, units, head[-1][0], notes)
 
 
 def _bytes_of(source: Any) -> tuple[str, Callable[[], Any]]:
@@ -139,14 +138,15 @@ def _encoding(name: str, opened: Callable[[], Any], given: str | None) -> tuple[
     return "utf-8", ()
 
 
-def _lines(lines: Any, count: int, comment: str | None) -> Iterator[str]:
-    for line in lines:
-        if count <= 0:
-            return
+def _lines(lines: Any, count: int, comment: str | None) -> Iterator[tuple[int, str]]:
+    """Yield the first lines that are no remarks, with their numbers counted from 1."""
+    for number, line in enumerate(lines, 1):
         if comment is not None and line.startswith(comment):
             continue
+        yield number, line.rstrip("\r\n")
         count -= 1
-        yield line.rstrip("\r\n")
+        if count <= 0:
+            return
 
 
 def _separator(line: str, decimal: str) -> str:
