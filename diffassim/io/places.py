@@ -76,7 +76,7 @@ def read_stations(table: StationTable, region: Region | None) -> Stations:
         [8.0]
     """
     source = open_table(table.source, table.text)
-    file = source.name if isinstance(table.source, pd.DataFrame) is False else "the table of stations"
+    file = "the table of stations" if isinstance(table.source, pd.DataFrame) else source.name
     labels = [table.station, table.longitude, table.latitude]
     heights = [] if table.elevation is None else [table.elevation]
     chunks = list(source.chunks(labels, heights, NONE.texts, 1_000_000))
@@ -84,17 +84,19 @@ def read_stations(table: StationTable, region: Region | None) -> Stations:
         raise DataError(f"{file}: holds no stations")
     row = chunks[0].first_row
     frame = pd.concat([chunk.frame for chunk in chunks], ignore_index=True)
-    frame = frame[frame.astype(str).apply(lambda cells: cells.str.strip() != "").any(axis=1)]
     codes, names = texts(frame[table.station])
-    for bad, problem in ((codes < 0, "has no name"), (pd.Series(codes).duplicated().to_numpy(), "is there already")):
+    longitude, latitude = (degrees(file, frame[c], row, table.text) for c in (table.longitude, table.latitude))
+    elevation = numbers(file, frame[heights[0]], row, NONE, table.text) if heights else np.full(len(codes), np.nan)
+    blank = (codes < 0) & np.isnan(longitude) & np.isnan(latitude)
+    again = (codes >= 0) & pd.Series(codes).duplicated().to_numpy()
+    for bad, problem in (((codes < 0) & ~blank, "has no name"), (again, "is there already")):
         if bad.any():
             at = int(np.argmax(bad))
             name = "a station" if codes[at] < 0 else f"the station {shortened(repr(names[codes[at]]))}"
             raise DataError(f"{file}: row {row + at}: {name} {problem}; keep one row for each")
-    longitude, latitude = (degrees(file, frame[c], row, table.text) for c in (table.longitude, table.latitude))
-    elevation = numbers(file, frame[heights[0]], row, NONE, table.text) if heights else np.full(len(codes), np.nan)
-    found = Stations(names[codes].astype(object), longitude, latitude, elevation)
-    check_places(file, found.names, longitude, latitude, row + np.arange(len(codes)), region)
+    kept = np.flatnonzero(~blank)
+    found = Stations(names[codes[kept]].astype(object), longitude[kept], latitude[kept], elevation[kept])
+    check_places(file, found.names, found.longitude, found.latitude, row + kept, region)
     return found
 
 

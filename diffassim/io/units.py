@@ -20,6 +20,7 @@ SPELLINGS = {
     "degrees_north": "degree", "degree_north": "degree", "degrees_east": "degree", "degree_east": "degree",
 }  # fmt: skip
 DEFINITIONS = ("ppb = 1e-9", "ppbv = 1e-9", "ppmv = 1e-6", "ppt_volume = 1e-12 = pptv", "psu = 1e-3")
+LONGEST = 100  # characters of a unit; the parser's time grows with their square
 HINTS = {
     "C": "C is the coulomb; degrees Celsius are 'degC'",
     "F": "F is the farad; degrees Fahrenheit are 'degF'",
@@ -101,6 +102,8 @@ def _registry() -> Any:
 @functools.lru_cache(256)
 def _parsed(unit: str) -> Any:
     """Return pint's unit, or as text why there is none."""
+    if len(unit) > LONGEST:
+        return f"{len(unit)} characters"
     text = " ".join(SPELLINGS.get(word, word) for word in unit.strip().split())
     try:
         return _registry().parse_units(text)

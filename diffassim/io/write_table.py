@@ -50,6 +50,8 @@ def write_table(table: ObservationTable | pd.DataFrame, path: str | Path) -> Lon
     if isinstance(table, ObservationTable) and suffix in IODA_SUFFIXES:
         write_ioda(table, path)
         return None
+    if suffix in PARQUET:
+        _require_pyarrow(path)
     frame = table.to_frame() if isinstance(table, ObservationTable) else table
     units = {str(name): str(unit) for name, unit in dict(frame.attrs.get("units", {})).items()}
     if suffix in PARQUET:
@@ -91,14 +93,19 @@ def _iso(times: pd.Series) -> pd.Series:
     return texts.take(codes).set_axis(times.index)
 
 
-def _write_parquet(frame: pd.DataFrame, units: dict[str, str], path: Path) -> None:
+def _require_pyarrow(path: Path) -> None:
     try:
-        import pyarrow
-        from pyarrow import parquet
+        import pyarrow  # noqa: F401
     except ImportError:
         raise ConfigurationError(
             f"write_table: {shortened(path.name)}: parquet needs pyarrow: pip install 'diffassim[formats]'"
         ) from None
+
+
+def _write_parquet(frame: pd.DataFrame, units: dict[str, str], path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
     content = pyarrow.Table.from_pandas(frame, preserve_index=False)
     fields: list[Any] = [
         field.with_metadata({"units": units[field.name]}) if field.name in units else field for field in content.schema

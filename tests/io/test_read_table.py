@@ -384,14 +384,13 @@ def test_steps_between_which_reports_lie_and_that_are_empty_are_said():
 def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
     path = tmp_path / "wind.parquet"
     path.write_bytes(b"no parquet")
-    with pytest.raises(DataError, match="wind.parquet: not a whole parquet file"):
+    with pytest.raises(DataError, match=r"wind\.parquet: not a whole parquet file"):
         read_table(path, LONG)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigurationError, match=r"parquet needs pyarrow: pip install 'diffassim\[formats\]'"):
         read_table(path, LONG)
 
 
-@pytest.mark.slow
 def test_a_million_rows_are_read_without_a_loop():
     count, stations_ = 1_000_000, 100
     number = np.arange(count)
