@@ -12,15 +12,21 @@ import numpy as np
 import pandas as pd
 
 from diffassim.core.errors import ConfigurationError, DataError
+from diffassim.io.cells import missing_markers, numbers
+from diffassim.io.clock import local_times
+from diffassim.io.columns import TextFormat, TimeColumns
+from diffassim.io.layout import MISSING
 from diffassim.io.messages import shortened
-from diffassim.io.tables import read_table
+from diffassim.io.table_source import open_table
 
 __all__ = ["CatchmentLimits", "CatchmentRecord", "fulda_file", "oudin_evaporation", "read_catchment"]
 
 SECONDS_PER_DAY = 86400.0
+ROWS = 1_000_000  # read at a time, and more than there are days
 EARTH = 5.1e8  # km2
 FILL_FACTOR = 3.0  # no flood is so many times as large as the second largest
-MISSING = ("", "nan", "na", "n/a", "null", "none")
+UNKNOWN = missing_markers(MISSING)
+TEXT = TextFormat()
 GAPS = "fill gaps before, for example from a neighbouring station"
 
 
@@ -113,7 +119,7 @@ def read_catchment(
     """Read and check a daily record.
 
     Args:
-        path: CSV file with a header row, which may be compressed (.gz, .bz2, .xz, .zip).
+        path: CSV file with a header row, which may be compressed (.gz, .bz2, .xz, .zip), or parquet.
         area: catchment area, km2.
         latitude: degrees north, for the potential evaporation.
         date: name of the column of dates ...
@@ -129,8 +135,8 @@ def read_catchment(
         The record, discharge converted to mm per day.
 
     Raises:
-        ConfigurationError: if area or latitude is impossible.
-        DataError: if the file or a column is missing or damaged, a date cannot be read, is repeated or left out, or a
+        ConfigurationError: if area or latitude is impossible, or a column is not there.
+        DataError: if the file is missing or damaged, a date cannot be read, is repeated or left out, or a
             number that the model needs is missing, not a number, not finite, or outside of the limits.
     """
     limits = CatchmentLimits() if limits is None else limits
@@ -138,17 +144,16 @@ def read_catchment(
         raise ConfigurationError(f"area: {area} km2; the catchment's area is above 0 and below {EARTH:g} km2")
     if not -90 <= latitude <= 90:
         raise ConfigurationError(f"latitude: {latitude}; degrees north lie between -90 and 90")
-    path = Path(path)
-    table = read_table(path)
-    name, wanted = path.name, (date, discharge, precipitation, temperature)
-    missing = [column for column in wanted if column not in table.columns]
-    if missing:
-        found = shortened(", ".join(map(str, table.columns)), 300)
-        raise DataError(f"{name}: column {missing[0]!r} is missing; the file has {found}")
-    table = table[list(wanted)]
-    table = _without_units(name, table, date_format, units_row)
-    dates = _dates(name, table[date], date_format)
-    columns = {column: _numbers(name, table[column], dates) for column in wanted[1:]}
+    source = open_table(path, TEXT)
+    name, wanted = source.name, (date, discharge, precipitation, temperature)
+    chunks = list(source.chunks(wanted, (), (), ROWS))
+    first_row = chunks[0].first_row if chunks else 2
+    table = pd.concat([chunk.frame for chunk in chunks], ignore_index=True) if chunks else pd.DataFrame(columns=wanted)
+    table = table[list(wanted)].fillna("")
+    if _has_units(name, table, date_format, units_row):
+        table, first_row = table.iloc[1:].reset_index(drop=True), first_row + 1
+    dates = _dates(name, table, date, date_format, first_row)
+    columns = {column: numbers(name, table[column], first_row, UNKNOWN, TEXT) for column in wanted[1:]}
     for column, bounds in ((precipitation, limits.precipitation), (temperature, limits.temperature)):
         _require(name, column, columns[column], dates, bounds, "the model needs a value {bounds} for every day: ", GAPS)
     flow = columns[discharge]
@@ -188,30 +193,28 @@ def oudin_evaporation(temperature: np.ndarray, day_of_year: np.ndarray, latitude
     return np.where(temperature > -5, radiation / 2.45 * (temperature + 5) / 100, 0.0)
 
 
-def _without_units(name: str, table: pd.DataFrame, date_format: str, units_row: bool | None) -> pd.DataFrame:
-    """Return the table without its row of units, and make sure that no day is taken for one."""
+def _has_units(name: str, table: pd.DataFrame, date_format: str, units_row: bool | None) -> bool:
+    """Return whether the first row holds units, and make sure that no day is taken for one."""
     if table.empty:
-        return table
+        return False
     first = table.iloc[0]
     stamp = pd.to_datetime(first.iloc[:1], format=date_format, errors="coerce")
     is_date = bool(stamp.notna().iloc[0])
-    is_number = pd.to_numeric(first.iloc[1:], errors="coerce").notna().any()
+    is_number = bool(pd.to_numeric(first.iloc[1:], errors="coerce").notna().any())
     if units_row is None:
-        units_row = not is_date and not is_number
-    elif units_row and is_date and is_number:
+        return not is_date and not is_number
+    if units_row and is_date and is_number:
         raise DataError(
             f"{name}: the row after the header is the day {shortened(first.iloc[0])}, not a row of units; give "
             "units_row=False"
         )
-    return table.iloc[1:].reset_index(drop=True) if units_row else table
+    return units_row
 
 
-def _dates(name: str, column: pd.Series, date_format: str) -> pd.DatetimeIndex:
-    dates = pd.DatetimeIndex(pd.to_datetime(column.str.strip(), format=date_format, errors="coerce"))
+def _dates(name: str, table: pd.DataFrame, column: str, date_format: str, first_row: int) -> pd.DatetimeIndex:
+    dates = pd.DatetimeIndex(local_times(name, table, first_row, TimeColumns(column, date_format), TEXT).times)
     if dates.isna().any():
-        row = int(np.argmax(dates.isna()))
-        found = shortened(repr(column.iloc[row]))
-        raise DataError(f"{name}: data row {row + 1} has the date {found}, expected the form {date_format}")
+        raise DataError(f"{name}: column {column}, row {first_row + int(np.argmax(dates.isna()))}: the date is missing")
     if dates.has_duplicates:
         raise DataError(f"{name}: {dates[dates.duplicated()][0].date()} appears twice; keep one row for each day")
     if len(dates) < 2:
@@ -222,17 +225,6 @@ def _dates(name: str, column: pd.Series, date_format: str) -> pd.DatetimeIndex:
         problem = "is out of order" if steps[at] < 0 else f"follows {dates[at].date()}: days are left out"
         raise DataError(f"{name}: {dates[at + 1].date()} {problem}; the record needs one row for every day, in order")
     return dates
-
-
-def _numbers(name: str, column: pd.Series, dates: pd.DatetimeIndex) -> np.ndarray:
-    text = column.fillna("").str.strip()
-    numbers = pd.to_numeric(text.where(text != "", "nan"), errors="coerce")
-    bad = numbers.isna() & ~text.str.lower().isin(MISSING)
-    if bad.any():
-        row = int(np.argmax(bad))
-        found = shortened(repr(text.iloc[row]))
-        raise DataError(f"{name}: {column.name} on {dates[row].date()} is {found}, not a number")
-    return numbers.to_numpy(dtype=float)
 
 
 def _require(

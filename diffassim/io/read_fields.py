@@ -74,7 +74,7 @@ def read_fields(
             first = axes
             part = dataset[names]
             if axes.time in dataset.dims:
-                part = part.sel({axes.time: slice(start, end)})
+                part = _between(file, part, axes.time, start, end)
             parts.append(_part(part, axes, region).load())
     name = shortened(Path(given[0]).name)
     dataset = _joined(name, parts, axes)
@@ -95,6 +95,25 @@ def _opened(path: Path) -> xr.Dataset:
     except Exception as error:  # whatever the bytes make the libraries raise
         problem = single_line(f"{type(error).__name__}: {error}", 150)
         raise DataError(f"{shortened(path.name)}: cannot be read ({problem}); restore it from its source") from None
+
+
+def _between(file: str, dataset: xr.Dataset, axis: str, start: Any, end: Any) -> xr.Dataset:
+    _require_increasing(file, dataset[axis].values)
+    if start is None and end is None:
+        return dataset
+    try:
+        return dataset.sel({axis: slice(start, end)})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"{file}: start {shortened(repr(start))} and end {shortened(repr(end))} are no times of its calendar "
+            f"({single_line(error, 100)}); write them as '2021-05-31T06'"
+        ) from None
+
+
+def _require_increasing(file: str, times: np.ndarray) -> None:
+    if len(times) > 1 and not (times[1:] > times[:-1]).all():
+        at = int(np.argmin(times[1:] > times[:-1]))
+        raise DataError(f"{file}: the time {times[at + 1]} follows {times[at]}; times must increase")
 
 
 def _chosen(file: str, dataset: xr.Dataset, axes: Axes, variables: Any) -> list[str]:
@@ -157,9 +176,7 @@ def _fields(
     times = None
     if axes.time is not None and axes.time in dataset.dims:
         times = dataset[axes.time].values
-        if len(times) > 1 and not (times[1:] > times[:-1]).all():
-            at = int(np.argmin(times[1:] > times[:-1]))
-            raise DataError(f"{file}: the time {times[at + 1]} follows {times[at]}; times must increase")
+        _require_increasing(file, times)
     standard = {axes.latitude: LATITUDE, axes.longitude: LONGITUDE, axes.time: TIME}
     values, described, dims, attributes = {}, [], {}, {}
     for name in names:

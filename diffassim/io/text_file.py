@@ -20,6 +20,7 @@ from diffassim.io.messages import shortened, single_line
 __all__ = ["COMPRESSED", "TextFile", "open_text"]
 
 COMPRESSED: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+OTHERS = (".tar", ".zst", ".7z", ".rar", ".tgz")
 MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 SEPARATORS = (",", ";", "\t", "|")
 BLOCK = 2**20
@@ -71,10 +72,13 @@ def open_text(source: Any, text: TextFormat) -> TextFile:
         raise
     except Exception as error:  # whatever the bytes make decompressors and decoders raise
         problem = single_line(f"{type(error).__name__}: {error}", 200)
-        raise DataError(f"{name}: not a whole file of text ({problem}); restore it from its source") from None
+        kind = _kind(source)
+        raise DataError(
+            f"{name}: not a whole {kind or 'file of text'} ({problem}); restore it from its source"
+        ) from None
     head = head[text.skip_rows :]
     if not head or not head[0][1].strip():
-        raise DataError(f"{name}: is empty; it needs a row of column names and rows of data")
+        raise DataError(f"{name}: is empty, so it is not a CSV table; it needs a row of column names and rows of data")
     if "\0" in head[0][1]:
         raise DataError(f"{name}: not a CSV table (it holds NUL characters; give TextFormat(encoding='utf-16-le'))")
     separator = text.separator or _separator(head[0][1], text.decimal)
@@ -100,11 +104,20 @@ def _bytes_of(source: Any) -> tuple[str, Callable[[], Any]]:
     if not path.is_file():
         raise DataError(f"{shortened(path, 300)}: no such file")
     suffix = path.suffix.lower()
+    if suffix in OTHERS or (_kind(path) and not path.stat().st_size):
+        reason = "it is empty" if suffix not in OTHERS else "this kind is not read; pack it as .gz, .bz2, .xz or .zip"
+        raise DataError(f"{shortened(path.name)}: not a whole {suffix} file that can be read: {reason}")
     if suffix == ".zip":
         return shortened(path.name), lambda: _zipped(path)
     if suffix in COMPRESSED:
         return shortened(path.name), lambda: COMPRESSED[suffix](path)
     return shortened(path.name), lambda: path.open("rb")
+
+
+def _kind(source: Any) -> str:
+    """Return what a compressed file is, for messages; nothing for others."""
+    suffix = "" if hasattr(source, "read") else Path(source).suffix.lower()
+    return f"{suffix} file" if suffix in (*COMPRESSED, *OTHERS, ".zip") else ""
 
 
 def _zipped(path: Path) -> Any:

@@ -54,20 +54,20 @@ def change(row, column, value):
 @pytest.mark.parametrize(
     ("flaw", "message"),
     [
-        (change(0, 1, "flow"), "column 'Q' is missing; the file has date, flow, Prec, tmean"),
-        (change(4, 0, "31.02.1979"), "data row 3 has the date '31.02.1979', expected the form"),
+        (change(4, 0, "31.02.1979"), "column date, row 5: '31.02.1979' is no date of the form %d.%m.%Y"),
+        (change(4, 0, " "), "column date, row 5: the date is missing"),
         (change(4, 0, "02.01.1979"), "1979-01-02 appears twice; keep one row for each day"),
         (lambda rows: rows.pop(4), "1979-01-04 follows 1979-01-02: days are left out"),
         (lambda rows: rows.append(["01.12.1978", "1", "1", "1"]), "1978-12-01 is out of order"),
         (change(3, 2, ""), "Prec on 1979-01-02 is nan; the model needs a value between 0 and 2000 for every day"),
         (change(3, 2, "-1"), "Prec on 1979-01-02 is -1; the model needs a value between 0 and 2000"),
-        (change(3, 3, "warm"), "tmean on 1979-01-02 is 'warm', not a number"),
+        (change(3, 3, "warm"), "column tmean, row 4: 'warm' is not a number"),
         (change(3, 1, "-4"), "Q on 1979-01-02 is -4; .*: leave it empty if it is unknown"),
         (change(3, 1, "inf"), "Q on 1979-01-02 is inf; "),
         (change(3, 1, "999.9"), r"Q on 1979-01-02 is 999.9, more than 3 times all other values: probably a fill value"),
         (change(3, 2, "9999"), r"Prec on 1979-01-02 is 9999 \(a fill value\?\)"),
-        (change(3, 2, "9" * 10**7), r"Prec on 1979-01-02 is '9+\.\.\. \(10000002 characters\), not a number"),
-        (change(3, 2, "x" * 10**7), r"Prec on 1979-01-02 is 'x+\.\.\. \(10000002 characters\), not a number"),
+        (change(3, 2, "9" * 10**7), r"column Prec, row 4: '9+\.\.\. \(10000002 characters\) is not a number"),
+        (change(3, 2, "x" * 10**7), r"column Prec, row 4: 'x+\.\.\. \(10000002 characters\) is not a number"),
         (change(3, 3, "278.15"), r"tmean on 1979-01-02 is 278.15 \(in Kelvin\?\); .* between -90 and 60"),
         (change(0, 2, "Q"), "the column 'Q' appears twice"),
         (lambda rows: rows.__delitem__(slice(3, None)), r"holds 1 day\(s\) of data"),
@@ -80,6 +80,19 @@ def test_every_flaw_is_one_clear_line(tmp_path, flaw, message):
         read(written(tmp_path, rows))
     assert "gauge.csv" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_column_that_is_not_there_is_named(tmp_path):
+    rows = table()
+    rows[0][1] = "q"
+    with pytest.raises(ConfigurationError, match=r"has no column 'Q'; did you mean 'q'\?; it has date, q, Prec, tmean"):
+        read(written(tmp_path, rows))
+
+
+def test_other_separators_and_encodings_are_read(tmp_path):
+    path = written(tmp_path, table())
+    path.write_bytes(path.read_text().replace(",", ";").encode("utf-16"))
+    assert read(path).discharge.tolist() == pytest.approx([1, 2, 3, 4, 5])
 
 
 def test_a_row_of_units_is_known_by_its_cells(tmp_path):

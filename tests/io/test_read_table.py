@@ -381,11 +381,17 @@ def test_steps_between_which_reports_lie_and_that_are_empty_are_said():
     assert "1 of 4 steps hold no report" in notes[1]
 
 
-def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
+def test_a_damaged_parquet_file(tmp_path):
+    pytest.importorskip("pyarrow", reason="parquet needs pyarrow: pip install 'diffassim[formats]'")
     path = tmp_path / "wind.parquet"
     path.write_bytes(b"no parquet")
     with pytest.raises(DataError, match=r"wind\.parquet: not a whole parquet file"):
         read_table(path, LONG)
+
+
+def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
+    path = tmp_path / "wind.parquet"
+    path.write_bytes(b"no parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigurationError, match=r"parquet needs pyarrow: pip install 'diffassim\[formats\]'"):
         read_table(path, LONG)
