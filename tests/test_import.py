@@ -27,7 +27,10 @@ def python(code: str, timeout: float = 120, **environment: str | None) -> str:
 
 def test_the_import_is_light():
     # flax and optax take as long to import as half of JAX; the others belong to the edges.
-    heavy = "flax optax chex orbax xarray pandas netCDF4 pydantic matplotlib scores cyclopts rich tomlkit spotpy"
+    heavy = (
+        "flax optax chex orbax xarray pandas netCDF4 pydantic matplotlib scores cyclopts rich tomlkit spotpy "
+        "pint pyarrow zarr"
+    )
     loaded = python(f"""
         import sys, jax
         before = set(sys.modules)

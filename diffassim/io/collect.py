@@ -16,7 +16,7 @@ from diffassim.io.columns import TableVariable
 from diffassim.io.layout import LongLayout, WideLayout
 from diffassim.io.messages import shortened
 from diffassim.io.observation_table import Stations
-from diffassim.io.places import degrees
+from diffassim.io.places import degrees, places_as_names
 from diffassim.io.table_source import TableSource, require_columns
 
 __all__ = ["Reports", "collect_long", "collect_wide"]
@@ -186,8 +186,7 @@ def _stations_of(reports: Reports, file: str, frame: pd.DataFrame, first: int, l
         codes, names = texts(frame[layout.station])
     else:
         assert place is not None  # the layout has seen to it
-        codes, pairs = pd.factorize(place[:, 0] + 1j * place[:, 1])
-        names = np.array([f"{pair.imag:.6g} {pair.real:.6g}" for pair in pairs], dtype=object)
+        codes, names = places_as_names(place[:, 0], place[:, 1])
     numbered = np.array([reports.names.setdefault(str(name), len(reports.names)) for name in names], dtype=np.int32)
     station = _taken(numbered, codes)
     if place is not None and layout.moving:

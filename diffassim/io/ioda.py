@@ -11,7 +11,7 @@ import pandas as pd
 from diffassim.core.errors import ConfigurationError, DataError
 from diffassim.io.messages import shortened, single_line
 from diffassim.io.observation_table import FLAGS, ObservationTable, Stations
-from diffassim.io.places import check_places
+from diffassim.io.places import check_places, places_as_names
 from diffassim.models.base import Variable
 from diffassim.observations.flags import QCFlag
 
@@ -134,8 +134,10 @@ def _table(name: str, file: Any, values: Any) -> ObservationTable:
     if "stationIdentification" in meta:
         labels = np.asarray(meta["stationIdentification"][:], dtype=object)
     else:
-        codes, pairs = pd.factorize(place[:, 0] + 1j * place[:, 1])
-        labels = np.array([f"{pair.imag:.6g} {pair.real:.6g}" for pair in pairs], dtype=object)[codes]
+        codes, labels = places_as_names(place[:, 0], place[:, 1])
+        if (codes < 0).any():
+            raise DataError(f"{name}: {int((codes < 0).sum())} reports have neither stationIdentification nor a place")
+        labels = labels[codes]
     station, names = pd.factorize(labels)
     first = np.unique(station, return_index=True)[1]
     row = np.asarray(meta["sequenceNumber"][:], np.int32) if "sequenceNumber" in meta else np.arange(1, count + 1)

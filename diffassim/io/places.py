@@ -12,7 +12,7 @@ from diffassim.io.messages import shortened
 from diffassim.io.observation_table import Stations
 from diffassim.io.table_source import open_table
 
-__all__ = ["check_places", "degrees", "read_stations"]
+__all__ = ["check_places", "degrees", "places_as_names", "read_stations"]
 
 FULL_TURN = 360.0
 # 51d56'N, 6d21'25.056"W, 51 56 16 N, 51.93N: degrees, then minutes and seconds if any, and the side of the sky
@@ -61,6 +61,19 @@ def degrees(file: str, column: pd.Series, first_row: int, text: TextFormat) -> n
             "neither a number of degrees nor degrees and minutes such as 51d56'N"
         )
     return np.where(cells.isin(NONE.texts).to_numpy(), np.nan, values)
+
+
+def places_as_names(longitude: np.ndarray, latitude: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the index of each place into names of the different ones, -1 where a place is not known, and the names.
+
+    Example:
+        >>> [part.tolist() for part in places_as_names(np.array([8.5, np.nan, 8.5]), np.array([50.0, 1.0, 50.0]))]
+        [[0, -1, 0], ['50 8.5']]
+    """
+    both = np.empty(len(longitude), complex)  # a sum would make NaN of infinity
+    both.real, both.imag = longitude, latitude
+    codes, pairs = pd.factorize(both)
+    return codes, np.array([f"{pair.imag:.10g} {pair.real:.10g}" for pair in pairs], dtype=object)
 
 
 def read_stations(table: StationTable, region: Region | None) -> Stations:

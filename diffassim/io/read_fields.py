@@ -73,7 +73,7 @@ def read_fields(
                 raise DataError(f"{file}: has the axes {tuple(axes)}, but the first file {tuple(first)}")
             first = axes
             part = dataset[names]
-            if axes.time in dataset.dims:
+            if axes.time is not None and axes.time in dataset.dims:
                 part = _between(file, part, axes.time, start, end)
             parts.append(_part(part, axes, region).load())
     name = shortened(Path(given[0]).name)

@@ -76,7 +76,7 @@ def require_columns(name: str, wanted: Sequence[str], found: Sequence[str]) -> N
 
 
 def open_table(source: Any, text: TextFormat) -> TableSource:
-    """Open a CSV file, a parquet file, an open file of CSV, or a DataFrame.
+    """Open a CSV file, a parquet file, an open file of CSV, or a DataFrame (whose index is a column if it has a name).
 
     Raises:
         DataError: if it is missing, empty, damaged, or names a column twice.
@@ -87,7 +87,8 @@ def open_table(source: Any, text: TextFormat) -> TableSource:
         ('time', 'a')
     """
     if isinstance(source, pd.DataFrame):
-        frame = source.rename(columns=lambda column: str(column).strip())
+        named = source.index.name is not None and source.index.name not in source.columns
+        frame = (source.reset_index() if named else source).rename(columns=lambda column: str(column).strip())
         if frame.columns.has_duplicates:
             twice = shortened(frame.columns[frame.columns.duplicated()][0])
             raise DataError(f"table: the column {twice!r} appears twice; keep one")

@@ -28,6 +28,7 @@ from benchmarks import (
     qg,
     reference,
     spectral,
+    tables,
     training,
     window,
 )
@@ -113,6 +114,14 @@ def test_adjoint(capsys, tmp_path):
 
 def test_imports(capsys, tmp_path):
     assert rows(capsys, imports.main, tmp_path, processes=1)["import diffassim after jax"]["seconds"] > 0
+
+
+@pytest.mark.ci
+@pytest.mark.slow
+def test_tables(capsys, tmp_path):
+    found = rows(capsys, tables.main, tmp_path, rows=3_000, stations=7, directory=tmp_path)
+    assert found["read_table"]["more"]["rows/s"] > 0 and found["read_table"]["peak_bytes"] > 1e6
+    assert not (tmp_path / "reports.csv").exists()
 
 
 @pytest.mark.ci

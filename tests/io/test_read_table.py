@@ -13,8 +13,10 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from diffassim import ConfigurationError, DataError
+from diffassim import AssimilationError, ConfigurationError, DataError
 from diffassim.io.columns import Region, StationTable, TableVariable, TextFormat, TimeColumns
 from diffassim.io.layout import LongLayout, WideLayout
 from diffassim.io.read_table import read_table
@@ -143,6 +145,7 @@ def test_frames_are_read_like_files():
     })  # fmt: skip
     assert read_table(frame, LONG).equals(read(ROWS))
     assert read_table(frame.assign(time=frame["time"].dt.tz_convert("Asia/Tokyo")), LONG).equals(read(ROWS))
+    assert read_table(frame.set_index("time"), LONG).equals(read(ROWS))
     assert read_table(frame.assign(ff=["1.5", "2.5", "3.5"]), LONG).equals(read(ROWS))
     assert read_table(frame.assign(station=[1.0, 2.0, 1.0]), LONG).stations.names.tolist() == ["1", "2"]
 
@@ -379,6 +382,24 @@ def test_steps_between_which_reports_lie_and_that_are_empty_are_said():
     notes = read(rows, step="6h").notes
     assert "1 report(s) lie between the steps of 360 minutes, the first in row 6" in notes[0]
     assert "1 of 4 steps hold no report" in notes[1]
+
+
+CELLS = st.sampled_from([
+    "time", "station", "ff", "A", "1", "2021-01-01", "2021-13-45", "-999", "NA", "x", "1e400", "True", "1,5", "nan",
+    "inf", "é", "#", "-", ";", ",", "'", "", " ", "\0", '"', "\n", "\r", "\ufeff",
+])  # fmt: skip
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.lists(CELLS, max_size=40).map("".join) | st.binary(max_size=60), st.booleans())
+def test_whatever_a_file_holds_it_is_a_table_or_one_line(content, with_names):
+    raw = content if isinstance(content, bytes) else content.encode()
+    error, table = None, None
+    try:
+        table = read_table(io.BytesIO(b"time,station,ff\n" * with_names + raw), LONG)
+    except AssimilationError as caught:
+        error = str(caught)
+    assert (error is not None and "\n" not in error and len(error) < 900) or not np.isnat(table.time).any()
 
 
 def test_a_damaged_parquet_file(tmp_path):
