@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from diffassim.core.errors import ShapeError
+from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.io.fields import Fields
 from diffassim.io.observation_table import ObservationTable
+from diffassim.io.stations import FLAGS
 
-__all__ = ["analysis_to_dataset", "analysis_to_table"]
+__all__ = ["analysis_to_dataset", "analysis_to_table", "stations_to_dataset"]
 
 
 def analysis_to_table(
@@ -116,3 +117,64 @@ def analysis_to_dataset(
             wider.attrs.pop("standard_name", None)
             dataset[f"{name}_spread"] = wider
     return dataset
+
+
+def stations_to_dataset(frame: pd.DataFrame) -> xr.Dataset:
+    """Return the frame of an analysis at stations as a dataset of (time, station) with CF attributes.
+
+    Args:
+        frame: as `analysis_to_table` returns it: a row for each time and station.
+
+    Returns:
+        Dataset with times in UTC (the zone of the frame stands in its attributes), names and places of the stations as
+        coordinates; flags that are not there are -1.
+
+    Raises:
+        ConfigurationError: if the frame has no times and stations, or two rows of one.
+
+    Example:
+        >>> time = pd.DatetimeIndex(["2021-01-01", "2021-01-01"], tz="Europe/Berlin")
+        >>> frame = pd.DataFrame({"time": time, "station": ["A", "B"], "t_analysis": [280.0, 281.0]})
+        >>> found = stations_to_dataset(frame)
+        >>> found["t_analysis"].values.tolist(), found.attrs["time_zone"]
+        ([[280.0, 281.0]], 'Europe/Berlin')
+    """
+    if not {"time", "station"} <= set(frame.columns):
+        raise ConfigurationError(f"stations_to_dataset: needs columns time and station, found {list(frame.columns)}")
+    zone = str(frame["time"].dt.tz or "UTC")
+    naive = (
+        frame["time"].dt.tz_convert("UTC").dt.tz_localize(None) if frame["time"].dt.tz is not None else frame["time"]
+    )
+    row, times = pd.factorize(naive, sort=True)
+    column, names = pd.factorize(frame["station"])
+    shape = (len(times), len(names))
+    cell = row * shape[1] + column
+    if len(np.unique(cell)) != len(cell):
+        raise ConfigurationError("stations_to_dataset: the frame has two rows of one station and time")
+    units = dict(frame.attrs.get("units", {}))
+    first = np.unique(column, return_index=True)[1]
+    dataset = xr.Dataset(
+        coords={"time": ("time", np.asarray(times)), "station": ("station", np.asarray(names, dtype=object))},
+        attrs={"Conventions": "CF-1.11", "featureType": "timeSeries", "time_zone": zone},
+    )
+    dataset["station"].attrs = {"cf_role": "timeseries_id"}
+    for name in frame.columns.drop(["time", "station"]):
+        attributes: dict[str, Any] = {"units": str(units[name])} if name in units else {}
+        if name in ("longitude", "latitude", "elevation"):
+            values = frame[name].to_numpy(dtype=float)[first]
+            dataset.coords[name] = ("station", values, {**attributes, "standard_name": _STANDARD[name]})
+            continue
+        flags = pd.api.types.is_integer_dtype(frame[name].dtype)
+        out = np.full(shape[0] * shape[1], -1 if flags else np.nan, np.int32 if flags else float)
+        out[cell] = frame[name].to_numpy(dtype=np.int32, na_value=-1) if flags else frame[name].to_numpy(dtype=float)
+        if flags:
+            attributes |= {"flag_values": np.array(list(FLAGS), np.int32), "flag_meanings": _meanings()}
+        dataset[name] = (("time", "station"), out.reshape(shape), attributes)
+    return dataset
+
+
+_STANDARD = {"longitude": "longitude", "latitude": "latitude", "elevation": "surface_altitude"}
+
+
+def _meanings() -> str:
+    return " ".join(flag.name.lower() for flag in FLAGS.values())

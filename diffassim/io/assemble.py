@@ -13,9 +13,10 @@ from diffassim.io.collect import Reports
 from diffassim.io.columns import TableVariable
 from diffassim.io.layout import TableLayout
 from diffassim.io.messages import shortened, suggested
-from diffassim.io.observation_table import FLAGS, ObservationTable, Stations
+from diffassim.io.observation_table import ObservationTable
 from diffassim.io.places import check_places
 from diffassim.io.regular import RegularTimes
+from diffassim.io.stations import FLAGS, Stations
 from diffassim.models.base import Variable
 from diffassim.observations.flags import QCFlag
 

@@ -117,26 +117,31 @@ def observations_from_table(
     first = utc("origin", origin)
     since, until = first if start is None else utc("start", start), None if end is None else utc("end", end)
     step = duration("observations_from_table: dt", dt)
-    inside = table.time >= since if until is None else (table.time >= since) & (table.time < until)
     found = []
     for name in names:
-        variable = table.variable(name)
-        report = np.flatnonzero(inside & table.used(name))
-        if not len(report):
-            last = "" if until is None else f" to before {shown(until)}"
-            raise DataError(
-                f"{table.file}: no usable value of {name} from {shown(since)}{last} UTC; the table has "
-                f"{int(table.used(name).sum())}, {shown(table.time[0])} to "
-                f"{shown(table.time[-1])}"
-            )
+        report = _reports(table, name, since, until)
         observations, entry = observations_from_reports(
             table.values[name][report], table.time[report], step, origin=first,
             operator=_of(operator, name, "operator"), where=_where(table, places, report),
-            std=_error(table, std, name, variable.units)[report], **fields,
+            std=_error(table, std, name)[report], **fields,
         )  # fmt: skip
         found.append((observations, np.where(entry >= 0, report[entry], -1)))
     streams, reports = zip(*found, strict=True)
     return TableObservations(streams if len(streams) > 1 else streams[0], names, reports, len(table))
+
+
+def _reports(table: ObservationTable, name: str, since: np.datetime64, until: np.datetime64 | None) -> np.ndarray:
+    """Return the numbers of the reports that are used; raise `DataError` if there are none."""
+    inside = table.time >= since if until is None else (table.time >= since) & (table.time < until)
+    report = np.flatnonzero(inside & table.used(name))
+    if not len(report):
+        last = "" if until is None else f" to before {shown(until)}"
+        held = f"{shown(table.time[0])} to {shown(table.time[-1])}" if len(table) else "none at all"
+        raise DataError(
+            f"{table.file}: no usable value of {name} from {shown(since)}{last} UTC; the table has "
+            f"{int(table.used(name).sum())}, {held}"
+        )
+    return report
 
 
 def _where(table: ObservationTable, places: Callable[..., Any] | Any, report: np.ndarray) -> Any:
@@ -152,12 +157,12 @@ def _where(table: ObservationTable, places: Callable[..., Any] | Any, report: np
     return jax.tree.map(lambda leaf: np.asarray(leaf)[table.station[report]], places)
 
 
-def _error(table: ObservationTable, std: Any, name: str, unit: str) -> np.ndarray:
+def _error(table: ObservationTable, std: Any, name: str) -> np.ndarray:
     if std is not None:
         return np.full(len(table), float(_of(std, name, "std")))
     if name not in table.std:
         raise ConfigurationError(
-            f"observations_from_table: the error of {name} is not known; give std=... in {unit}, or let the table hold "
+            f"observations_from_table: the error of {name} is not known; give std=... in {table.variable(name).units}, or let the table hold "
             "it (TableVariable(std=...))"
         )
     return table.std[name]

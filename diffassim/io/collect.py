@@ -15,8 +15,8 @@ from diffassim.io.clock import LocalTimes, local_times
 from diffassim.io.columns import TableVariable
 from diffassim.io.layout import LongLayout, WideLayout
 from diffassim.io.messages import shortened
-from diffassim.io.observation_table import Stations
 from diffassim.io.places import degrees, places_as_names
+from diffassim.io.stations import Stations
 from diffassim.io.table_source import TableSource, require_columns
 
 __all__ = ["Reports", "collect_long", "collect_wide"]

@@ -10,8 +10,9 @@ import pandas as pd
 
 from diffassim.core.errors import ConfigurationError, DataError
 from diffassim.io.messages import shortened, single_line
-from diffassim.io.observation_table import FLAGS, ObservationTable, Stations
+from diffassim.io.observation_table import ObservationTable
 from diffassim.io.places import check_places, places_as_names
+from diffassim.io.stations import FLAGS, Stations
 from diffassim.models.base import Variable
 from diffassim.observations.flags import QCFlag
 

@@ -9,7 +9,7 @@ from diffassim.core.errors import DataError
 from diffassim.io.cells import missing_markers, numbers, texts
 from diffassim.io.columns import Region, StationTable, TextFormat
 from diffassim.io.messages import shortened
-from diffassim.io.observation_table import Stations
+from diffassim.io.stations import Stations
 from diffassim.io.table_source import open_table
 
 __all__ = ["check_places", "degrees", "places_as_names", "read_stations"]

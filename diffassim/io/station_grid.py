@@ -8,8 +8,9 @@ import numpy as np
 
 from diffassim.core.errors import ConfigurationError, DataError
 from diffassim.io.columns import one_of
-from diffassim.io.observation_table import ObservationTable, StationGrid
+from diffassim.io.observation_table import ObservationTable
 from diffassim.io.regular import RegularTimes, shown, utc
+from diffassim.io.stations import StationGrid
 
 __all__ = ["station_grid"]
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from diffassim.core.errors import ConfigurationError
+from diffassim.io.analysis import stations_to_dataset
 from diffassim.io.columns import TableVariable, TextFormat, TimeColumns
 from diffassim.io.ioda import IODA_SUFFIXES, write_ioda
 from diffassim.io.layout import LongLayout
@@ -28,10 +29,11 @@ def write_table(table: ObservationTable | pd.DataFrame, path: str | Path) -> Lon
 
     Args:
         table: reports, or the frame of an analysis (`analysis_to_table`), whose units are in `attrs["units"]`.
-        path: ends with .csv (or .csv.gz), .parquet, or .nc (in the layout of IODA; reports only).
+        path: ends with .csv (or .csv.gz), .parquet, or .nc: reports in the layout of IODA, an analysis as arrays of
+            time and station.
 
     Returns:
-        The layout with which `read_table` reads the file back; None for netCDF, which needs none, and for frames.
+        The layout with which `read_table` reads the file back; None for netCDF, which needs none, and for an analysis.
 
     Raises:
         ConfigurationError: if the ending is another, or parquet is to be written without pyarrow.
@@ -47,8 +49,11 @@ def write_table(table: ObservationTable | pd.DataFrame, path: str | Path) -> Lon
     path = Path(path)
     suffixes = [suffix.lower() for suffix in path.suffixes]
     suffix = suffixes[-1] if suffixes else ""
-    if isinstance(table, ObservationTable) and suffix in IODA_SUFFIXES:
-        write_ioda(table, path)
+    if suffix in IODA_SUFFIXES:
+        if isinstance(table, ObservationTable):
+            write_ioda(table, path)
+        else:
+            stations_to_dataset(table).to_netcdf(path, engine="netcdf4")
         return None
     if suffix in PARQUET:
         _require_pyarrow(path)
@@ -62,10 +67,7 @@ def write_table(table: ObservationTable | pd.DataFrame, path: str | Path) -> Lon
         texts = {name: _iso(frame[name]) for name in frame.columns if isinstance(frame[name].dtype, pd.DatetimeTZDtype)}
         frame.assign(**texts).rename(columns=names).to_csv(path, index=False)
     else:
-        raise ConfigurationError(
-            f"write_table: {shortened(path.name)} must end with .csv, .csv.gz, .parquet or .nc"
-            + ("" if isinstance(table, ObservationTable) else " (frames: not .nc; see `analysis_to_dataset`)")
-        )
+        raise ConfigurationError(f"write_table: {shortened(path.name)} must end with .csv, .csv.gz, .parquet or .nc")
     return _layout(table, names) if isinstance(table, ObservationTable) else None
 
 

@@ -6,10 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 import diffassim as da
 from diffassim import ConfigurationError, DataError, ShapeError
-from diffassim.io.analysis import analysis_to_table
+from diffassim.io.analysis import analysis_to_table, stations_to_dataset
 from diffassim.io.assimilate import observations_from_table
 from diffassim.io.columns import StationTable, TableVariable, TimeColumns
 from diffassim.io.layout import LongLayout
@@ -131,8 +132,15 @@ def test_an_analysis_is_written_beside_what_was_observed(tmp_path):
     back = pd.read_csv(tmp_path / "analysis.csv")
     assert back.columns[5] == "t_analysis [degC]" and back["time"][0].endswith("-0500")
     np.testing.assert_array_equal(back["t_analysis [degC]"], analysis.ravel())
-    with pytest.raises(ConfigurationError, match=r"frames: not \.nc"):
-        write_table(frame, tmp_path / "analysis.nc")
+    write_table(frame, tmp_path / "analysis.nc")
+    with xr.open_dataset(tmp_path / "analysis.nc", engine="netcdf4") as opened:
+        np.testing.assert_array_equal(opened["t_analysis"], analysis)
+        np.testing.assert_array_equal(opened["time"], times)
+        np.testing.assert_array_equal(opened["longitude"], table.stations.longitude)
+        assert opened["station"].values.tolist() == table.stations.names.tolist()
+        assert opened["t_spread"].attrs["units"] == "degC" and opened.attrs["time_zone"] == zone
+        known = frame["t_flag"].notna().to_numpy()
+        np.testing.assert_array_equal(opened["t_flag"].values.ravel() >= 0, known)
     with pytest.raises(ShapeError, match=r"analysis of t has shape \(2,\), expected \(time, station\) \(5, 3\)"):
         analysis_to_table({"t": [1.0, 2.0]}, times, table)
 
@@ -153,6 +161,25 @@ def test_what_cannot_be_assimilated_is_one_line(changes, error, message):
     with pytest.raises(error, match=message) as caught:
         observations(**changes)
     assert "\n" not in str(caught.value)
+
+
+def test_an_analysis_comes_back_from_parquet(tmp_path):
+    pytest.importorskip("pyarrow", reason="parquet needs pyarrow: pip install 'diffassim[formats]'")
+    table = example("Europe/Berlin")
+    frame = analysis_to_table({"t": np.ones((1, 3))}, table.time[:1], table)
+    write_table(frame, tmp_path / "analysis.parquet")
+    back = pd.read_parquet(tmp_path / "analysis.parquet")
+    assert str(back["time"].dt.tz) == "Europe/Berlin" and back["t_analysis"].tolist() == [1.0, 1.0, 1.0]
+    np.testing.assert_array_equal(back["t_observed"], frame["t_observed"])
+
+
+def test_two_rows_of_one_time_and_station_are_no_dataset():
+    table = example()
+    frame = analysis_to_table({"t": np.ones((1, 3))}, table.time[:1], table)
+    with pytest.raises(ConfigurationError, match="two rows of one station and time"):
+        stations_to_dataset(pd.concat([frame, frame]))
+    with pytest.raises(ConfigurationError, match="needs columns time and station"):
+        stations_to_dataset(frame.drop(columns="time"))
 
 
 def test_entries_that_do_not_fit():
