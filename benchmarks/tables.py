@@ -36,8 +36,9 @@ layout = LongLayout(variables=(wind,), station="id", longitude="lon", latitude="
 """
 
 
-def write_table(path: Path, rows: int, stations: int, seed: int = 0) -> None:
+def write_table(path: Path, rows: int, stations: int, by_station: bool, seed: int = 0) -> None:
     """Write a long table: every station once an hour, one value in a hundred missing."""
+    hours = -(-rows // stations)
     rng = np.random.default_rng(seed)
     lon, lat = rng.uniform(-10, 30, stations).round(3), rng.uniform(40, 60, stations).round(3)
     names = np.array([f"S{k:05d}" for k in range(stations)])
@@ -45,19 +46,21 @@ def write_table(path: Path, rows: int, stations: int, seed: int = 0) -> None:
         file.write("time,id,lon,lat,ff\n")
         for start in range(0, rows, CHUNK):
             report_number = np.arange(start, min(start + CHUNK, rows))
-            station = report_number % stations
-            hours = np.datetime64("2000-01-01", "s") + (report_number // stations) * np.timedelta64(3600, "s")
+            station = report_number // hours if by_station else report_number % stations
+            hour = report_number % hours if by_station else report_number // stations
+            time = np.datetime64("2000-01-01", "s") + hour * np.timedelta64(3600, "s")
             wind = np.where(rng.random(len(station)) < 0.01, -999.0, rng.gamma(2.0, 5.0, len(station)).round(1))
-            chunk = {"time": hours, "id": names[station], "lon": lon[station], "lat": lat[station], "ff": wind}
+            chunk = {"time": time, "id": names[station], "lon": lon[station], "lat": lat[station], "ff": wind}
             pd.DataFrame(chunk).to_csv(file, header=False, index=False)
 
 
-def measure(rows: int, stations: int, directory: Path, timeout: float) -> list[Record]:
+def measure(rows: int, stations: int, directory: Path, timeout: float, by_station: bool = False) -> list[Record]:
     """Read one generated file both ways, each in a process of its own."""
     path = directory / "reports.csv"
     try:
-        write_table(path, rows, stations)
-        size = f"{rows} rows, {stations} stations, {path.stat().st_size / 1e6:.0f} MB"
+        write_table(path, rows, stations, by_station)
+        order = "one station after the other" if by_station else "in the order of time"
+        size = f"{rows} rows {order}, {stations} stations, {path.stat().st_size / 1e6:.0f} MB"
         cases = {
             "pandas.read_csv, bare": ("", f"count = len(pandas.read_csv({str(path)!r}, parse_dates=['time']))"),
             "read_table": (_OWN, f"count = len(read_table({str(path)!r}, layout))"),
@@ -80,7 +83,7 @@ def measure(rows: int, stations: int, directory: Path, timeout: float) -> list[R
 
 def main(
     *, rows: int = 200_000, stations: int = 200, directory: Path | None = None, timeout: float = 600,
-    json: Path | None = None,
+    by_station: bool = False, json: Path | None = None,
 ) -> None:  # fmt: skip
     """Time the reader and measure its memory.
 
@@ -89,10 +92,12 @@ def main(
         stations: that report in turn.
         directory: where the table is written and deleted again; default: a temporary one.
         timeout: seconds for each process.
+        by_station: whether the file has one station after the other, so that the reports have to be sorted.
         json: file for the records.
     """
     with tempfile.TemporaryDirectory() as temporary:
-        report("tables", measure(rows, stations, Path(temporary) if directory is None else directory, timeout), json)
+        where = Path(temporary) if directory is None else directory
+        report("tables", measure(rows, stations, where, timeout, by_station), json)
 
 
 if __name__ == "__main__":

@@ -162,8 +162,8 @@ def _error(table: ObservationTable, std: Any, name: str) -> np.ndarray:
         return np.full(len(table), float(_of(std, name, "std")))
     if name not in table.std:
         raise ConfigurationError(
-            f"observations_from_table: the error of {name} is not known; give std=... in {table.variable(name).units}, or let the table hold "
-            "it (TableVariable(std=...))"
+            f"observations_from_table: the error of {name} is not known; give std=... in {table.variable(name).units}, "
+            "or let the table hold it (TableVariable(std=...))"
         )
     return table.std[name]
 
