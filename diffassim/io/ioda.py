@@ -20,7 +20,7 @@ __all__ = ["IODA_SUFFIXES", "read_ioda", "write_ioda"]
 
 IODA_SUFFIXES = (".nc", ".nc4", ".h5", ".hdf5")
 FILL = -3.3687953e38  # what JEDI writes for missing numbers
-MOST_PASSED = 3  # PreQC marks of other systems up to here are good: the default of JEDI's filter PreQC
+MOST_PASSED = 3  # PreQC marks of other systems up to here are good: the limit usual for conventional data in JEDI
 SECOND = np.timedelta64(1, "s")
 EPOCH = np.datetime64("1970-01-01", "us")
 
@@ -90,7 +90,7 @@ def write_ioda(table: ObservationTable, path: str | Path, *, single: bool = Fals
 def read_ioda(path: str | Path) -> ObservationTable:
     """Read a netCDF file in the layout of IODA.
 
-    Marks of PreQC that are no `QCFlag`s pass up to 3, as in JEDI. Stations are told apart by name; one that reports
+    Marks of PreQC that are no `QCFlag`s pass up to 3, which is usual for conventional data in JEDI. Stations are told apart by name; one that reports
     from several places moves.
 
     Raises:
