@@ -90,8 +90,8 @@ def write_ioda(table: ObservationTable, path: str | Path, *, single: bool = Fals
 def read_ioda(path: str | Path) -> ObservationTable:
     """Read a netCDF file in the layout of IODA.
 
-    Marks of PreQC that are no `QCFlag`s pass up to 3, which is usual for conventional data in JEDI. Stations are told apart by name; one that reports
-    from several places moves.
+    Marks of PreQC that are no `QCFlag`s pass up to 3, which is usual for conventional data in JEDI. Stations are told
+    apart by name; one that reports from several places moves.
 
     Raises:
         DataError: if the file is missing or damaged, or lacks groups or variables.
