@@ -210,5 +210,5 @@ def require_zarr(name: str) -> None:
         import zarr  # noqa: F401
     except ImportError:
         raise ConfigurationError(
-            f"{shortened(name)}: zarr stores need zarr: pip install 'diffassim[formats]'"
+            f"{shortened(name)}: zarr stores need zarr: pip install 'diffassim[files]'"
         ) from None

@@ -144,7 +144,7 @@ def _open_parquet(path: Path, text: TextFormat) -> TableSource:
     try:
         from pyarrow import parquet
     except ImportError:
-        raise ConfigurationError(f"{name}: parquet needs pyarrow: pip install 'diffassim[formats]'") from None
+        raise ConfigurationError(f"{name}: parquet needs pyarrow: pip install 'diffassim[files]'") from None
     try:
         file = parquet.ParquetFile(path)
         schema = file.schema_arrow

@@ -100,7 +100,7 @@ def _require_pyarrow(path: Path) -> None:
         import pyarrow  # noqa: F401
     except ImportError:
         raise ConfigurationError(
-            f"write_table: {shortened(path.name)}: parquet needs pyarrow: pip install 'diffassim[formats]'"
+            f"write_table: {shortened(path.name)}: parquet needs pyarrow: pip install 'diffassim[files]'"
         ) from None
 
 

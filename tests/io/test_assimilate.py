@@ -164,7 +164,7 @@ def test_what_cannot_be_assimilated_is_one_line(changes, error, message):
 
 
 def test_an_analysis_comes_back_from_parquet(tmp_path):
-    pytest.importorskip("pyarrow", reason="parquet needs pyarrow: pip install 'diffassim[formats]'")
+    pytest.importorskip("pyarrow", reason="parquet needs pyarrow: pip install 'diffassim[files]'")
     table = example("Europe/Berlin")
     frame = analysis_to_table({"t": np.ones((1, 3))}, table.time[:1], table)
     write_table(frame, tmp_path / "analysis.parquet")

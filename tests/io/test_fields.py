@@ -169,7 +169,7 @@ def test_levels_come_between(tmp_path):
 
 
 def test_zarr_stores(tmp_path):
-    pytest.importorskip("zarr", reason="zarr stores need zarr: pip install 'diffassim[formats]'")
+    pytest.importorskip("zarr", reason="zarr stores need zarr: pip install 'diffassim[files]'")
     fields = read_fields(written(tmp_path, dataset()))
     write_fields(fields, tmp_path / "t.zarr")
     back = read_fields(tmp_path / "t.zarr")
@@ -180,7 +180,7 @@ def test_zarr_stores(tmp_path):
 def test_zarr_must_be_there(tmp_path, monkeypatch):
     fields = read_fields(written(tmp_path, dataset()))
     monkeypatch.setitem(sys.modules, "zarr", None)
-    with pytest.raises(ConfigurationError, match=r"t\.zarr: zarr stores need zarr: pip install 'diffassim\[formats\]'"):
+    with pytest.raises(ConfigurationError, match=r"t\.zarr: zarr stores need zarr: pip install 'diffassim\[files\]'"):
         write_fields(fields, tmp_path / "t.zarr")
 
 

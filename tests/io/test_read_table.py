@@ -403,7 +403,7 @@ def test_whatever_a_file_holds_it_is_a_table_or_one_line(content, with_names):
 
 
 def test_a_damaged_parquet_file(tmp_path):
-    pytest.importorskip("pyarrow", reason="parquet needs pyarrow: pip install 'diffassim[formats]'")
+    pytest.importorskip("pyarrow", reason="parquet needs pyarrow: pip install 'diffassim[files]'")
     path = tmp_path / "wind.parquet"
     path.write_bytes(b"no parquet")
     with pytest.raises(DataError, match=r"wind\.parquet: not a whole parquet file"):
@@ -414,7 +414,7 @@ def test_parquet_needs_pyarrow(tmp_path, monkeypatch):
     path = tmp_path / "wind.parquet"
     path.write_bytes(b"no parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ConfigurationError, match=r"parquet needs pyarrow: pip install 'diffassim\[formats\]'"):
+    with pytest.raises(ConfigurationError, match=r"parquet needs pyarrow: pip install 'diffassim\[files\]'"):
         read_table(path, LONG)
 
 

@@ -48,7 +48,7 @@ SUFFIXES = ["csv", "csv.gz", "parquet", "nc"]
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
 def test_tables_come_back(tmp_path, suffix, zone):
     if suffix == "parquet":
-        pytest.importorskip("pyarrow", reason="parquet needs pyarrow: pip install 'diffassim[formats]'")
+        pytest.importorskip("pyarrow", reason="parquet needs pyarrow: pip install 'diffassim[files]'")
     table = example(zone)  # the night in which Berlin sets the clock back
     assert set(np.unique(table.flags["wind"])) == {QCFlag.PASS, QCFlag.MISSING, QCFlag.BOUNDS}
     layout = write_table(table, tmp_path / f"table.{suffix}")
@@ -60,7 +60,7 @@ def test_tables_come_back(tmp_path, suffix, zone):
 
 
 def test_from_one_format_to_the_next(tmp_path):
-    pytest.importorskip("pyarrow", reason="parquet needs pyarrow: pip install 'diffassim[formats]'")
+    pytest.importorskip("pyarrow", reason="parquet needs pyarrow: pip install 'diffassim[files]'")
     table = current = example("Europe/Berlin")
     for suffix in SUFFIXES:
         layout = write_table(current, tmp_path / f"table.{suffix}")
@@ -188,7 +188,7 @@ def test_unknown_endings_and_absent_libraries(tmp_path, monkeypatch):
     with pytest.raises(ConfigurationError, match=r"table\.xls must end with \.csv, \.csv\.gz, \.parquet or \.nc"):
         write_table(table, tmp_path / "table.xls")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ConfigurationError, match=r"parquet needs pyarrow: pip install 'diffassim\[formats\]'"):
+    with pytest.raises(ConfigurationError, match=r"parquet needs pyarrow: pip install 'diffassim\[files\]'"):
         write_table(table, tmp_path / "table.parquet")
 
 
