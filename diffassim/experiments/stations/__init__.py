@@ -1,0 +1,1 @@
+"""Networks of stations: analyses at any place and forecasts at all stations, from a table of observations alone."""

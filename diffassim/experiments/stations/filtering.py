@@ -1,0 +1,118 @@
+"""Departures at all stations and times, filtered from what was observed up to each time."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffassim.core.pytree import Pytree
+from diffassim.covariances import Diagonal, LowRank
+from diffassim.cycling import cycle
+from diffassim.experiments.stations.covariance import positive, shrunk_covariance
+from diffassim.experiments.stations.evolution import LAGS, LinearEvolution, fit_evolution, persisting
+from diffassim.gaussian import EKF, CycledThreeDVar, Gaussian
+from diffassim.observations import Observations
+
+__all__ = ["Filtered", "StationFilter", "learn_filter"]
+
+KNOWN_SHARE, WARM_UP, JUDGED = 0.7, 100, 1500  # of the record, for the choice of an evolution; steps
+DEAREST = 2e11  # operations of a filter that carries all covariances; beyond, those of a step's error are used
+ERROR_SHARE = 0.05  # of the variance of a step's error, for observations
+
+
+class Filtered(NamedTuple):
+    """Departures after the analysis of each time.
+
+    mean and std, their mean and standard deviation, shape (time, component); log_likelihood, the log density of what
+    was observed at each time given the times before, shape (time,).
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    log_likelihood: np.ndarray
+
+
+class Latest(Pytree):
+    """Observes the latest of the steps that a state holds."""
+
+    def __call__(self, x: Any, where: Any = None) -> Any:
+        """Return it."""
+        return x[0]
+
+
+class StationFilter(NamedTuple):
+    """A Kalman filter of the departures.
+
+    Args:
+        evolution: how they go on.
+        error: covariance of what it misses in a step, shape (component, component).
+        start: covariance of the departures themselves.
+    """
+
+    evolution: LinearEvolution
+    error: np.ndarray
+    start: np.ndarray
+
+    def run(self, departures: np.ndarray) -> Filtered:
+        """Filter a record.
+
+        Args:
+            departures: NaN where missing, shape (time, component).
+        """
+        steps, count = departures.shape
+        size = LAGS * count
+        columns = _columns(self.error)
+        R = Diagonal(std=jnp.sqrt(ERROR_SHARE * jnp.diag(jnp.asarray(self.error))))
+        record = Observations(departures, np.arange(1, steps + 1), operator=Latest(), error=R)
+        mean = jnp.zeros((LAGS, count))
+        if steps * size**3 <= DEAREST:
+            start = np.kron(np.eye(LAGS), self.start)
+            belief = Gaussian(mean, jnp.asarray(np.linalg.cholesky(start).T.reshape(size, LAGS, count)))
+            _, history = cycle(EKF(Q=LowRank(columns)), self.evolution, belief, record)
+        else:
+            background = Gaussian(mean, columns)
+            _, history = cycle(CycledThreeDVar(background), self.evolution, mean, record)
+        mean, std = history.analysis.mean[:, 0], history.analysis.spread[:, 0]
+        return Filtered(np.asarray(mean), np.asarray(std), np.asarray(history.info.log_likelihood))
+
+
+def _columns(C: np.ndarray) -> Any:
+    """Return a square root of the covariance as columns that change the latest step alone."""
+    root = np.linalg.cholesky(positive(C)).T
+    return jnp.asarray(np.concatenate([root[:, None], np.zeros((len(C), LAGS - 1, len(C)))], axis=1))
+
+
+def learn_filter(departures: np.ndarray, near: np.ndarray, distances: np.ndarray | None) -> StationFilter:
+    """Learn evolution and covariances, and keep what makes the last part of the record likelier when it is not known.
+
+    The simplest evolution is a decay with one rate, and the covariance of its errors that of the departures. It fills
+    the gaps, and from the filled record regressions are learned that know lags and neighbors. Short records of many
+    stations are better off with the decay.
+
+    Args:
+        departures: of the training period, NaN where missing.
+        near: for each station its neighbors.
+        distances: of the stations, or None.
+    """
+    known = round(KNOWN_SHARE * len(departures))
+    judged = departures[known - min(known, WARM_UP) : known + JUDGED]
+    early = _decaying(departures[:known], distances), _regressing(departures[:known], near, distances)
+    scores = [each.run(judged).log_likelihood[min(known, WARM_UP) :].sum() for each in early]
+    if scores[0] >= scores[1]:
+        return _decaying(departures, distances)
+    return _regressing(departures, near, distances)
+
+
+def _decaying(departures: np.ndarray, distances: np.ndarray | None) -> StationFilter:
+    start = shrunk_covariance(departures, distances)
+    evolution, rate = persisting(departures)
+    return StationFilter(evolution, (1 - rate**2) * start, start)
+
+
+def _regressing(departures: np.ndarray, near: np.ndarray, distances: np.ndarray | None) -> StationFilter:
+    first = _decaying(departures, distances)
+    _, rate = persisting(departures)
+    evolution, missed = fit_evolution(first.run(departures).mean, departures, near, rate)
+    return StationFilter(evolution, shrunk_covariance(missed, distances), first.start)

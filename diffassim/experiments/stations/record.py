@@ -1,0 +1,92 @@
+"""Values of a network of stations on regular times."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+
+from diffassim.core.errors import DataError
+from diffassim.models.base import Variable
+
+__all__ = ["Record"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Record:
+    """What stations of a network have observed.
+
+    Args:
+        times: regular, UTC, shape (time,).
+        names: of the stations, shape (station,).
+        places: longitude and latitude (degrees) and elevation (m), shape (station, 3); NaN where unknown.
+        variables: names and units.
+        values: NaN where missing, shape (time, station, variable).
+    """
+
+    times: pd.DatetimeIndex
+    names: tuple[str, ...]
+    places: np.ndarray
+    variables: tuple[Variable, ...]
+    values: np.ndarray
+
+    @property
+    def step(self) -> pd.Timedelta:
+        """Time from one row to the next."""
+        return self.times[1] - self.times[0]
+
+    @property
+    def components(self) -> np.ndarray:
+        """Values with stations and variables on one axis, shape (time, station * variable), variables fastest."""
+        return self.values.reshape(len(self.times), -1)
+
+    def stations(self, chosen: np.ndarray) -> Record:
+        """Return the record of some stations.
+
+        Args:
+            chosen: their indices.
+        """
+        names = tuple(self.names[i] for i in chosen)
+        return dataclasses.replace(
+            self, names=names, places=self.places[chosen], values=self.values[:, chosen]
+        )
+
+    def without(self, hidden: np.ndarray, first: int) -> Record:
+        """Return the record in which some stations report nothing from a row on.
+
+        Args:
+            hidden: indices of stations.
+            first: the row.
+        """
+        values = self.values.copy()
+        values[first:, hidden] = np.nan
+        return dataclasses.replace(self, values=values)
+
+    def row(self, time: object) -> int:
+        """Return the number of the first row at or after a time, which may lie beyond the record's end."""
+        stamp = pd.Timestamp(time)  # type: ignore[arg-type]
+        stamp = stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
+        return int(self.times.searchsorted(stamp))
+
+    def distances(self, others: np.ndarray) -> np.ndarray:
+        """Return great-circle distances in km of all stations to other places, shape (station, place).
+
+        Args:
+            others: longitude and latitude first, shape (place, 2 or more).
+
+        Raises:
+            DataError: if a place is not known.
+        """
+        for each in (self.places, others):
+            if not np.isfinite(each[:, :2]).all():
+                raise DataError("the places of all stations are needed here: give longitude and latitude of each")
+        return great_circle(self.places, others)
+
+
+def great_circle(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return great-circle distances in km, shape (first, second); longitude and latitude in degrees come first."""
+    a, b = np.deg2rad(first[:, None, :2]), np.deg2rad(second[None, :, :2])
+    half = np.sin((a - b) / 2) ** 2
+    h = half[..., 1] + np.cos(a[..., 1]) * np.cos(b[..., 1]) * half[..., 0]
+    return 2 * 6371.0 * np.arcsin(np.sqrt(np.clip(h, 0, 1)))
