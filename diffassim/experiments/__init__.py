@@ -16,6 +16,8 @@ EXPERIMENTS = {
     "fulda": "diffassim.experiments.applications.fulda:Fulda",
     "lorenz96": "diffassim.experiments.twins.lorenz96:Lorenz96Twin",
     "lorenz96-ensemble": "diffassim.experiments.twins.lorenz96_ensemble:Lorenz96Ensemble",
+    "stations": "diffassim.experiments.stations.stations:Stations",
+    "nyc-weather": "diffassim.experiments.applications.nyc_weather:NycWeather",
     "correction": "diffassim.experiments.learning.correction:Correction",
 }
 

@@ -1,0 +1,124 @@
+"""Everything that is learned of a network of stations, and what it says about a stretch of the record."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from diffassim.experiments.stations.anomalies import SCALES, Anomalies
+from diffassim.experiments.stations.evolution import LinearEvolution, nearest_stations
+from diffassim.experiments.stations.filtering import Filtered, StationFilter, learn_filter
+from diffassim.experiments.stations.forecasting import KNOWLEDGE, Regressors, StationForecasts, learn_forecasts
+from diffassim.experiments.stations.intervals import Intervals
+from diffassim.experiments.stations.record import Record
+from diffassim.experiments.stations.references import ForecastReferences
+
+__all__ = ["Network"]
+
+WARM_UP = 200  # steps of the filter before what is kept of it
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What is learned.
+
+    Args:
+        anomalies: mean cycle, spread and scales.
+        near: for each station its neighbors.
+        filter: of the departures.
+        forecasts: from the filtered departures.
+        intervals: of the forecasts.
+        references: simple forecasts.
+    """
+
+    anomalies: Anomalies
+    near: np.ndarray
+    filter: StationFilter
+    forecasts: StationForecasts
+    intervals: Intervals
+    references: ForecastReferences
+
+    @classmethod
+    def learn(cls, record: Record, first: int, roots: tuple[bool, ...], leads: tuple[int, ...]) -> Network:
+        """Learn from the rows before `first`.
+
+        Args:
+            record: of the stations.
+            first: row from which on nothing is known.
+            roots: for each variable, whether its departures are taken of square roots.
+            leads: of the forecasts, in steps.
+        """
+        times, values = record.times[:first], record.components[:first]
+        scales = tuple(SCALES["sqrt" if root else "none"] for root in roots) * len(record.names)
+        anomalies = Anomalies.fit(times, values, scales)
+        x = anomalies.forward(times, values)
+        near = nearest_stations(x, len(record.names))
+        distances = record.distances(record.places) if np.isfinite(record.places[:, :2]).all() else None
+        found = learn_filter(x, near, distances)
+        forecasts = learn_forecasts(times, found.run(x).mean, x, near, leads)
+        intervals = Intervals.learn(times, forecasts.missed, leads)
+        return cls(anomalies, near, found, forecasts, intervals, ForecastReferences.fit(x, near, leads))
+
+    def departures(self, record: Record, rows: slice) -> np.ndarray:
+        """Return the standardized departures of some rows, NaN where missing, shape (time, component)."""
+        return self.anomalies.forward(record.times[rows], record.components[rows])
+
+    def filtered(self, record: Record, start: int, end: int) -> Filtered:
+        """Return the filtered departures of the rows from `start` to before `end`, after a warm-up."""
+        early = max(start - WARM_UP, 0)
+        found = self.filter.run(self.departures(record, slice(early, end)))
+        return Filtered(*(each[start - early :] for each in found))
+
+    def values(self, record: Record, rows: slice, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+        """Return means of the values from means and standard deviations of the departures, (time, component)."""
+        center = self.anomalies.cycle(record.times[rows]) + mean * self.anomalies.std
+        spread = std * self.anomalies.std
+        parts = zip(self.anomalies.scales, center.T, spread.T, strict=True)
+        return np.stack([scale.mean(c, s) for scale, c, s in parts], axis=1)
+
+    def to_arrays(self) -> dict[str, Any]:
+        """Return it as a nested dict of arrays."""
+        f, evolution = self.forecasts, self.filter.evolution
+        return {
+            "cycle": {
+                "coefficients": self.anomalies.cycle.coefficients,
+                "waves": np.array([self.anomalies.cycle.daily, self.anomalies.cycle.yearly, self.anomalies.cycle.together]),
+            },
+            "std": self.anomalies.std,
+            "roots": np.array([scale.name == "sqrt" for scale in self.anomalies.scales]),
+            "near": self.near,
+            "filter": {
+                "coefficients": np.asarray(evolution.coefficients), "regressors": np.asarray(evolution.regressors),
+                "error": self.filter.error, "start": self.filter.start,
+            },
+            "forecasts": {
+                "leads": np.array(f.leads), "patterns": f.regressors.patterns, "damping": f.damping,
+                "knowledge": np.array([KNOWLEDGE.index(each) for each in f.knowledge]),
+                **{f"coefficients {k}": np.stack(each) for k, each in enumerate(f.coefficients)},
+            },
+            "intervals": self.intervals._asdict(),
+            "references": {"damping": self.references.damping, "coefficients": self.references.coefficients,
+                           "std": self.references.std},
+        }  # fmt: skip
+
+    @classmethod
+    def from_arrays(cls, arrays: dict[str, Any]) -> Network:
+        """Return it from what `to_arrays` gave."""
+        from diffassim.experiments.stations.mean_cycle import MeanCycle
+
+        daily, yearly, together = (int(each) for each in arrays["cycle"]["waves"])
+        cycle = MeanCycle(arrays["cycle"]["coefficients"], daily, yearly, bool(together))
+        scales = tuple(SCALES["sqrt" if root else "none"] for root in arrays["roots"])
+        near, found, f = arrays["near"], arrays["filter"], arrays["forecasts"]
+        leads = tuple(int(lead) for lead in f["leads"])
+        forecasts = StationForecasts(
+            leads, Regressors(near, f["patterns"]), f["damping"], tuple(KNOWLEDGE[k] for k in f["knowledge"]),
+            tuple(tuple(f[f"coefficients {k}"]) for k in range(len(leads))), np.empty((0, len(leads), len(scales))),
+        )  # fmt: skip
+        return cls(
+            Anomalies(scales, cycle, arrays["std"]), near,
+            StationFilter(LinearEvolution(found["coefficients"], found["regressors"]), found["error"], found["start"]),
+            forecasts, Intervals(**arrays["intervals"]), ForecastReferences(**arrays["references"], near=near),
+        )  # fmt: skip

@@ -1,0 +1,174 @@
+"""Forecasts and analyses of a stretch of a network's record, each beside simple methods that see the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from diffassim.experiments.stations.network import Network
+from diffassim.experiments.stations.record import Record, great_circle
+from diffassim.experiments.stations.references import FORECASTS, last_known, spatial_references
+from diffassim.experiments.stations.spatial import learn_kriging
+
+__all__ = ["FORECAST_METHODS", "analyze_unseen", "analyze_withheld", "as_dataset", "forecast"]
+
+FORECAST_METHODS = (*FORECASTS, "assimilation")
+NORMAL = 1.6449  # half width of the central 90 % of a normal law
+WARM_UP = 60  # steps before the stretch from which forecasts are made for what is due in it
+
+
+def forecast(network: Network, record: Record, rows: slice) -> dict[str, Any]:
+    """Return analyses of some rows, and forecasts issued in them.
+
+    Returns:
+        Arrays by name: `analysis` and `analysis_std` (time, station, variable), `forecast` (time, method, lead, ...),
+        `lower` and `upper` (time, lead, ...), the central 90 %.
+    """
+    leads, anomalies = network.forecasts.leads, network.anomalies
+    start = max(rows.start - max(leads) - WARM_UP, 0)
+    stretch, keep = slice(start, rows.stop), slice(rows.start - start, None)
+    times, x = record.times[stretch], network.departures(record, stretch)
+    filtered = network.filtered(record, start, rows.stop)
+    centers = network.forecasts(times, filtered.mean)
+    halves = network.intervals.follow(times, centers, x, leads)
+    simple = network.references(x)
+    last = last_known(record.components[stretch])
+    last = np.where(np.isfinite(record.components[:start]).any(0) | (last != 0), last, anomalies.cycle(times))
+    shape = (len(record.names), len(record.variables))
+    forecasts, lower, upper = [], [], []
+    for k, lead in enumerate(leads):
+        valid = times[keep] + lead * record.step
+        cycle = anomalies.cycle(valid)
+
+        def back(mean: np.ndarray, std: np.ndarray, cycle: np.ndarray = cycle) -> np.ndarray:
+            parts = zip(anomalies.scales, (cycle + mean * anomalies.std).T, (std * anomalies.std).T, strict=True)
+            return np.stack([scale.mean(c, s) for scale, c, s in parts], axis=1)
+
+        def at(place: np.ndarray, cycle: np.ndarray = cycle) -> np.ndarray:
+            parts = zip(anomalies.scales, (cycle + place * anomalies.std).T, strict=True)
+            return np.stack([scale.quantile(c) for scale, c in parts], axis=1)
+
+        std = np.broadcast_to(network.references.std[:, k][:, None], (3, *cycle.shape))
+        references = [back(simple[keep, m, k], std[m]) for m in range(3)]
+        references.insert(1, last[keep])
+        own = back(centers[keep, k], halves[keep, k] / NORMAL)
+        forecasts.append(np.stack([*references, own], axis=1))
+        lower.append(at(centers[keep, k] - halves[keep, k]))
+        upper.append(at(centers[keep, k] + halves[keep, k]))
+    analysis = network.values(record, rows, filtered.mean[keep], filtered.std[keep])
+    return {
+        "analysis": analysis.reshape(-1, *shape),
+        "analysis_std": (filtered.std[keep] * anomalies.std).reshape(-1, *shape),
+        "forecast": np.stack(forecasts, axis=2).reshape(len(analysis), len(FORECAST_METHODS), len(leads), *shape),
+        "lower": np.stack(lower, axis=1).reshape(len(analysis), len(leads), *shape),
+        "upper": np.stack(upper, axis=1).reshape(len(analysis), len(leads), *shape),
+    }
+
+
+def analyze_withheld(network: Network, record: Record, rows: slice, groups: list[np.ndarray]) -> dict[str, Any]:
+    """Return analyses of stations from the others' reports, by groups of stations that are withheld together.
+
+    Returns:
+        `withheld` (time, method, station, variable), NaN for stations that are not, with the names of the methods in
+        `withheld_methods`, and `withheld_std` of the assimilation; nothing without groups.
+    """
+    if not groups:
+        return {}
+    known = np.isfinite(record.places[:, :2]).all()
+    count = rows.stop - rows.start
+    out: dict[str, np.ndarray] = {}
+    std = np.full((count, *record.values.shape[1:]), np.nan)
+    for group in groups:
+        hidden = record.without(group, rows.start)
+        filtered = network.filtered(hidden, rows.start, rows.stop)
+        own = network.values(record, rows, filtered.mean, filtered.std).reshape(std.shape)
+        std[:, group] = (filtered.std * network.anomalies.std).reshape(std.shape)[:, group]
+        rest = np.setdiff1d(np.arange(len(record.names)), group)
+        distances = great_circle(record.places[group], record.places[rest]) if known else None
+        for v in range(std.shape[2]):
+            simple = spatial_references(record.values[rows][:, rest, v], distances)
+            for name, found in simple.items():
+                out.setdefault(name, np.full(std.shape, np.nan))[:, group, v] = found
+        out.setdefault("assimilation", np.full(std.shape, np.nan))[:, group] = own[:, group]
+    names = [*(name for name in out if name != "assimilation"), "assimilation"]
+    return {"withheld_methods": names, "withheld": np.stack([out[name] for name in names], axis=1), "withheld_std": std}
+
+
+def analyze_unseen(network: Network, record: Record, unseen: Record, rows: slice, first: int) -> dict[str, Any]:
+    """Return analyses at places of which nothing was ever seen: the filtered values of the stations, kriged.
+
+    Returns:
+        `unseen` (time, method, place, variable), `unseen_methods`, and `unseen_std` of the assimilation.
+    """
+    variables = len(record.variables)
+    filtered = network.filtered(record, 0, rows.stop)
+    anomalies = network.anomalies
+    x = network.departures(record, slice(0, rows.stop))
+    departures = np.where(np.isfinite(x), x, filtered.mean) * anomalies.std
+    scaled = anomalies.cycle(record.times[: rows.stop]) + departures
+    out: dict[str, list[np.ndarray]] = {}
+    spreads = []
+    for v in range(variables):
+        present = np.flatnonzero(np.isfinite(x[:first, v::variables]).any(0))
+        some = record.stations(present)
+        kriging = learn_kriging(
+            scaled[:first, v::variables][:, present], departures[:first, v::variables][:, present], some.places,
+            unseen.places, some.distances(some.places), some.distances(unseen.places).T,
+        )  # fmt: skip
+        scale = anomalies.scales[v]
+        center = kriging(scaled[rows, v::variables][:, present])
+        std = np.broadcast_to(kriging.std, center.shape)
+        for name, found in spatial_references(some.values[rows][:, :, v], some.distances(unseen.places).T).items():
+            out.setdefault(name, []).append(found)
+        out.setdefault("assimilation", []).append(scale.mean(center, std))
+        spreads.append(std)
+    names = [*(name for name in out if name != "assimilation"), "assimilation"]
+    values = np.stack([np.stack(out[name], axis=-1) for name in names], axis=1)
+    return {"unseen_methods": names, "unseen": values, "unseen_std": np.stack(spreads, axis=-1)}
+
+
+def as_dataset(
+    found: dict[str, Any], record: Record, unseen: Record, rows: slice, leads: tuple[int, ...]
+) -> xr.Dataset:
+    """Return everything with names, units and coordinates, a variable of the dataset for each observed one."""
+    step = record.step
+    times = record.times[rows]
+    coords: dict[str, Any] = {
+        "time": times.tz_convert("UTC").tz_localize(None), "station": list(record.names), "method": list(FORECAST_METHODS),
+        "lead": ("lead", [lead * step / _unit(step) for lead in leads], {"units": "days" if _daily(step) else "hours"}),
+        **{name: ("station", record.places[:, k]) for k, name in enumerate(("longitude", "latitude", "elevation"))},
+    }  # fmt: skip
+    dims = {
+        "observed": ("time", "station"), "analysis": ("time", "station"), "analysis_std": ("time", "station"),
+        "forecast": ("time", "method", "lead", "station"), "lower": ("time", "lead", "station"),
+        "upper": ("time", "lead", "station"),
+    }  # fmt: skip
+    if "withheld" in found:
+        coords["withheld_method"] = found["withheld_methods"]
+        dims |= {"withheld": ("time", "withheld_method", "station"), "withheld_std": ("time", "station")}
+    if "unseen" in found:
+        coords |= {"unseen_method": found["unseen_methods"], "place": list(unseen.names)}
+        coords |= {f"place_{name}": ("place", unseen.places[:, k]) for k, name in enumerate(("longitude", "latitude"))}
+        dims |= {"unseen": ("time", "unseen_method", "place"), "unseen_std": ("time", "place")}
+        dims["unseen_observed"] = ("time", "place")
+        found = found | {"unseen_observed": unseen.values[rows]}
+    present = np.isfinite(record.values).any(0)
+    found = found | {"observed": record.values[rows]}
+    dataset = xr.Dataset(coords=coords)
+    for v, variable in enumerate(record.variables):
+        for name, axes in dims.items():
+            values = found[name][..., v]
+            if axes[-1] == "station":
+                values = np.where(present[:, v], values, np.nan)
+            dataset[f"{variable.name}_{name}"] = (axes, values, {"units": variable.units})
+    return dataset
+
+
+def _daily(step: Any) -> bool:
+    return bool(step >= np.timedelta64(1, "D"))
+
+
+def _unit(step: Any) -> Any:
+    return np.timedelta64(1, "D") if _daily(step) else np.timedelta64(1, "h")

@@ -1,0 +1,268 @@
+"""What a network of stations needs to be told, and its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from diffassim.core.errors import ConfigurationError, DataError
+from diffassim.experiments.framework.base import Configuration
+from diffassim.experiments.stations.record import Record
+from diffassim.io.columns import StationTable, TableVariable, TextFormat, TimeColumns
+from diffassim.io.layout import MISSING, LongLayout, TableLayout, WideLayout
+from diffassim.io.messages import shortened, suggested
+from diffassim.io.observation_table import ObservationTable, StationGrid
+from diffassim.io.read_table import read_table
+
+__all__ = ["StationsConfiguration", "StationVariable", "as_record", "chosen_stations", "steps_of", "usable_record"]
+
+LEAST_TRAINING = 30  # steps
+LEAST_VALUES, LEAST_SHARE = 20, 0.05  # of a variable at a station, before the verification
+
+
+class StationVariable(BaseModel):
+    """An observed variable, as `TableVariable` describes it, and the scale on which its departures are nearly normal.
+
+    Args:
+        name: for files, tables and figures.
+        column: in the file; empty: like the name.
+        unit: in the file.
+        wanted: unit of the results; empty: as in the file.
+        scale: of the cells.
+        bounds: least and greatest plausible value, or a kind such as "air_temperature"; empty: any.
+        root: whether square roots are closer to a normal law, as of wind speeds and precipitation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    name: Annotated[str, Field(min_length=1)]
+    column: str = ""
+    unit: str = ""
+    wanted: str = ""
+    scale: float = 1.0
+    bounds: tuple[float, float] | str = ""
+    root: bool = False
+
+    @property
+    def of_table(self) -> TableVariable:
+        """What the reader of tables is told."""
+        return TableVariable(
+            self.name, self.column or None, self.unit or None, self.wanted or None, scale=self.scale,
+            bounds=self.bounds or None,
+        )  # fmt: skip
+
+
+class StationsConfiguration(Configuration):
+    """Settings of a network of stations.
+
+    Args:
+        file: CSV, parquet, or netCDF in the layout of IODA.
+        layout: "long" has a row for each report, "wide" a row for each time and a column for each station.
+        variables: what was observed; one for the wide layout.
+        step: of the record, such as "1h" or "1D".
+        off_step: what becomes of reports between the steps: "error", "nearest", "mean" or "missing".
+        time: column of the times, or columns of their parts (year, month, day, hour, minute).
+        time_format: as for strptime; empty: ISO 8601, or what the columns' names say.
+        zone: time zone of the times, such as "Europe/Berlin".
+        century: is added to years below 100.
+        doubled: what becomes of a local hour that comes twice: "error", "first", "second", "order" or "missing".
+        skipped: what becomes of a local hour that does not exist: "error", "missing" or "shift".
+        station: column of the stations' names (long layout), or of `stations_file`.
+        longitude: column of degrees east, in the file or in `stations_file`; empty: places are not known.
+        latitude: column of degrees north.
+        elevation: column of meters above the sea; empty: not known.
+        stations_file: table of the stations; empty: places are in the file, or not known.
+        stations_in_order: whether its rows are in the order of the wide file's columns, rather than named like them.
+        separator: between cells; empty: found out.
+        decimal: "." or ",".
+        encoding: of the characters; empty: found out.
+        missing: numbers or texts that mean missing, beside the usual ones.
+        duplicates: of one station and time: "error", "first", "last" or "mean".
+        verify_from: first time whose values nothing is learned from (UTC).
+        verify_until: time from which on nothing is scored; default: the end of the record.
+        leads: of the forecasts, such as ["1h", "1D"]; default: 1, 3, 6, 12 and 24 steps, or 1, 2, 3, 5 and 7 days.
+        withheld: stations whose reports are withheld during the verification and analysed from the others'; or "each",
+            one after the other.
+        unseen: stations of which nothing is ever seen: names, or a share such as 0.2, drawn by the seed.
+    """
+
+    file: Path | None = None
+    layout: Literal["long", "wide"] = "long"
+    variables: Annotated[tuple[StationVariable, ...], Field(min_length=1)]
+    step: str = "1h"
+    off_step: Literal["error", "nearest", "mean", "missing"] = "error"
+    time: str | tuple[str, ...] = "time"
+    time_format: str = ""
+    zone: str = "UTC"
+    century: int = 0
+    doubled: Literal["error", "first", "second", "order", "missing"] = "error"
+    skipped: Literal["error", "missing", "shift"] = "error"
+    station: str = "station"
+    longitude: str = ""
+    latitude: str = ""
+    elevation: str = ""
+    stations_file: Path | None = None
+    stations_in_order: bool = False
+    separator: str = ""
+    decimal: Literal[".", ","] = "."
+    encoding: str = ""
+    missing: tuple[float | str, ...] = ()
+    duplicates: Literal["error", "first", "last", "mean"] = "error"
+    verify_from: datetime.datetime | datetime.date
+    verify_until: datetime.datetime | datetime.date | None = None
+    leads: tuple[str, ...] = ()
+    withheld: Literal["each"] | tuple[str, ...] = ()
+    unseen: Annotated[float, Field(gt=0, lt=1)] | tuple[str, ...] = ()
+
+    @field_validator("step", "leads")
+    @classmethod
+    def _are_lengths_of_time(cls, value: Any) -> Any:
+        for each in (value,) if isinstance(value, str) else value:
+            length_of(each)
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.layout == "wide" and len(self.variables) != 1:
+            raise ValueError(f"variables: the wide layout has one, found {len(self.variables)}")
+        if len({each.name for each in self.variables}) < len(self.variables):
+            raise ValueError("variables: two have the same name")
+        if bool(self.longitude) != bool(self.latitude):
+            raise ValueError("longitude: give both longitude and latitude, or neither")
+        if self.unseen and not self.longitude:
+            raise ValueError("unseen: values at a place that nothing was seen of need longitude and latitude")
+        for lead in self.leads:
+            if length_of(lead) % length_of(self.step) != pd.Timedelta(0):
+                raise ValueError(f"leads: {lead} is no multiple of the step, {self.step}")
+        return self
+
+    @property
+    def lead_steps(self) -> tuple[int, ...]:
+        """Leads in steps, increasing."""
+        step = length_of(self.step)
+        if self.leads:
+            return tuple(sorted({int(length_of(lead) / step) for lead in self.leads}))
+        return (1, 2, 3, 5, 7) if step >= pd.Timedelta("1D") else (1, 3, 6, 12, 24)
+
+    def table_layout(self) -> TableLayout:
+        """Return what the reader of tables is told."""
+        text = TextFormat(self.encoding or None, self.separator or None, self.decimal)
+        stations = None
+        if self.stations_file is not None:
+            stations = StationTable(
+                self.stations_file, self.station, self.longitude, self.latitude, self.elevation or None, text
+            )
+        common: dict[str, Any] = {
+            "time": TimeColumns(
+                self.time, self.time_format or None, zone=self.zone, doubled=self.doubled, skipped=self.skipped,
+                century=self.century or None,
+            ),
+            "stations": stations, "text": text, "missing": (*MISSING, *self.missing), "duplicates": self.duplicates,
+        }  # fmt: skip
+        variables = tuple(each.of_table for each in self.variables)
+        if self.layout == "wide":
+            return WideLayout(variable=variables[0], columns="order" if self.stations_in_order else None, **common)
+        here = stations is None
+        return LongLayout(
+            variables=variables, station=self.station, longitude=(self.longitude or None) if here else None,
+            latitude=(self.latitude or None) if here else None,
+            elevation=(self.elevation or None) if here else None, **common,
+        )  # fmt: skip
+
+    def read(self) -> ObservationTable:
+        """Return the table of observations.
+
+        Raises:
+            ConfigurationError: if the settings do not fit the file, or name none.
+            DataError: if the file cannot be read.
+        """
+        if self.file is None:
+            raise ConfigurationError("file: name a table of observations; `diffassim new stations` writes a template")
+        return read_table(self.file, self.table_layout())
+
+
+def length_of(text: str) -> pd.Timedelta:
+    """Return a length of time from text such as "1h"; `ValueError` if it is none."""
+    try:
+        length = pd.Timedelta(text)
+    except ValueError:
+        length = pd.NaT  # type: ignore[assignment]
+    if not isinstance(length, pd.Timedelta) or length <= pd.Timedelta(0):
+        raise ValueError(f"{text!r} is no length of time; write for example 1h, 30min or 1D")
+    return length
+
+
+def as_record(table: ObservationTable, grid: StationGrid) -> Record:
+    """Return a table's values on regular times as a record."""
+    times = pd.DatetimeIndex(grid.times)
+    times = times.tz_localize("UTC") if times.tz is None else times
+    places = np.stack([grid.stations.longitude, grid.stations.latitude, grid.stations.elevation], axis=1)
+    return Record(times, tuple(map(str, grid.stations.names)), places, table.variables, np.asarray(grid.values))
+
+
+def usable_record(config: StationsConfiguration, record: Record, file: str) -> tuple[Record, list[str]]:
+    """Return the record of the stations that can be used, and a line about what was left out.
+
+    Args:
+        config: the settings.
+        record: of all stations.
+        file: where it comes from, for messages.
+
+    Raises:
+        DataError: if the training period is too short, nothing is left to verify, or fewer than two stations have data.
+    """
+    times = record.times
+    first, last = steps_of(config, record)
+    if first < LEAST_TRAINING or first + max(config.lead_steps) >= last:
+        raise DataError(
+            f"verify_from: {config.verify_from} leaves {min(first, len(times))} of {len(times)} steps for training and "
+            f"{max(last - first, 0)} for verification; the record goes from {times[0]} to {times[-1]}; learning needs "
+            f"at least {LEAST_TRAINING}, verification more than the longest lead ({max(config.lead_steps)})"
+        )
+    counts = np.isfinite(record.values[:first]).sum(0)
+    least = max(LEAST_VALUES, round(LEAST_SHARE * first))
+    usable = (counts >= least).any(1)
+    if usable.sum() < 2:
+        found = ", ".join(np.array(record.names)[usable]) or "none"
+        raise DataError(
+            f"{file}: {found} of {len(usable)} stations have at least {least} values before {config.verify_from}; "
+            "at least two are needed"
+        )
+    values = np.where(counts >= least, record.values, np.nan)  # of what can be learned
+    notes = [
+        f"left out: {name}, which has {int(counts[i].max())} values before the verification ({least} are needed)"
+        for i, name in enumerate(record.names)
+        if not usable[i]
+    ]
+    return dataclasses.replace(record, values=values).stations(np.flatnonzero(usable)), notes
+
+
+def steps_of(config: StationsConfiguration, record: Record) -> tuple[int, int]:
+    """Return the first row of the verification, and the row at which it ends."""
+    last = len(record.times) if config.verify_until is None else record.row(config.verify_until)
+    return record.row(config.verify_from), last
+
+
+def chosen_stations(name: str, wanted: float | tuple[str, ...] | str, record: Record, seed: int) -> np.ndarray:
+    """Return the indices of stations by their names, a share of them, or all of them for "each".
+
+    Raises:
+        ConfigurationError: if there is no station of a name.
+    """
+    if wanted == "each":
+        return np.arange(len(record.names))
+    if isinstance(wanted, float):
+        count = max(round(wanted * len(record.names)), 1)
+        return np.sort(np.random.default_rng(seed).choice(len(record.names), count, replace=False))
+    for each in wanted:
+        if each not in record.names:
+            raise ConfigurationError(
+                f"{name}: there is no station {shortened(repr(each))} with data{suggested(each, record.names)}"
+            )
+    return np.array([record.names.index(each) for each in wanted], int)
