@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from diffassim.core.errors import ConfigurationError
 from diffassim.experiments.stations.record import Record
@@ -26,6 +27,7 @@ from diffassim.models.base import Variable
 
 __all__ = ["NycWeather", "NycWeatherConfiguration"]
 
+AIRPORTS = ("EWR", "JFK", "LGA")
 VARIABLES = (
     StationVariable(name="temperature", wanted="degC"),
     StationVariable(name="dew_point", wanted="degC"),
@@ -66,9 +68,11 @@ class NycWeather(Stations):
             ConfigurationError: if the package with the data is not installed.
         """
         folder = _data()
+        airports = pd.read_csv(folder / "airports.csv")
+        airports = airports[airports["faa"].isin(AIRPORTS)]
         layout = LongLayout(
             time=TimeColumns("time_hour"), station="origin", duplicates="first",
-            stations=StationTable(folder / "airports.csv", "faa", "lon", "lat", None),
+            stations=StationTable(airports, "faa", "lon", "lat"),
             variables=(
                 TableVariable("temperature", "temp", "degF", "degC", bounds="air_temperature"),
                 TableVariable("dew_point", "dewp", "degF", "degC", bounds="dew_point"),

@@ -7,6 +7,7 @@ import numpy as np
 __all__ = ["pairwise_covariance", "shrunk_covariance"]
 
 SHARES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)
+LEAST_EIGENVALUE = 1e-5
 FOLDS = 4
 ROWS = 240  # on which a share is judged
 
@@ -88,9 +89,9 @@ def _mixed(S: np.ndarray, T: np.ndarray, share: float) -> np.ndarray:
 
 
 def positive(C: np.ndarray) -> np.ndarray:
-    """Return the matrix with its eigenvalues held above a thousandth of their mean."""
+    """Return the matrix with its eigenvalues held above a small share of their mean."""
     values, vectors = np.linalg.eigh((C + C.T) / 2)
-    held = np.maximum(values, 1e-3 * max(values.mean(), 1e-12))
+    held = np.maximum(values, LEAST_EIGENVALUE * max(values.mean(), 1e-12))
     return (vectors * held) @ vectors.T
 
 

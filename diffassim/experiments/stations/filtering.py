@@ -19,7 +19,7 @@ __all__ = ["Filtered", "StationFilter", "learn_filter"]
 
 KNOWN_SHARE, WARM_UP, JUDGED = 0.7, 100, 1500  # of the record, for the choice of an evolution; steps
 DEAREST = 2e11  # operations of a filter that carries all covariances; beyond, those of a step's error are used
-ERROR_SHARE = 0.05  # of the variance of a step's error, for observations
+ERROR_SHARES = (0.001, 0.01, 0.05, 0.2)  # of the variance of a step's error, for observations
 
 
 class Filtered(NamedTuple):
@@ -49,11 +49,13 @@ class StationFilter(NamedTuple):
         evolution: how they go on.
         error: covariance of what it misses in a step, shape (component, component).
         start: covariance of the departures themselves.
+        share: of the variances of a step's error, for the errors of observations.
     """
 
     evolution: LinearEvolution
     error: np.ndarray
     start: np.ndarray
+    share: float = ERROR_SHARES[1]
 
     def run(self, departures: np.ndarray) -> Filtered:
         """Filter a record.
@@ -64,7 +66,7 @@ class StationFilter(NamedTuple):
         steps, count = departures.shape
         size = LAGS * count
         columns = _columns(self.error)
-        R = Diagonal(std=jnp.sqrt(ERROR_SHARE * jnp.diag(jnp.asarray(self.error))))
+        R = Diagonal(std=jnp.sqrt(self.share * jnp.diag(jnp.asarray(self.error))))
         record = Observations(departures, np.arange(1, steps + 1), operator=Latest(), error=R)
         mean = jnp.zeros((LAGS, count))
         if steps * size**3 <= DEAREST:
@@ -85,7 +87,7 @@ def _columns(C: np.ndarray) -> Any:
 
 
 def learn_filter(departures: np.ndarray, near: np.ndarray, distances: np.ndarray | None) -> StationFilter:
-    """Learn evolution and covariances, and keep what makes the last part of the record likelier when it is not known.
+    """Learn evolution and covariances, and keep what makes the last part of the record likeliest when it is not known.
 
     The simplest evolution is a decay with one rate, and the covariance of its errors that of the departures. It fills
     the gaps, and from the filled record regressions are learned that know lags and neighbors. Short records of many
@@ -99,10 +101,14 @@ def learn_filter(departures: np.ndarray, near: np.ndarray, distances: np.ndarray
     known = round(KNOWN_SHARE * len(departures))
     judged = departures[known - min(known, WARM_UP) : known + JUDGED]
     early = _decaying(departures[:known], distances), _regressing(departures[:known], near, distances)
-    scores = [each.run(judged).log_likelihood[min(known, WARM_UP) :].sum() for each in early]
-    if scores[0] >= scores[1]:
-        return _decaying(departures, distances)
-    return _regressing(departures, near, distances)
+    scores = {
+        (kind, share): each._replace(share=share).run(judged).log_likelihood[min(known, WARM_UP) :].sum()
+        for kind, each in enumerate(early)
+        for share in ERROR_SHARES
+    }
+    kind, share = max(scores, key=lambda each: float(np.nan_to_num(scores[each], nan=-np.inf)))
+    found = _decaying(departures, distances) if kind == 0 else _regressing(departures, near, distances)
+    return found._replace(share=share)
 
 
 def _decaying(departures: np.ndarray, distances: np.ndarray | None) -> StationFilter:

@@ -91,7 +91,7 @@ class Network:
             "near": self.near,
             "filter": {
                 "coefficients": np.asarray(evolution.coefficients), "regressors": np.asarray(evolution.regressors),
-                "error": self.filter.error, "start": self.filter.start,
+                "error": self.filter.error, "start": self.filter.start, "share": np.asarray(self.filter.share),
             },
             "forecasts": {
                 "leads": np.array(f.leads), "patterns": f.regressors.patterns, "damping": f.damping,
@@ -119,6 +119,9 @@ class Network:
         )  # fmt: skip
         return cls(
             Anomalies(scales, cycle, arrays["std"]), near,
-            StationFilter(LinearEvolution(found["coefficients"], found["regressors"]), found["error"], found["start"]),
+            StationFilter(
+                LinearEvolution(found["coefficients"], found["regressors"]), found["error"], found["start"],
+                float(found["share"]),
+            ),
             forecasts, Intervals(**arrays["intervals"]), ForecastReferences(**arrays["references"], near=near),
         )  # fmt: skip

@@ -91,10 +91,13 @@ def _rows(
 
 
 def score_table(dataset: xr.Dataset, scores: pd.DataFrame) -> str:
-    """Return the scores as text: analyses at stations that were not seen, and forecasts by lead."""
+    """Return the scores as text: of forecasts by lead, of analyses at what was withheld; of stations, the first variable's."""
+    first = scores["variable"].iloc[0]
     unit = "d" if dataset["lead"].attrs["units"] == "days" else "h"
     parts = []
     for label in scores["variable"].unique():
+        if " at " in label and not label.startswith((f"{first} at", f"{first}, ")):
+            continue
         some = scores[scores["variable"] == label]
         for metric, title in (("rmse", "root-mean-square error"), ("rmse_root", "the same of square roots"),
                               ("coverage_90", "share inside the 90 % interval")):  # fmt: skip
