@@ -150,7 +150,7 @@ def test_scores_that_are_no_numbers_end_with_an_error(capsys, monkeypatch, numbe
 
 
 def test_a_long_run_that_nobody_watches_gives_signs_of_life(capsys, monkeypatch):
-    monkeypatch.setattr("diffassim.cli.HEARTBEAT", 0.05)
+    monkeypatch.setattr("diffassim.cli.watching.HEARTBEAT", 0.05)
     start = Countdown.start
     monkeypatch.setattr(Countdown, "start", lambda *words: (time.sleep(0.3), start(*words))[1])
     main(["run", "countdown", "--out", "a"])

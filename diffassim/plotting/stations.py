@@ -64,7 +64,9 @@ def _series(axes: Any, dataset: xr.Dataset, name: str, start: pd.Timestamp, labe
     times = pd.DatetimeIndex(dataset["time"].values) + lead * pd.Timedelta("1D" if unit == "days" else "1h")
     at = (times >= shown["time"].values[0]) & (times <= shown["time"].values[-1])
     some = dataset.sel(lead=lead, station=station).isel(time=np.flatnonzero(at))
-    axes.fill_between(times[at], some[f"{name}_lower"], some[f"{name}_upper"], color=COLORS["blue"], alpha=0.25, linewidth=0)
+    axes.fill_between(
+        times[at], some[f"{name}_lower"], some[f"{name}_upper"], color=COLORS["blue"], alpha=0.25, linewidth=0
+    )
     forecast = some[f"{name}_forecast"].sel({"method": "assimilation"})
     axes.plot(times[at], forecast, color=COLORS["blue"], label=f"forecast {lead:g} {unit[0]} ahead, 90 % interval")
     axes.plot(shown["time"], shown, "o", color="black", markersize=2, label="observed")

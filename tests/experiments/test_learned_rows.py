@@ -73,7 +73,7 @@ def test_the_command_prints_and_writes_a_table(capsys, tmp_path, monkeypatch, su
     from diffassim.cli import main
 
     monkeypatch.setattr("warnings.showwarning", None)
-    monkeypatch.setattr("diffassim.cli._configure_jax", lambda dtype: None)
+    monkeypatch.setattr("diffassim.cli.benches.configure_jax", lambda dtype: None)
     monkeypatch.setattr("diffassim.experiments.learning.rows.find_row", lambda name: GUESS)
     path = tmp_path / f"scores.{suffix}"
     main(["bench", "learned", "L0", "--seeds", "2", "--out", str(path)])

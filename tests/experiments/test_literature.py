@@ -93,7 +93,7 @@ def test_the_command_prints_and_writes_a_table(capsys, tmp_path, monkeypatch, su
     from diffassim.cli import main
 
     monkeypatch.setattr("warnings.showwarning", None)
-    monkeypatch.setattr("diffassim.cli._configure_jax", lambda dtype: None)
+    monkeypatch.setattr("diffassim.cli.benches.configure_jax", lambda dtype: None)
     path = tmp_path / f"scores.{suffix}"
     words = ["bench", "literature", "--case", "lorenz63", "--method", "persistence", "--seeds", "2", "--cycles", "80"]
     main([*words, "--out", str(path)])
@@ -165,7 +165,7 @@ def test_rows_of_a_file_are_built_and_run(tmp_path, capsys, monkeypatch):
     assert local.setup is SETUPS[local.case] and local.name == "lorenz96/sakov2008: local"
     found = rerun(noisy, 2)
     assert np.isfinite(found.errors).all() and found.errors.mean() < 3
-    monkeypatch.setattr("diffassim.cli._configure_jax", lambda dtype: None)
+    monkeypatch.setattr("diffassim.cli.benches.configure_jax", lambda dtype: None)
     main(["bench", "literature", "--rows", str(path), "--list"])
     assert "lorenz96/sakov2008: local (7 members)" in capsys.readouterr().out
 

@@ -115,6 +115,11 @@ class Experiment(ABC):
         """Return what a chunk does, for whoever watches."""
         return "running"
 
+    def check(self, config: Any) -> str:
+        """Return what was understood of settings and data, without computing anything."""
+        settings = config.model_dump(mode="json", exclude_none=True)
+        return "\n".join([self.summary, *(f"  {key} = {value}" for key, value in settings.items())])
+
     @abstractmethod
     def finish(self, config: Any, dataset: xr.Dataset) -> Results:
         """Return scores and figures of the whole output (chunks concatenated along `time`)."""

@@ -48,9 +48,7 @@ class Record:
             chosen: their indices.
         """
         names = tuple(self.names[i] for i in chosen)
-        return dataclasses.replace(
-            self, names=names, places=self.places[chosen], values=self.values[:, chosen]
-        )
+        return dataclasses.replace(self, names=names, places=self.places[chosen], values=self.values[:, chosen])
 
     def without(self, hidden: np.ndarray, first: int) -> Record:
         """Return the record in which some stations report nothing from a row on.

@@ -70,13 +70,17 @@ class ForecastReferences:
         out = np.zeros((len(known), 3, leads, count))
         out[:, 1] = known[:, None] * self.damping
         for i in range(count):
-            out[:, 2, :, i] = _lags(known, self.near[i // variables] * variables + i % variables) @ self.coefficients[:, i].T
+            out[:, 2, :, i] = (
+                _lags(known, self.near[i // variables] * variables + i % variables) @ self.coefficients[:, i].T
+            )
         return out
 
 
 def _lags(known: np.ndarray, columns: np.ndarray) -> np.ndarray:
     x = known[:, columns]
-    return np.concatenate([x if k == 0 else np.concatenate([np.zeros_like(x[:k]), x[:-k]]) for k in range(LAGS)], axis=1)
+    return np.concatenate(
+        [x if k == 0 else np.concatenate([np.zeros_like(x[:k]), x[:-k]]) for k in range(LAGS)], axis=1
+    )
 
 
 def spatial_references(values: np.ndarray, distances: np.ndarray | None) -> dict[str, np.ndarray]:

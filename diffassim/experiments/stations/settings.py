@@ -20,7 +20,7 @@ from diffassim.io.messages import shortened, suggested
 from diffassim.io.observation_table import ObservationTable, StationGrid
 from diffassim.io.read_table import read_table
 
-__all__ = ["StationsConfiguration", "StationVariable", "as_record", "chosen_stations", "steps_of", "usable_record"]
+__all__ = ["StationVariable", "StationsConfiguration", "as_record", "chosen_stations", "steps_of", "usable_record"]
 
 LEAST_TRAINING = 30  # steps
 LEAST_VALUES, LEAST_SHARE = 20, 0.05  # of a variable at a station, before the verification

@@ -94,7 +94,9 @@ def learn_kriging(
     for parameters, share in zip(tried, shares, strict=True):
         if share > 0:
             missed, scaled = _left_out(_correlations(D, parameters), F[chosen], x)
-            w, left = _universal(_correlations(distances, parameters), _correlations(to_targets, parameters, False), F, f)
+            w, left = _universal(
+                _correlations(distances, parameters), _correlations(to_targets, parameters, False), F, f
+            )
             total = 1 + parameters[2] + parameters[0]
             weights += share * w
             variance += share * np.mean(scaled**2) * np.maximum(total + left, 0)

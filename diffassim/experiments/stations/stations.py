@@ -14,7 +14,13 @@ from diffassim.experiments.framework.base import Results, Stage, StagedExperimen
 from diffassim.experiments.stations.network import Network
 from diffassim.experiments.stations.products import analyze_unseen, analyze_withheld, as_dataset, forecast
 from diffassim.experiments.stations.record import Record
-from diffassim.experiments.stations.settings import StationsConfiguration, as_record, chosen_stations, steps_of, usable_record
+from diffassim.experiments.stations.settings import (
+    StationsConfiguration,
+    as_record,
+    chosen_stations,
+    steps_of,
+    usable_record,
+)
 from diffassim.experiments.stations.station_scores import score_stations, score_table
 from diffassim.plotting.stations import network_overview
 

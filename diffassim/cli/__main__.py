@@ -1,0 +1,5 @@
+"""`python -m diffassim.cli`."""
+
+from diffassim.cli import main
+
+main()

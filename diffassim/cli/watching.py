@@ -1,0 +1,100 @@
+"""Watching a run: progress, signs of life, and a clean end where somebody interrupts it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from diffassim.cli.environment import INTERRUPTED, TERMINATED
+
+__all__ = ["interruptible", "progress"]
+
+HEARTBEAT = 60.0  # seconds of silence after which a run that nobody watches says what it does
+
+
+class _Terminated(BaseException):
+    """Somebody sent SIGTERM, as schedulers do at the end of a job's time."""
+
+
+@contextmanager
+def interruptible(directory: Path) -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into one line that says how to go on."""
+
+    def terminate(*_: Any) -> None:
+        raise _Terminated
+
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, terminate) if here else None
+    try:
+        yield
+    except (KeyboardInterrupt, _Terminated) as stop:
+        word, code = ("interrupted", INTERRUPTED) if isinstance(stop, KeyboardInterrupt) else ("terminated", TERMINATED)
+        print(
+            f"\ndiffassim: {word}. What is finished lies in {directory}; go on with: "
+            f"diffassim run --resume {directory}",
+            file=sys.stderr,
+        )
+        sys.exit(code)
+    finally:
+        if here:
+            signal.signal(signal.SIGTERM, before)
+
+
+class Watcher:
+    """Tells what a run does: a bar on a terminal; elsewhere a line a minute, so that a long run is not silent."""
+
+    def __init__(self, bar: Any, watched: bool) -> None:
+        self._bar, self._watched = bar, watched
+        self._task = bar.add_task("preparing", total=None)
+        self._doing, self._finished, self._count = "preparing", 0, 0
+        self._start = time.monotonic()
+
+    def progress(self, finished: int, count: int) -> None:
+        self._finished, self._count = finished, count
+        self._bar.update(self._task, completed=finished, total=count)
+
+    def tell(self, doing: str) -> None:
+        self._doing = doing
+        self._bar.update(self._task, description=doing)
+
+    def beat(self, stop: threading.Event) -> None:
+        while not self._watched and not stop.wait(HEARTBEAT):
+            seconds = time.monotonic() - self._start
+            of = f", {self._finished} of {self._count} parts finished" if self._count else ""
+            print(f"diffassim: {self._doing}, {seconds:.0f} s{of}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress() -> Iterator[Watcher]:
+    """Show a progress bar with the remaining time where somebody can watch it, and else a sign of life."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    console = Console(stderr=True)
+    stop = threading.Event()
+    # Chunks may take minutes: the speed is the mean over an hour.
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True, speed_estimate_period=3600
+    ) as bar:
+        watcher = Watcher(bar, console.is_terminal)
+        threading.Thread(target=watcher.beat, args=(stop,), daemon=True).start()
+        try:
+            yield watcher
+        finally:
+            stop.set()
