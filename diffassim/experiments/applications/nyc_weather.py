@@ -52,7 +52,7 @@ class NycWeatherConfiguration(StationsConfiguration):
 
 
 class NycWeather(Stations):
-    """Temperature, dew point, pressure and wind at EWR, JFK and LGA in 2013: learned to August, verified from September.
+    """Weather at EWR, JFK and LGA in 2013: learned to August, verified from September.
 
     Every airport is analysed from the two others while its own reports are withheld.
     """

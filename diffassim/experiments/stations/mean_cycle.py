@@ -63,7 +63,7 @@ class MeanCycle:
         return self._waves(times) @ self.coefficients
 
     def _waves(self, times: pd.DatetimeIndex) -> np.ndarray:
-        days = (times - pd.Timestamp("2000-01-01", tz=times.tz)) / pd.Timedelta("1D")
+        days = np.asarray((times - pd.Timestamp("2000-01-01", tz=times.tz)) / pd.Timedelta("1D"), float)
         day, year = waves(days, 1.0, self.daily), waves(days, YEAR, self.yearly)
         parts = [np.ones((len(times), 1)), day, year]
         if self.together:

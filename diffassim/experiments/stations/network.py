@@ -12,6 +12,7 @@ from diffassim.experiments.stations.evolution import LinearEvolution, nearest_st
 from diffassim.experiments.stations.filtering import Filtered, StationFilter, learn_filter
 from diffassim.experiments.stations.forecasting import KNOWLEDGE, Regressors, StationForecasts, learn_forecasts
 from diffassim.experiments.stations.intervals import Intervals
+from diffassim.experiments.stations.mean_cycle import MeanCycle
 from diffassim.experiments.stations.record import Record
 from diffassim.experiments.stations.references import ForecastReferences
 
@@ -80,11 +81,11 @@ class Network:
 
     def to_arrays(self) -> dict[str, Any]:
         """Return it as a nested dict of arrays."""
-        f, evolution = self.forecasts, self.filter.evolution
+        f, evolution, cycle = self.forecasts, self.filter.evolution, self.anomalies.cycle
         return {
             "cycle": {
-                "coefficients": self.anomalies.cycle.coefficients,
-                "waves": np.array([self.anomalies.cycle.daily, self.anomalies.cycle.yearly, self.anomalies.cycle.together]),
+                "coefficients": cycle.coefficients,
+                "waves": np.array([cycle.daily, cycle.yearly, cycle.together]),
             },
             "std": self.anomalies.std,
             "roots": np.array([scale.name == "sqrt" for scale in self.anomalies.scales]),
@@ -106,8 +107,6 @@ class Network:
     @classmethod
     def from_arrays(cls, arrays: dict[str, Any]) -> Network:
         """Return it from what `to_arrays` gave."""
-        from diffassim.experiments.stations.mean_cycle import MeanCycle
-
         daily, yearly, together = (int(each) for each in arrays["cycle"]["waves"])
         cycle = MeanCycle(arrays["cycle"]["coefficients"], daily, yearly, bool(together))
         scales = tuple(SCALES["sqrt" if root else "none"] for root in arrays["roots"])

@@ -136,7 +136,8 @@ def as_dataset(
     step = record.step
     times = record.times[rows]
     coords: dict[str, Any] = {
-        "time": times.tz_convert("UTC").tz_localize(None), "station": list(record.names), "method": list(FORECAST_METHODS),
+        "time": times.tz_convert("UTC").tz_localize(None), "station": list(record.names),
+        "method": list(FORECAST_METHODS),
         "lead": ("lead", [lead * step / _unit(step) for lead in leads], {"units": "days" if _daily(step) else "hours"}),
         **{name: ("station", record.places[:, k]) for k, name in enumerate(("longitude", "latitude", "elevation"))},
     }  # fmt: skip

@@ -14,7 +14,7 @@ __all__ = ["Kriging", "learn_kriging"]
 LEAST = 3  # stations
 MOST = 250  # stations on which correlations are judged
 MOST_TIMES = 400
-# Correlations that are tried: nugget; length; share and length of shorter ones. Lengths are shares of the largest distance.
+# Correlations that are tried: nugget; length; share and length of shorter ones; lengths in largest distances.
 NUGGETS = (0.0005, 0.003, 0.01, 0.03, 0.1, 0.2)
 LENGTHS = (0.1, 0.2, 0.4, 1.0, 3.0, 10.0)
 SHORTER = ((0.0, 1.0), (0.1, 0.01), (0.2, 0.03), (0.3, 0.06))
@@ -106,10 +106,10 @@ def learn_kriging(
 
 
 def _weighed(D: np.ndarray, departures: np.ndarray) -> tuple[list[tuple[float, ...]], np.ndarray]:
-    """Return parameters that are tried and their shares; those below a thousandth of the best are left out."""
+    """Return parameters that are tried and their shares; those below a hundredth of the best are left out."""
     top = max(float(D.max()), 1e-6)
     one = np.ones((len(D), 1))
-    tried = [
+    tried: list[tuple[float, ...]] = [
         (nugget, length * top, share, short * top)
         for length, nugget, (share, short) in itertools.product(LENGTHS, NUGGETS, SHORTER)
     ]

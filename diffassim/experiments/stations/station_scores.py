@@ -13,6 +13,7 @@ from diffassim.experiments.framework.base import score_rows
 __all__ = ["score_stations", "score_table"]
 
 FEW = 12  # stations, up to which each has scores of its own
+TABLED = 4  # stations, up to which they are in the table
 PLACES = {"withheld": "station", "unseen": "place"}
 
 
@@ -25,8 +26,8 @@ def score_stations(dataset: xr.Dataset, start: pd.Timestamp, roots: tuple[bool, 
         roots: for each variable, whether it is scored on the scale of square roots as well.
 
     Returns:
-        Rows of rmse, mae and bias; of coverage_90 and width_90 for the assimilation; rmse_root for roots. The variable is
-        named with its station where there are few, and "withheld" or "unseen" where the analyses are.
+        Rows of rmse, mae and bias; of coverage_90 and width_90 for the assimilation; rmse_root for roots. The variable
+        is named with its station where there are few, and "withheld" or "unseen" where the analyses are.
     """
     start = start.tz_convert("UTC").tz_localize(None) if start.tzinfo is not None else start
     rows: list[tuple[str, str, Any, str, float, int]] = []
@@ -64,7 +65,8 @@ def _variables(dataset: xr.Dataset) -> list[str]:
 
 
 def _rows(
-    name: str, lead: float, methods: list[str], predicted: np.ndarray, y: np.ndarray, bounds: Any, places: Any, root: bool
+    name: str, lead: float, methods: list[str], predicted: np.ndarray, y: np.ndarray, bounds: Any, places: Any,
+    root: bool,
 ) -> list[tuple[str, str, Any, str, float, int]]:  # fmt: skip
     """Return the scores of methods, shape (time, method, place), on the values that all of them have."""
     counted = np.isfinite(y) & np.isfinite(predicted).all(1)
@@ -91,18 +93,19 @@ def _rows(
 
 
 def score_table(dataset: xr.Dataset, scores: pd.DataFrame) -> str:
-    """Return the scores as text: of forecasts by lead, of analyses at what was withheld; of stations, the first variable's."""
+    """Return the scores as text: of forecasts by lead, of analyses at what was withheld; the first variable by station."""
     first = scores["variable"].iloc[0]
     unit = "d" if dataset["lead"].attrs["units"] == "days" else "h"
     parts = []
     for label in scores["variable"].unique():
-        if " at " in label and not label.startswith((f"{first} at", f"{first}, ")):
+        single = " at " in label
+        if single and (not label.startswith((f"{first} at", f"{first}, ")) or dataset.sizes["station"] > TABLED):
             continue
         some = scores[scores["variable"] == label]
         for metric, title in (("rmse", "root-mean-square error"), ("rmse_root", "the same of square roots"),
                               ("coverage_90", "share inside the 90 % interval")):  # fmt: skip
             chosen = some[some["metric"] == metric]
-            if len(chosen):
+            if len(chosen) and not (single and metric == "coverage_90"):
                 parts.append(_block(f"{label}: {title}", chosen, unit, metric))
     return "\n\n".join(parts) + "\n"
 

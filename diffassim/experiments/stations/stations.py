@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -49,7 +49,7 @@ class Stations(StagedExperiment):
 
     name = "stations"
     summary = "Analyses and forecasts of a network of stations, from a table of observations."
-    configuration: Any = StationsConfiguration
+    configuration: ClassVar[type[StationsConfiguration]] = StationsConfiguration
 
     def sources(self, config: Any) -> Sources:
         """Return the records."""
@@ -144,8 +144,8 @@ def summarized(sources: Sources, config: Any) -> str:
         x = record.values[:, :, v]
         known = np.isfinite(x)
         lines.append(
-            f"  {variable.name} [{variable.units}]: {np.nanmin(x):.4g} to {np.nanmax(x):.4g}, mean {np.nanmean(x):.4g}, "
-            f"{100 * (1 - known[:, known.any(0)].mean()):.1f} % missing at {int(known.any(0).sum())} stations"
+            f"  {variable.name} [{variable.units}]: {np.nanmin(x):.4g} to {np.nanmax(x):.4g}, mean {np.nanmean(x):.4g},"
+            f" {100 * (1 - known[:, known.any(0)].mean()):.1f} % missing at {int(known.any(0).sum())} stations"
         )
     shown = min(4, len(record.names))
     head = pd.DataFrame(
