@@ -47,7 +47,7 @@ class NycWeatherConfiguration(StationsConfiguration):
     """
 
     variables: tuple[StationVariable, ...] = VARIABLES
-    verify_from: datetime.datetime | datetime.date = datetime.date(2013, 9, 1)
+    verify_from: datetime.datetime = datetime.datetime(2013, 9, 1)
     withheld: Literal["each"] | tuple[str, ...] = "each"
 
 

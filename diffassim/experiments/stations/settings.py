@@ -114,8 +114,8 @@ class StationsConfiguration(Configuration):
     encoding: str = ""
     missing: tuple[float | str, ...] = ()
     duplicates: Literal["error", "first", "last", "mean"] = "error"
-    verify_from: datetime.datetime | datetime.date
-    verify_until: datetime.datetime | datetime.date | None = None
+    verify_from: datetime.datetime
+    verify_until: datetime.datetime | None = None
     leads: tuple[str, ...] = ()
     withheld: Literal["each"] | tuple[str, ...] = ()
     unseen: Annotated[float, Field(gt=0, lt=1)] | tuple[str, ...] = ()

@@ -93,7 +93,7 @@ def _rows(
 
 
 def score_table(dataset: xr.Dataset, scores: pd.DataFrame) -> str:
-    """Return the scores as text: of forecasts by lead, of analyses at what was withheld; the first variable by station."""
+    """Return the scores as text: forecasts by lead, analyses of what was withheld; the first variable by station."""
     first = scores["variable"].iloc[0]
     unit = "d" if dataset["lead"].attrs["units"] == "days" else "h"
     parts = []

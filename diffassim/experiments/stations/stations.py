@@ -71,6 +71,7 @@ class Stations(StagedExperiment):
 
     def check(self, config: Any) -> str:
         """Return what was understood of settings and data."""
+        chosen_stations("withheld", config.withheld, self.sources(config).record, config.seed)
         return "\n".join([self.table(config).describe(), "", summarized(self.sources(config), config)])
 
     def stages(self, config: Any) -> tuple[Stage, ...]:
