@@ -37,8 +37,10 @@ def network_overview(dataset: xr.Dataset, scores: pd.DataFrame, start: pd.Timest
     label = f"{name.replace('_', ' ')}, {unit}" if unit not in ("", "1") else name.replace("_", " ")
     kind = next((each for each in _KINDS if f"{name}_{each}" in dataset), None)
     with style():
-        drawn = figure(8.2, 8.6 if kind else 6.0)
-        rows: Any = drawn.subfigures(3 if kind else 2, 1)
+        mapped = f"{name}_map" in dataset
+        count = 2 + bool(kind) + mapped
+        drawn = figure(8.2, 2.9 * count)
+        rows: Any = drawn.subfigures(count, 1)
         _series(rows[0].subplots(), dataset, name, start, label)
         left, right = rows[1].subplots(1, 2)
         _by_lead(left, scores, name, "rmse", f"root-mean-square error, {unit}", dataset["lead"].attrs["units"])
@@ -51,7 +53,24 @@ def network_overview(dataset: xr.Dataset, scores: pd.DataFrame, start: pd.Timest
             first, second = rows[2].subplots(1, 2)
             _without(first, scores, f"{name}, {kind}", unit, kind)
             _scatter(second, dataset, name, kind, start, label)
+        if mapped:
+            first, second = rows[-1].subplots(1, 2)
+            last = dataset[f"{name}_map"].isel(time=-1)
+            when = pd.Timestamp(dataset["time"].values[-1])
+            _map(first, dataset, last, label, "f" if kind else "d", f"analysis of {when:%Y-%m-%d %H:%M}")
+            _map(second, dataset, dataset[f"{name}_map_std"], label, "g" if kind else "e", "its standard deviation")
     return drawn
+
+
+def _map(axes: Any, dataset: xr.Dataset, field: xr.DataArray, label: str, letter: str, title: str) -> None:
+    x, y = dataset["longitude_of_map"].values, dataset["latitude_of_map"].values
+    drawn = axes.pcolormesh(x, y, field.values, cmap="cividis", shading="nearest", rasterized=True)
+    axes.plot(dataset["longitude"], dataset["latitude"], "o", color="black", markersize=2, markerfacecolor="white")
+    axes.set(xlabel="longitude, degrees east", ylabel="latitude, degrees north")
+    axes.set_aspect(1 / np.cos(np.deg2rad(y.mean())))
+    axes.grid(False)
+    axes.figure.colorbar(drawn, ax=axes, label=label)
+    panel_label(axes, letter, title)
 
 
 def _series(axes: Any, dataset: xr.Dataset, name: str, start: pd.Timestamp, label: str) -> None:

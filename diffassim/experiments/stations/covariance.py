@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 __all__ = ["pairwise_covariance", "shrunk_covariance"]
 
 SHARES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)
 LEAST_EIGENVALUE = 1e-5
+LARGE = 1200  # components from which on eigenvalues take too long
 FOLDS = 4
 ROWS = 240  # on which a share is judged
+MOST, LEAST = 200, 4  # components, and stations, on which it is judged
 
 
 def pairwise_covariance(departures: np.ndarray) -> np.ndarray:
@@ -24,7 +27,7 @@ def pairwise_covariance(departures: np.ndarray) -> np.ndarray:
     return filled.T @ filled / np.maximum(count, 1)
 
 
-def shrunk_covariance(departures: np.ndarray, neighbors: np.ndarray | None) -> np.ndarray:
+def shrunk_covariance(departures: np.ndarray, distances: np.ndarray | None) -> np.ndarray:
     r"""Return the sample covariance drawn towards one of fewer parameters, as far as other times ask for it.
 
     .. math:: C = (1 - \lambda) S + \lambda D^{1/2} T D^{1/2}
@@ -35,24 +38,37 @@ def shrunk_covariance(departures: np.ndarray, neighbors: np.ndarray | None) -> n
 
     Args:
         departures: NaN where missing, shape (time, component), variables fastest.
-        neighbors: distances of stations, shape (station, station), or None.
+        distances: of the stations, shape (station, station), or None.
 
     Returns:
         Positive definite, shape (component, component).
 
     Source: Ledoit and Wolf (2004) for the form; the share by cross-validation (Bickel and Levina, 2008, section 5).
     """
-    stations = departures.shape[1] if neighbors is None else len(neighbors)
-    parts = np.array_split(np.arange(len(departures)), FOLDS)
+    stations = departures.shape[1] if distances is None else len(distances)
+    share = _best_share(*_some_stations(departures, distances, stations))
+    return positive(_mixed(*_both(departures, distances, stations), share))
+
+
+def _some_stations(
+    departures: np.ndarray, distances: np.ndarray | None, stations: int
+) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """Return departures and distances of as many stations as a share is judged on."""
+    variables = departures.shape[1] // stations
+    chosen = np.linspace(0, stations - 1, min(stations, max(MOST // variables, LEAST))).astype(int)
+    columns = (chosen[:, None] * variables + np.arange(variables)).ravel()
+    return departures[:, columns], None if distances is None else distances[np.ix_(chosen, chosen)], len(chosen)
+
+
+def _best_share(departures: np.ndarray, distances: np.ndarray | None, stations: int) -> float:
     judged = np.linspace(0, len(departures) - 1, min(ROWS, len(departures))).astype(int)
     loss = np.zeros(len(SHARES))
-    for part in parts:
+    for part in np.array_split(np.arange(len(departures)), FOLDS):
         rest = np.setdiff1d(np.arange(len(departures)), part)
-        S, T = _both(departures[rest], neighbors, stations)
+        S, T = _both(departures[rest], distances, stations)
         rows = departures[np.intersect1d(judged, part)]
         loss += [_minus_log_density(positive(_mixed(S, T, share)), rows) for share in SHARES]
-    S, T = _both(departures, neighbors, stations)
-    return positive(_mixed(S, T, SHARES[int(np.argmin(loss))]))
+    return SHARES[int(np.argmin(loss))]
 
 
 def _both(departures: np.ndarray, distances: np.ndarray | None, stations: int) -> tuple[np.ndarray, np.ndarray]:
@@ -89,10 +105,22 @@ def _mixed(S: np.ndarray, T: np.ndarray, share: float) -> np.ndarray:
 
 
 def positive(C: np.ndarray) -> np.ndarray:
-    """Return the matrix with its eigenvalues held above a small share of their mean."""
+    """Return the matrix with its eigenvalues held above a small share of their mean.
+
+    Of a large one, all eigenvalues are raised by as much as makes it positive definite.
+    """
+    least = LEAST_EIGENVALUE * max(float(np.trace(C)) / len(C), 1e-12)
+    if len(C) > LARGE:
+        C, raised = (C + C.T) / 2, least
+        while True:
+            try:
+                np.linalg.cholesky(C + raised * np.eye(len(C)))
+            except np.linalg.LinAlgError:
+                raised *= 4
+            else:
+                return C + raised * np.eye(len(C))
     values, vectors = np.linalg.eigh((C + C.T) / 2)
-    held = np.maximum(values, LEAST_EIGENVALUE * max(values.mean(), 1e-12))
-    return (vectors * held) @ vectors.T
+    return (vectors * np.maximum(values, least)) @ vectors.T
 
 
 def _minus_log_density(C: np.ndarray, rows: np.ndarray) -> float:
@@ -101,5 +129,7 @@ def _minus_log_density(C: np.ndarray, rows: np.ndarray) -> float:
         known = np.isfinite(y)
         if known.any():
             L = np.linalg.cholesky(C[np.ix_(known, known)])
-            total += 0.5 * float(np.sum(np.linalg.solve(L, y[known]) ** 2)) + float(np.log(np.diag(L)).sum())
+            total += 0.5 * float(np.sum(solve_triangular(L, y[known], lower=True) ** 2)) + float(
+                np.log(np.diag(L)).sum()
+            )
     return total

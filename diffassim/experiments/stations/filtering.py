@@ -12,7 +12,8 @@ from diffassim.covariances import Diagonal, LowRank
 from diffassim.cycling import cycle
 from diffassim.experiments.stations.covariance import positive, shrunk_covariance
 from diffassim.experiments.stations.evolution import LAGS, LinearEvolution, fit_evolution, persisting
-from diffassim.gaussian import EKF, CycledThreeDVar, Gaussian
+from diffassim.experiments.stations.static_filter import StaticFilter
+from diffassim.gaussian import EKF, Gaussian
 from diffassim.observations import Observations
 
 __all__ = ["Filtered", "StationFilter", "learn_filter"]
@@ -65,17 +66,15 @@ class StationFilter(NamedTuple):
         """
         steps, count = departures.shape
         size = LAGS * count
-        columns = _columns(self.error)
         R = Diagonal(std=jnp.sqrt(self.share * jnp.diag(jnp.asarray(self.error))))
-        record = Observations(departures, np.arange(1, steps + 1), operator=Latest(), error=R)
         mean = jnp.zeros((LAGS, count))
         if steps * size**3 <= DEAREST:
+            record = Observations(departures, np.arange(1, steps + 1), operator=Latest(), error=R)
             start = np.kron(np.eye(LAGS), self.start)
             belief = Gaussian(mean, jnp.asarray(np.linalg.cholesky(start).T.reshape(size, LAGS, count)))
-            _, history = cycle(EKF(Q=LowRank(columns)), self.evolution, belief, record)
+            _, history = cycle(EKF(Q=LowRank(_columns(self.error))), self.evolution, belief, record)
         else:
-            background = Gaussian(mean, columns)
-            _, history = cycle(CycledThreeDVar(background), self.evolution, mean, record)
+            return Filtered(*StaticFilter(self.evolution, jnp.asarray(self.error), R.std**2).run(mean, departures))
         mean, std = history.analysis.mean[:, 0], history.analysis.spread[:, 0]
         return Filtered(np.asarray(mean), np.asarray(std), np.asarray(history.info.log_likelihood))
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
-from diffassim.experiments.stations.evolution import LAGS
+from diffassim.experiments.stations.evolution import LAGS, judged_stations
 from diffassim.experiments.stations.mean_cycle import YEAR, waves
 from diffassim.experiments.stations.ridge import PENALTIES, choose_penalties, fit_ridge, predict_left_out
 
@@ -127,7 +127,7 @@ def learn_forecasts(
         return later[:, :, own[s]].reshape(steps, -1)
 
     errors = np.stack([
-        sum(choose_penalties(regressors(times, filtered, s, each), targets(s)) for s in range(stations))
+        sum(choose_penalties(regressors(times, filtered, s, each), targets(s)) for s in judged_stations(stations))
         for each in KNOWLEDGE
     ])  # fmt: skip  # (knowledge, penalty, lead * variable)
     errors = errors.reshape(len(KNOWLEDGE), len(PENALTIES), len(leads), variables)

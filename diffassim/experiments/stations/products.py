@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from diffassim.experiments.stations.record import Record, great_circle
 from diffassim.experiments.stations.references import FORECASTS, last_known, spatial_references
 from diffassim.experiments.stations.spatial import learn_kriging
 
-__all__ = ["FORECAST_METHODS", "analyze_unseen", "analyze_withheld", "as_dataset", "forecast"]
+__all__ = ["FORECAST_METHODS", "analyze_map", "analyze_unseen", "analyze_withheld", "as_dataset", "forecast"]
 
 FORECAST_METHODS = (*FORECASTS, "assimilation")
 NORMAL = 1.6449  # half width of the central 90 % of a normal law
@@ -102,31 +103,59 @@ def analyze_unseen(network: Network, record: Record, unseen: Record, rows: slice
     Returns:
         `unseen` (time, method, place, variable), `unseen_methods`, and `unseen_std` of the assimilation.
     """
-    variables = len(record.variables)
+    out: dict[str, list[np.ndarray]] = {}
+    spreads = []
+    for v, (some, center, std) in enumerate(_kriged(network, record, unseen.places, rows, first)):
+        distances = some.distances(unseen.places).T
+        for name, found in spatial_references(some.values[rows][:, :, v], distances).items():
+            out.setdefault(name, []).append(found)
+        std = np.broadcast_to(std, center.shape)
+        out.setdefault("assimilation", []).append(network.anomalies.scales[v].mean(center, std))
+        spreads.append(std)
+    names = [*(name for name in out if name != "assimilation"), "assimilation"]
+    values = np.stack([np.stack(out[name], axis=-1) for name in names], axis=1)
+    return {"unseen_methods": names, "unseen": values, "unseen_std": np.stack(spreads, axis=-1)}
+
+
+def analyze_map(network: Network, record: Record, rows: slice, first: int, spacing: float) -> dict[str, Any]:
+    """Return analyses on a regular grid of longitudes and latitudes around the stations.
+
+    Returns:
+        `map` (time, latitude, longitude, variable), `map_std` (latitude, longitude, variable), `map_longitude` and
+        `map_latitude`.
+    """
+    edges = [np.floor(record.places[:, k].min() / spacing) * spacing for k in (0, 1)]
+    axes = [np.arange(low, record.places[:, k].max() + spacing, spacing) for k, low in enumerate(edges)]
+    x, y = np.meshgrid(*axes)
+    places = np.stack([x.ravel(), y.ravel(), np.full(x.size, np.nan)], axis=1)
+    values, spreads = [], []
+    for v, (_, center, std) in enumerate(_kriged(network, record, places, rows, first)):
+        values.append(network.anomalies.scales[v].mean(center, np.broadcast_to(std, center.shape)))
+        spreads.append(std)
+    return {
+        "map": np.stack(values, axis=-1).reshape(-1, *x.shape, len(values)),
+        "map_std": np.stack(spreads, axis=-1).reshape(*x.shape, len(values)),
+        "map_longitude": axes[0], "map_latitude": axes[1],
+    }  # fmt: skip
+
+
+def _kriged(
+    network: Network, record: Record, places: np.ndarray, rows: slice, first: int
+) -> Iterator[tuple[Record, np.ndarray, np.ndarray]]:
+    """Yield for each variable the stations that have it, and mean and standard deviation at places on its scale."""
+    variables, anomalies = len(record.variables), network.anomalies
     filtered = network.filtered(record, 0, rows.stop)
-    anomalies = network.anomalies
     x = network.departures(record, slice(0, rows.stop))
     departures = np.where(np.isfinite(x), x, filtered.mean) * anomalies.std
     scaled = anomalies.cycle(record.times[: rows.stop]) + departures
-    out: dict[str, list[np.ndarray]] = {}
-    spreads = []
     for v in range(variables):
         present = np.flatnonzero(np.isfinite(x[:first, v::variables]).any(0))
         some = record.stations(present)
         kriging = learn_kriging(
             scaled[:first, v::variables][:, present], departures[:first, v::variables][:, present], some.places,
-            unseen.places, some.distances(some.places), some.distances(unseen.places).T,
+            places, some.distances(some.places), some.distances(places).T,
         )  # fmt: skip
-        scale = anomalies.scales[v]
-        center = kriging(scaled[rows, v::variables][:, present])
-        std = np.broadcast_to(kriging.std, center.shape)
-        for name, found in spatial_references(some.values[rows][:, :, v], some.distances(unseen.places).T).items():
-            out.setdefault(name, []).append(found)
-        out.setdefault("assimilation", []).append(scale.mean(center, std))
-        spreads.append(std)
-    names = [*(name for name in out if name != "assimilation"), "assimilation"]
-    values = np.stack([np.stack(out[name], axis=-1) for name in names], axis=1)
-    return {"unseen_methods": names, "unseen": values, "unseen_std": np.stack(spreads, axis=-1)}
+        yield some, kriging(scaled[rows, v::variables][:, present]), kriging.std
 
 
 def as_dataset(
@@ -155,6 +184,12 @@ def as_dataset(
         dims |= {"unseen": ("time", "unseen_method", "place"), "unseen_std": ("time", "place")}
         dims["unseen_observed"] = ("time", "place")
         found = found | {"unseen_observed": unseen.values[rows]}
+    if "map" in found:
+        coords |= {"latitude_of_map": found["map_latitude"], "longitude_of_map": found["map_longitude"]}
+        dims |= {
+            "map": ("time", "latitude_of_map", "longitude_of_map"),
+            "map_std": ("latitude_of_map", "longitude_of_map"),
+        }
     present = np.isfinite(record.values).any(0)
     found = found | {"observed": record.values[rows]}
     dataset = xr.Dataset(coords=coords)

@@ -90,6 +90,7 @@ class StationsConfiguration(Configuration):
         withheld: stations whose reports are withheld during the verification and analysed from the others'; or "each",
             one after the other.
         unseen: stations of which nothing is ever seen: names, or a share such as 0.2, drawn by the seed.
+        grid: spacing, degrees, of maps of the analyses in the verification; default: no maps.
     """
 
     file: Path | None = None
@@ -119,6 +120,7 @@ class StationsConfiguration(Configuration):
     leads: tuple[str, ...] = ()
     withheld: Literal["each"] | tuple[str, ...] = ()
     unseen: Annotated[float, Field(gt=0, lt=1)] | tuple[str, ...] = ()
+    grid: Annotated[float, Field(gt=0, le=30)] | None = None
 
     @field_validator("step", "leads")
     @classmethod
@@ -135,8 +137,9 @@ class StationsConfiguration(Configuration):
             raise ValueError("variables: two have the same name")
         if bool(self.longitude) != bool(self.latitude):
             raise ValueError("longitude: give both longitude and latitude, or neither")
-        if self.unseen and not self.longitude:
-            raise ValueError("unseen: values at a place that nothing was seen of need longitude and latitude")
+        for name in ("unseen", "grid"):
+            if getattr(self, name) and not self.longitude:
+                raise ValueError(f"{name}: values at a place that nothing was seen of need longitude and latitude")
         for lead in self.leads:
             if length_of(lead) % length_of(self.step) != pd.Timedelta(0):
                 raise ValueError(f"leads: {lead} is no multiple of the step, {self.step}")

@@ -12,7 +12,7 @@ import xarray as xr
 from diffassim.core.errors import ConfigurationError
 from diffassim.experiments.framework.base import Results, Stage, StagedExperiment
 from diffassim.experiments.stations.network import Network
-from diffassim.experiments.stations.products import analyze_unseen, analyze_withheld, as_dataset, forecast
+from diffassim.experiments.stations.products import analyze_map, analyze_unseen, analyze_withheld, as_dataset, forecast
 from diffassim.experiments.stations.record import Record
 from diffassim.experiments.stations.settings import (
     StationsConfiguration,
@@ -81,6 +81,26 @@ class Stations(StagedExperiment):
             Stage("assimilating and forecasting", 1, self._assimilate),
         )
 
+    def memory(self, config: Any) -> dict[str, float]:
+        """Return what covariances, forecasts and maps need."""
+        record = self.sources(config).record
+        first, last = steps_of(config, record)
+        count, steps = record.components.shape[1], last - first
+        needed = {
+            "covariances (8 x (stations x variables)^2)": 8.0 * 8 * count**2,
+            "forecasts (times x methods x leads x stations x variables)": 8.0
+            * 12
+            * steps
+            * len(config.lead_steps)
+            * count,
+        }
+        if config.grid is not None:
+            box = np.ptp(record.places[:, :2], axis=0) / config.grid + 2
+            needed["maps (times x cells x variables); choose a larger grid"] = (
+                8.0 * 3 * steps * float(np.prod(box)) * (len(record.variables))
+            )
+        return needed
+
     def start(self, config: Any) -> dict[str, Any]:
         """Make sure that the record can be used."""
         sources = self.sources(config)
@@ -115,6 +135,8 @@ class Stations(StagedExperiment):
         found |= analyze_withheld(network, record, rows, groups)
         if sources.unseen.names:
             found |= analyze_unseen(network, record, sources.unseen, rows, first)
+        if config.grid is not None:
+            found |= analyze_map(network, record, rows, first, config.grid)
         return {}, as_dataset(found, sources.record, sources.unseen, rows, config.lead_steps)
 
 
