@@ -209,6 +209,4 @@ def require_zarr(name: str) -> None:
     try:
         import zarr  # noqa: F401
     except ImportError:
-        raise ConfigurationError(
-            f"{shortened(name)}: zarr stores need zarr: pip install 'diffassim[files]'"
-        ) from None
+        raise ConfigurationError(f"{shortened(name)}: zarr stores need zarr: pip install 'diffassim[files]'") from None

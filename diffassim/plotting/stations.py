@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from diffassim.plotting.style import COLORS, figure, panel_label, style
 
-__all__ = ["network_overview"]
+__all__ = ["network_overview", "wind_speeds"]
 
 _LOOK = {
     "climatology": (COLORS["yellow"], "v"), "persistence": (COLORS["gray"], "^"),
@@ -73,6 +73,34 @@ def _map(axes: Any, dataset: xr.Dataset, field: xr.DataArray, label: str, letter
     panel_label(axes, letter, title)
 
 
+def wind_speeds(dataset: xr.Dataset) -> Figure:
+    """Return the figure of wind speeds, predicted against observed: by a small network, and by the assimilation.
+
+    Args:
+        dataset: `wind_speed_observed`, `wind_speed_small_network`, `wind_speed_assimilation`, all (time, station).
+    """
+    y = dataset["wind_speed_observed"].values.ravel()
+    titles = {
+        "small_network": "network of temperature and humidity",
+        "assimilation": "assimilation of the other airports",
+    }
+    with style():
+        drawn = figure(8.2, 3.8)
+        both = drawn.subplots(1, 2, sharex=True, sharey=True)
+        for axes, (letter, name, title) in zip(both, panels, strict=True):
+            x = dataset[f"wind_speed_{name}"].values.ravel()
+            known = np.isfinite(x) & np.isfinite(y)
+            axes.plot(y[known], x[known], "o", color=COLORS["blue"], markersize=1.5, alpha=0.25)
+            top = float(y[known].max())
+            axes.plot([0, top], [0, top], color="black", linewidth=0.8)
+            error = np.sqrt(np.mean((x - y)[known] ** 2))
+            axes.text(0.03, 0.93, f"root-mean-square error {error:.2f} m s$^{{-1}}$", transform=axes.transAxes)
+            axes.set_xlabel("observed wind speed, m s$^{-1}$")
+            panel_label(axes, letter, title)
+        drawn.axes[0].set_ylabel("predicted, m s$^{-1}$")
+    return drawn
+
+
 def _series(axes: Any, dataset: xr.Dataset, name: str, start: pd.Timestamp, label: str) -> None:
     """Draw observations and forecasts of the middle lead at the station that has most values."""
     lead = dataset["lead"].values[len(dataset["lead"]) // 2]
@@ -101,7 +129,7 @@ def _by_lead(axes: Any, scores: pd.DataFrame, name: str, metric: str, label: str
     for method, rows in chosen.groupby("method", sort=False):
         color, marker = _LOOK.get(str(method), (None, "o"))
         axes.plot(rows["lead"], rows["value"], color=color, marker=marker, markersize=4, label=method)
-    axes.set(xlabel=f"lead, {unit}", ylabel=label)
+    axes.set(xlabel=f"lead, {unit}", ylabel=label, xticks=sorted(set(rows["lead"])))
 
 
 def _coverage(axes: Any, scores: pd.DataFrame, name: str, unit: str) -> None:
@@ -109,7 +137,7 @@ def _coverage(axes: Any, scores: pd.DataFrame, name: str, unit: str) -> None:
     axes.axhspan(0.85, 0.95, color=COLORS["gray"], alpha=0.2, linewidth=0)
     axes.axhline(0.9, color="black", linewidth=0.8, linestyle="--")
     axes.plot(chosen["lead"], chosen["value"], color=COLORS["blue"], marker="o", markersize=4)
-    axes.set(xlabel=f"lead, {unit}", ylabel="share of values inside", ylim=(0.75, 1.0))
+    axes.set(xlabel=f"lead, {unit}", ylabel="share of values inside", ylim=(0.75, 1.0), xticks=list(chosen["lead"]))
     panel_label(axes, "c", "the 90 % intervals of the forecasts")
 
 
