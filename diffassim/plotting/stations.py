@@ -80,6 +80,10 @@ def wind_speeds(dataset: xr.Dataset) -> Figure:
         dataset: `wind_speed_observed`, `wind_speed_small_network`, `wind_speed_assimilation`, all (time, station).
     """
     y = dataset["wind_speed_observed"].values.ravel()
+    panels = (
+        ("a", "small_network", "network of temperature and humidity"),
+        ("b", "assimilation", "assimilation of the other airports"),
+    )
     with style():
         drawn = figure(8.2, 3.8)
         both = drawn.subplots(1, 2, sharex=True, sharey=True)
