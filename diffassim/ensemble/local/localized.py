@@ -22,7 +22,7 @@ from diffassim.methods.likelihood import log_density
 from diffassim.observations import Operator
 from diffassim.observations.container import as_streams
 
-__all__ = ["LocalizedMethod"]
+__all__ = ["LocalizedMethod", "shared_axes"]
 
 
 class LocalizedMethod(EnsembleMethod):
@@ -76,13 +76,7 @@ class LocalizedMethod(EnsembleMethod):
 
     def grid_shape(self, ensemble: Any) -> tuple[int, ...]:
         """Return the shape of the grid axes that all leaves share; raise `ShapeError` if they do not."""
-        shapes = {leaf.shape[1:][-self.grid.ndim :] for leaf in jax.tree.leaves(ensemble)}
-        if len(shapes) != 1 or len(next(iter(shapes))) != self.grid.ndim:
-            raise ShapeError(
-                f"{type(self).__name__}: all leaves of the state need the same {self.grid.ndim} grid axes at their "
-                f"end, found members of shapes {tree.describe_shapes(jax.tree.map(lambda leaf: leaf[0], ensemble))}"
-            )
-        return shapes.pop()
+        return shared_axes(type(self).__name__, self.grid, ensemble)
 
     def stream_places(self, streams: tuple[Any, ...], shape: tuple[int, ...]) -> Float[Array, "m D"]:
         """Return the coordinates of all observed values.
@@ -133,3 +127,14 @@ class LocalizedMethod(EnsembleMethod):
     def taper(self, a: Any, b: Any, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return the coefficients between places a and b, which broadcast against each other."""
         return self.localization(self.grid.distance(a, b, shape)).astype(dtype)
+
+
+def shared_axes(name: str, grid: Any, ensemble: Any) -> tuple[int, ...]:
+    """Return the shape of the grid's axes that all leaves share; raise `ShapeError`, naming `name`, if they do not."""
+    shapes = {leaf.shape[1:][-grid.ndim :] for leaf in jax.tree.leaves(ensemble)}
+    if len(shapes) != 1 or len(next(iter(shapes))) != grid.ndim:
+        raise ShapeError(
+            f"{name}: all leaves of the state need the same {grid.ndim} grid axes at their end, found members of "
+            f"shapes {tree.describe_shapes(jax.tree.map(lambda leaf: leaf[0], ensemble))}"
+        )
+    return shapes.pop()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from diffassim.core import tree
@@ -31,14 +33,18 @@ class TransportFilter(EnsembleMethod):
         iterations: of the conjugate gradients with which each level solves for the influence of the observations
             (static). One is exact where every value sees one component and the prior has no covariances.
         largest: largest noise, in units of the prior's spread.
+        batch: members that are carried together (static); None: all. Where states are large, few fit into the caches of
+            a processor.
 
     Raises:
-        ConfigurationError: if there are fewer than two levels or one iteration, or the largest noise is not positive.
+        ConfigurationError: if there are fewer than two levels or one iteration, the largest noise is not positive, or
+            a batch has no member.
     """
 
     steps: int = static(default=16)
     iterations: int = static(default=10)
     largest: Any = 10.0
+    batch: int | None = static(default=None, kw_only=True)
 
     by_departures: ClassVar[bool] = False
 
@@ -47,7 +53,16 @@ class TransportFilter(EnsembleMethod):
         name = type(self).__name__
         count_of(f"{name}: steps", self.steps, least=2)
         count_of(f"{name}: iterations", self.iterations, least=1)
+        if self.batch is not None:
+            count_of(f"{name}: batch", self.batch, least=1)
         require_positive(f"{name}: largest", self.largest, "10 leaves nothing of the prior to be seen.")
+
+    def each(self, function: Callable[..., Any], *members: Any) -> Any:
+        """Return what a function makes of every member, a batch of them at a time."""
+        N = jax.tree.leaves(members)[0].shape[0]
+        if self.batch is None or self.batch >= N:
+            return jax.vmap(function)(*members)
+        return lax.map(lambda one: function(*one), members, batch_size=self.batch if self.batch > 1 else None)
 
     def levels(self, signal: Any) -> Float[Array, " steps"]:
         """Return the noise levels, down to a quarter of the smallest spread that the posterior has.

@@ -9,10 +9,15 @@ import jax.numpy as jnp
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
+from diffassim.core.pytree import static
 from diffassim.covariances import Covariance, Diagonal, Ensemble
+from diffassim.ensemble.local.localized import shared_axes
+from diffassim.ensemble.local.tapers import Taper
 from diffassim.ensemble.score.base import TransportFilter, component_signal, joint_signal
 from diffassim.ensemble.score.guidance import guided_mean
 from diffassim.ensemble.score.reverse import reverse_diffusion
+from diffassim.ensemble.score.tapered import tapered_product, widths_of
+from diffassim.grids.grid import Grid
 from diffassim.methods.departures import Departures
 from diffassim.methods.members import anomalies, mean, recombine, spread
 
@@ -35,13 +40,19 @@ class EnFF(TransportFilter):
     known. Nothing is drawn. Like all filters with few members it needs inflation.
 
     Args:
-        inflation, rotation, steps, iterations, largest: as for `TransportFilter`.
-        localization: covariance of unit variance on the trailing axes that all leaves share, as for
-            `covariances.Ensemble`; `Diagonal(std=1.0)`: no covariances between components, for the largest states;
-            None: the sample covariance.
+        inflation, rotation, steps, iterations, largest, batch: as for `TransportFilter`.
+        localization: a taper that is a correlation, such as `GaspariCohn(radius)`: covariances of points within its
+            reach alone, for large states; or a covariance of unit variance on the trailing axes that all leaves share,
+            as for `covariances.Ensemble`; `Diagonal(std=1.0)`: no covariances between components; None: the sample
+            covariance.
+        grid: `Grid` of the state's trailing axes, for a taper.
+        widths: points of each axis that the taper reaches (static). By default they are found outside of traced code,
+            where radius and spacing are known; else covariances of all points are kept.
 
     Raises:
-        ConfigurationError: if the localization is no covariance, or steps, iterations or largest are impossible.
+        ConfigurationError: if the localization is neither taper nor covariance, a taper has no regular grid, or steps,
+            iterations, largest or batch are impossible.
+        ShapeError: in an analysis with a taper, if the leaves do not share the grid.
 
     Example:
         >>> import diffassim as da
@@ -55,19 +66,32 @@ class EnFF(TransportFilter):
     """
 
     localization: Any = None
+    grid: Any = Grid()
+    widths: tuple[int, ...] | None = static(default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (self.localization is None or isinstance(self.localization, Covariance)):
+        if not (self.localization is None or isinstance(self.localization, Covariance | Taper)):
             raise ConfigurationError(
-                f"EnFF: localization must be a covariance of unit variance, such as Gaussian(std=1.0, length=...), "
-                f"found {type(self.localization).__name__}"
+                "EnFF: localization must be a taper such as GaspariCohn(radius), or a covariance of unit variance, "
+                f"such as Gaussian(std=1.0, length=...), found {type(self.localization).__name__}"
             )
+        if isinstance(self.localization, Taper) and not isinstance(self.grid, Grid):
+            raise ConfigurationError(
+                f"EnFF: a taper needs a regular Grid, found {type(self.grid).__name__}; give a covariance as "
+                "localization, or use LETKF"
+            )
+
+    def prepared(self, belief: Any, streams: tuple[Any, ...], rows: Any = None, real: Any = None) -> Any:
+        """Return the method that knows over how many points its taper reaches; see `SequentialMethod`."""
+        if self.widths is None and isinstance(self.localization, Taper):
+            return self.replace(widths=widths_of(self.localization, self.grid)), None
+        return self, None
 
     def update(self, key: Any, ensemble: Any, departures: Departures, streams: tuple[Any, ...]) -> Any:
         """Return the posterior ensemble, before inflation and rotation."""
         center, X, scale = mean(ensemble), anomalies(ensemble), spread(ensemble)
-        innovation, product = self.innovation(streams), self._product(ensemble, scale)
+        innovation, product = self.innovation(streams), self._product(ensemble, X, scale)
         signal = joint_signal(departures) if self.localization is None else component_signal(departures)
         levels = self.levels(signal)
 
@@ -87,9 +111,12 @@ class EnFF(TransportFilter):
             start = tree.add(z, tree.subtract(denoise(z, levels[0]), known))
             return reverse_diffusion(denoise, start, levels)
 
-        return recombine(center, jax.vmap(flow)(X))
+        return recombine(center, self.each(flow, X))
 
-    def _product(self, ensemble: Any, scale: Any) -> Any:
+    def _product(self, ensemble: Any, X: Any, scale: Any) -> Any:
         if isinstance(self.localization, Diagonal):
             return lambda u: jax.tree.map(lambda leaf, s: s * s * leaf, u, scale)
+        if isinstance(self.localization, Taper):
+            shared_axes(type(self).__name__, self.grid, ensemble)
+            return tapered_product(X, self.localization, self.grid, self.widths)
         return Ensemble(ensemble, self.localization).apply

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.core.linalg import safe_sqrt
-from diffassim.core.pytree import Pytree
+from diffassim.core.pytree import Pytree, static
 from diffassim.ensemble.score.base import TransportFilter, component_signal
 from diffassim.ensemble.score.guidance import guided_mean
 from diffassim.ensemble.score.reverse import normal_like, reverse_diffusion
@@ -40,11 +40,13 @@ class EnSF(TransportFilter):
     small; here kernels have a width, and the result converges.
 
     Args:
-        inflation, rotation, steps, iterations, largest: as for `TransportFilter`.
+        inflation, rotation, steps, iterations, largest, batch: as for `TransportFilter`.
         bandwidth: h in (0, 1]; 1 is a Gaussian prior. None: \(N^{-1/(n + 4)}\) for n components (Scott's rule).
+        single: whether the kernels are one, h = 1, whatever the bandwidth: nothing is then summed over the members
+            (static). Set where a bandwidth of 1 is known outside of traced code.
 
     Raises:
-        ConfigurationError: if the bandwidth is not in (0, 1], or steps, iterations or largest are impossible.
+        ConfigurationError: if the bandwidth is not in (0, 1], or steps, iterations, largest or batch are impossible.
 
     Example:
         >>> import diffassim as da
@@ -59,6 +61,7 @@ class EnSF(TransportFilter):
     """
 
     bandwidth: Any = None
+    single: bool = static(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,6 +74,11 @@ class EnSF(TransportFilter):
         """Whether the analysis draws random numbers: always."""
         return True
 
+    def prepared(self, belief: Any, streams: tuple[Any, ...], rows: Any = None, real: Any = None) -> Any:
+        """Return the method that knows whether its kernels are one; see `SequentialMethod`."""
+        h = concrete(self.bandwidth)
+        return (self.replace(single=True) if h is not None and (h == 1).all() else self), None
+
     def update(self, key: Any, ensemble: Any, departures: Departures, streams: tuple[Any, ...]) -> Any:
         """Return the posterior ensemble, before inflation and rotation."""
         center, X, scale = mean(ensemble), anomalies(ensemble), spread(ensemble)
@@ -78,10 +86,11 @@ class EnSF(TransportFilter):
         N = jax.tree.leaves(X)[0].shape[0]
         h = N ** (-1 / (tree.size(center) + 4)) if self.bandwidth is None else self.bandwidth
         kernels = _Kernels(X, scale, jnp.asarray(h, levels.dtype) ** 2)
+        behind = kernels.behind_one if self.single else kernels.behind
 
         def denoise(z: Any, sigma: Any) -> Any:
-            behind, covariance, std = kernels.behind(z, sigma)
-            found = guided_mean(innovation, tree.add(center, behind), covariance, self.iterations, std)
+            known, covariance, std = behind(z, sigma)
+            found = guided_mean(innovation, tree.add(center, known), covariance, self.iterations, std)
             return tree.subtract(found, center)
 
         def noise(key: Any) -> Any:
@@ -92,7 +101,7 @@ class EnSF(TransportFilter):
             return reverse_diffusion(denoise, z, levels, churn=1.0, noise=noise, keys=keys[1:])
 
         keys = jax.vmap(lambda k: jax.random.split(k, self.steps + 1))(jax.random.split(key, N))
-        return recombine(center, jax.vmap(drawn)(X, keys))
+        return recombine(center, self.each(drawn, X, keys))
 
 
 class _Kernels(Pytree):
@@ -132,6 +141,16 @@ class _Kernels(Pytree):
             apart, self.scale,
         )  # fmt: skip
         return found, covariance, jax.tree.map(safe_sqrt, variance)
+
+    def behind_one(self, z: Any, sigma: Any) -> tuple[Any, Any, Any]:
+        """Return what `behind` does for h = 1: one kernel around the mean."""
+        share = 1 / (1 + sigma**2)
+        own = sigma**2 * share
+
+        def covariance(u: Any) -> Any:
+            return jax.tree.map(lambda part, s: own.astype(s.dtype) * s * s * part, u, self.scale)
+
+        return tree.scale(share, z), covariance, tree.scale(jnp.sqrt(own), self.scale)
 
     def _weights(self, c: Any, z: Any, total: Any) -> Float[Array, " N"]:
         """Return the share of each kernel in the density at z; components without spread do not count."""
