@@ -15,6 +15,7 @@ import numpy as np
 
 import diffassim as da
 from benchmarks.harness import Record, fresh_process, report
+from benchmarks.published_filters import summary
 from diffassim.ensemble import EnFF, EnSF, GaspariCohn, RelaxToPriorSpread
 
 # Bao, Zhang and Zhang (2024): atan(x) of all variables every ten steps of .01 with errors of .05; 1,500 steps, 20
@@ -129,17 +130,6 @@ def small_table(variables: int, steps: int, repetitions: int, kinds: tuple[str, 
                 )  # fmt: skip
                 print(records[-1].what, records[-1].size, found, flush=True)
     return records
-
-
-def summary(values: np.ndarray, published: float | None) -> dict[str, Any]:
-    """Return mean and scatter of the runs that are finite, and how many are not: members may leave all bounds."""
-    lost = int(np.sum(~np.isfinite(values)))
-    values = values[np.isfinite(values)]
-    error = float(np.std(values, ddof=1) / values.size**0.5) if values.size > 1 else float("nan")
-    return {
-        "error": float(values.mean()), "standard_error": error, "largest": float(values.max()), "lost": lost,
-        "published": published,
-    }  # fmt: skip
 
 
 def long_line(name: str, variables: int, steps: int, budget: float, key: int) -> dict[str, Any]:

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 import diffassim as da
-from diffassim.core.errors import ConfigurationError
+from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.ensemble import EnFF, EnSF
 from diffassim.ensemble.score.guidance import guided_mean
 from diffassim.ensemble.score.reverse import geometric_levels, reverse_diffusion
+from diffassim.ensemble.score.tapered import tapered_product, widths_of
+from diffassim.grids import Grid
+from diffassim.methods.members import anomalies
 from tests.ensemble.zoo import CORRELATION, ensemble
 
 RNG = np.random.default_rng(8)
@@ -63,6 +66,63 @@ def test_localization_is_that_of_the_covariance_and_correlated_errors_are_allowe
     alone, _ = method.replace(localization=da.covariances.Diagonal(std=1.0)).analyze(None, E, OBSERVED)
     diagonal = np.diag(np.diag(np.cov(E.T)))
     np.testing.assert_allclose(np.mean(alone, 0), kalman(np.mean(E, 0), diagonal)[0], atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("grid", "shape", "radius"),
+    [
+        (Grid(), (9,), 1.2),
+        (Grid(), (8,), 1.2),  # the taper reaches around the circle
+        (Grid(0.5, False), (9,), 0.4),
+        (Grid((1.0, 2.0), (True, False)), (6, 5), 1.0),
+    ],
+)
+def test_the_product_with_tapered_covariances_is_that_of_their_matrix(grid, shape, radius):
+    taper, size = da.ensemble.GaspariCohn(radius), int(np.prod(shape))
+    rng = np.random.default_rng(3)
+    E = {"a": jnp.asarray(rng.normal(size=(6, 2, *shape))), "b": jnp.asarray(rng.normal(size=(6, *shape)))}
+    X, u = anomalies(E), jax.tree.map(lambda leaf: leaf[0], E)
+    points = grid.points(shape)
+    rho = np.tile(taper(grid.distance(points[:, None], points[None], shape)), (3, 3))
+    flat = lambda E: np.concatenate([E["a"].reshape(len(E["a"]), -1), E["b"].reshape(len(E["b"]), -1)], axis=1)  # noqa: E731
+    matrix = rho * np.cov(flat(E).T)
+    expected = matrix @ np.concatenate([u["a"].ravel(), u["b"].ravel()])
+    widths = widths_of(taper, grid)
+    assert all(np.floor(taper.reach * radius / h) == w for h, w in zip(grid.spacing, widths, strict=True))
+    for known in (widths, None):
+        found = tapered_product(X, taper, grid, known)(u)
+        assert found["a"].shape == (2, *shape)
+        np.testing.assert_allclose(np.concatenate([found["a"].ravel(), found["b"].ravel()]), expected, atol=1e-12)
+    assert size == points.shape[0]
+
+
+def test_a_taper_is_that_of_the_covariance():
+    E, taper = ensemble(), da.ensemble.GaspariCohn(1.2)
+    points = Grid().points((8,))
+    P = np.cov(E.T) * np.asarray(taper(Grid().distance(points[:, None], points[None], (8,))))
+    method = EnFF(steps=32, localization=taper)
+    posterior, _ = method.analyze(None, E, OBSERVED)
+    np.testing.assert_allclose(np.mean(posterior, 0), kalman(np.mean(E, 0), P)[0], atol=2e-3)
+    traced = jax.jit(
+        lambda radius: method.replace(localization=taper.replace(radius=radius)).analyze(None, E, OBSERVED)[0]
+    )
+    np.testing.assert_allclose(traced(1.2), posterior, atol=1e-10)
+
+
+@pytest.mark.parametrize(("method", "batch"), [(EnFF(steps=6), 1), (EnSF(steps=6), 4)])
+def test_members_may_be_carried_a_few_at_a_time(method, batch):
+    E, key = ensemble(), jax.random.key(1)
+    expected = method.analyze(key, E, OBSERVED)[0]
+    np.testing.assert_allclose(method.replace(batch=batch).analyze(key, E, OBSERVED)[0], expected, atol=1e-12)
+
+
+def test_one_kernel_alone_is_what_the_sum_over_kernels_becomes():
+    E, key = ensemble(), jax.random.key(1)
+    method = EnSF(steps=6, iterations=5, bandwidth=1.0)
+    alone = method.analyze(key, E, OBSERVED)[0]
+    general = jax.jit(lambda h: method.replace(bandwidth=h).analyze(key, E, OBSERVED)[0])(1.0)
+    np.testing.assert_allclose(alone, general, atol=1e-12)
+    assert method.prepared(E, (OBSERVED,))[0].single and not EnSF().prepared(E, (OBSERVED,))[0].single
 
 
 def test_one_wide_kernel_is_a_gaussian_prior_without_covariances():
@@ -131,10 +191,17 @@ def test_what_cannot_be_is_named():
             method(iterations=0)
         with pytest.raises(ConfigurationError, match="largest must be finite and positive"):
             method(largest=0.0)
+        with pytest.raises(ConfigurationError, match="batch must be at least 1"):
+            method(batch=0)
     with pytest.raises(ConfigurationError, match=r"bandwidth must be in \(0, 1\]"):
         EnSF(bandwidth=1.5)
     with pytest.raises(ConfigurationError, match="covariance of unit variance"):
-        EnFF(localization=da.ensemble.GaspariCohn(2.0))
+        EnFF(localization=2.0)
+    with pytest.raises(ConfigurationError, match="a taper needs a regular Grid, found Sphere"):
+        EnFF(localization=da.ensemble.GaspariCohn(2.0), grid=da.grids.Sphere(jnp.zeros(2), jnp.zeros(2)))
+    plane = EnFF(localization=da.ensemble.GaspariCohn(2.0), grid=Grid(periodic=(True, True)))
+    with pytest.raises(ShapeError, match="same 2 grid axes"):
+        plane.analyze(None, ensemble(), OBSERVED)
 
 
 def test_trajectories_that_are_given_are_refused_by_name():

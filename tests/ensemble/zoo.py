@@ -49,6 +49,7 @@ METHODS = [
     Entry("LETPF", da.ensemble.LETPF(localization=da.ensemble.GaspariCohn(1.2))),
     Entry("EnFF", da.ensemble.EnFF(steps=6, iterations=8)),
     Entry("EnFF, localized", da.ensemble.EnFF(steps=6, iterations=8, localization=CORRELATION)),
+    Entry("EnFF, tapered", da.ensemble.EnFF(steps=6, iterations=8, localization=da.ensemble.GaspariCohn(1.2))),
     Entry("EnSF", da.ensemble.EnSF(steps=6, iterations=8), joint=True),
     Entry("local EnKF", da.ensemble.LocalEnKF(localization=da.ensemble.GaspariCohn(1.2))),
 ]

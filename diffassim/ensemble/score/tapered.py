@@ -32,11 +32,11 @@ def widths_of(taper: Any, grid: Grid) -> tuple[int, ...] | None:
         (3, 1)
     """
     radius = concrete(taper.radius) if isinstance(taper, Taper) else None
-    spacing = [concrete(h) for h in grid.spacing]
-    if radius is None or not np.isfinite(radius).all() or any(h is None for h in spacing):
+    spacing = [float(h) for h in map(concrete, grid.spacing) if h is not None]
+    if radius is None or not np.isfinite(radius).all() or len(spacing) < grid.ndim:
         return None
     reach = taper.reach * float(np.max(radius))
-    return tuple(int(np.ceil(reach / float(h))) - 1 for h in spacing)
+    return tuple(int(np.ceil(reach / h)) - 1 for h in spacing)
 
 
 def tapered_product(

@@ -29,7 +29,7 @@ ROWS = {
 LEFT_OUT = {
     "L3": "cycled 4D-Var without learning: python -m benchmarks.published_cycles",
     "L8": "the law of Lorenz-96 learned through a filter: python -m benchmarks.published_dynamics",
-    "L9": "filters with arctangents: python -m benchmarks.published_filters",
+    "L9": "filters with arctangents: python -m benchmarks.published_arctangents",
 }
 
 
