@@ -36,7 +36,7 @@ from diffassim.models.numerics.integrators import runge_kutta_4
 # 0 --selection 90` small terms are dropped instead, as in sequential thresholding (Brunton, Proctor and Kutz, 2016).
 N, TIMES, TRAJECTORIES, DT, MEMBERS, RADIUS, SPAN, RATE, EPOCHS = 40, 150, 4, 0.05, 50, 5.0, 20, 0.1, 60
 SCORING, LONGEST = 12, (0.3, 0.5)  # steps of Fisher scoring; longest of them, in coefficients and in log q
-TEST_KEY = 20
+TEST_KEY, FAR = 20, 1_000_003  # the second: far from the numbers of the epochs
 OFFSETS = (-2, -1, 0, 1, 2)
 # One, five linear and twelve quadratic terms: all products of two variables that are at most two places apart.
 TERMS: tuple[tuple[int, ...], ...] = (
@@ -180,7 +180,7 @@ def refine(key: jax.Array, start: Unknown, steps: int, members: int) -> tuple[Un
     Every step draws its own members and perturbations; unknowns and information are means over the second half of them.
     """
     keys = learning_keys(key)
-    y, draws = observations(keys[0]), jax.random.split(jax.random.fold_in(keys[1], -1), (steps, 2))
+    y, draws = observations(keys[0]), jax.random.split(jax.random.fold_in(keys[1], FAR), (steps, 2))
     theta, path, known = np.append(start.coefficients, start.log_q).astype(float), [], []
     longest = np.append(np.full(len(TERMS), LONGEST[0]), LONGEST[1])
     for first, during in draws:
