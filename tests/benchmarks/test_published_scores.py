@@ -74,3 +74,15 @@ def test_arctangents_are_analysed_far_below_the_published_error(tmp_path, capsys
         # How long a filter takes to find a truth on the attractor, and with it the mean over time, is chance.
         chance = 2 * scatter if record["what"] == "LETKF, mean, truth starts on the attractor" else 0
         assert error - chance < 0.75 * published and record["more"]["lost"] == 0, record
+
+
+@pytest.mark.slow
+def test_the_long_line_tells_how_much_of_it_was_run(tmp_path, capsys):
+    file = tmp_path / "records.json"
+    published_arctangents.main(
+        repetitions=0, large=300, large_steps=20, filters=("EnFF, every variable alone",), json=file
+    )
+    (record,) = [json.loads(line) for line in file.read_text().splitlines()]
+    assert record["what"] == "EnFF, every variable alone, mean, 2 of 150 analyses only"
+    assert record["dtype"] == "float32" and record["more"]["lost"] == 0
+    assert len(record["more"]["errors"]) == 2 and record["more"]["errors"][-1] < 0.3  # members start with an error of 1

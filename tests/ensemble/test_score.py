@@ -109,6 +109,7 @@ def test_a_taper_is_that_of_the_covariance():
     np.testing.assert_allclose(traced(1.2), posterior, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "batch"), [(EnFF(steps=6), 1), (EnSF(steps=6), 4)])
 def test_members_may_be_carried_a_few_at_a_time(method, batch):
     E, key = ensemble(), jax.random.key(1)
@@ -116,6 +117,7 @@ def test_members_may_be_carried_a_few_at_a_time(method, batch):
     np.testing.assert_allclose(method.replace(batch=batch).analyze(key, E, OBSERVED)[0], expected, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_one_kernel_alone_is_what_the_sum_over_kernels_becomes():
     E, key = ensemble(), jax.random.key(1)
     method = EnSF(steps=6, iterations=5, bandwidth=1.0)
