@@ -72,3 +72,21 @@ class Anomalies:
         """Return standardized departures, NaN where a value is missing."""
         scaled = np.stack([scale.forward(y) for scale, y in zip(self.scales, values.T, strict=True)], axis=1)
         return (scaled - self.cycle(times)) / self.std
+
+    def means(self, times: pd.DatetimeIndex, departures: np.ndarray, std: np.ndarray) -> np.ndarray:
+        """Return means of values whose standardized departures are normal.
+
+        Args:
+            times: of the values.
+            departures: means of the departures, shape (time, component).
+            std: their standard deviations, broadcasting with them.
+        """
+        center = self.cycle(times) + departures * self.std
+        spread = np.broadcast_to(std * self.std, center.shape)
+        parts = zip(self.scales, center.T, spread.T, strict=True)
+        return np.stack([scale.mean(c, s) for scale, c, s in parts], axis=1)
+
+    def quantiles(self, times: pd.DatetimeIndex, departures: np.ndarray) -> np.ndarray:
+        """Return the values that have these departures, shape (time, component)."""
+        center = self.cycle(times) + departures * self.std
+        return np.stack([scale.quantile(c) for scale, c in zip(self.scales, center.T, strict=True)], axis=1)

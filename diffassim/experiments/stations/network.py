@@ -72,13 +72,6 @@ class Network:
         found = self.filter.run(self.departures(record, slice(early, end)))
         return Filtered(*(each[start - early :] for each in found))
 
-    def values(self, record: Record, rows: slice, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-        """Return means of the values from means and standard deviations of the departures, (time, component)."""
-        center = self.anomalies.cycle(record.times[rows]) + mean * self.anomalies.std
-        spread = std * self.anomalies.std
-        parts = zip(self.anomalies.scales, center.T, spread.T, strict=True)
-        return np.stack([scale.mean(c, s) for scale, c, s in parts], axis=1)
-
     def to_arrays(self) -> dict[str, Any]:
         """Return it as a nested dict of arrays."""
         f, evolution, cycle = self.forecasts, self.filter.evolution, self.anomalies.cycle

@@ -35,30 +35,21 @@ def forecast(network: Network, record: Record, rows: slice) -> dict[str, Any]:
     centers = network.forecasts(times, filtered.mean)
     halves = network.intervals.follow(times, centers, x, leads)
     simple = network.references(x)
-    last = last_known(record.components[stretch])
-    last = np.where(np.isfinite(record.components[:start]).any(0) | (last != 0), last, anomalies.cycle(times))
+    seen = record.components[: rows.stop]
+    known = np.maximum.accumulate(np.isfinite(seen), axis=0)[stretch]
+    last = np.where(known, last_known(seen)[stretch], anomalies.cycle(times))
     shape = (len(record.names), len(record.variables))
     forecasts, lower, upper = [], [], []
     for k, lead in enumerate(leads):
         valid = times[keep] + lead * record.step
-        cycle = anomalies.cycle(valid)
-
-        def back(mean: np.ndarray, std: np.ndarray, cycle: np.ndarray = cycle) -> np.ndarray:
-            parts = zip(anomalies.scales, (cycle + mean * anomalies.std).T, (std * anomalies.std).T, strict=True)
-            return np.stack([scale.mean(c, s) for scale, c, s in parts], axis=1)
-
-        def at(place: np.ndarray, cycle: np.ndarray = cycle) -> np.ndarray:
-            parts = zip(anomalies.scales, (cycle + place * anomalies.std).T, strict=True)
-            return np.stack([scale.quantile(c) for scale, c in parts], axis=1)
-
-        std = np.broadcast_to(network.references.std[:, k][:, None], (3, *cycle.shape))
-        references = [back(simple[keep, m, k], std[m]) for m in range(3)]
+        std = network.references.std[:, k]
+        references = [anomalies.means(valid, simple[keep, m, k], std[m]) for m in range(3)]
         references.insert(1, last[keep])
-        own = back(centers[keep, k], halves[keep, k] / NORMAL)
-        forecasts.append(np.stack([*references, own], axis=1))
-        lower.append(at(centers[keep, k] - halves[keep, k]))
-        upper.append(at(centers[keep, k] + halves[keep, k]))
-    analysis = network.values(record, rows, filtered.mean[keep], filtered.std[keep])
+        center, half = centers[keep, k], halves[keep, k]
+        forecasts.append(np.stack([*references, anomalies.means(valid, center, half / NORMAL)], axis=1))
+        lower.append(anomalies.quantiles(valid, center - half))
+        upper.append(anomalies.quantiles(valid, center + half))
+    analysis = anomalies.means(times[keep], filtered.mean[keep], filtered.std[keep])
     return {
         "analysis": analysis.reshape(-1, *shape),
         "analysis_std": (filtered.std[keep] * anomalies.std).reshape(-1, *shape),
@@ -84,7 +75,7 @@ def analyze_withheld(network: Network, record: Record, rows: slice, groups: list
     for group in groups:
         hidden = record.without(group, rows.start)
         filtered = network.filtered(hidden, rows.start, rows.stop)
-        own = network.values(record, rows, filtered.mean, filtered.std).reshape(std.shape)
+        own = network.anomalies.means(record.times[rows], filtered.mean, filtered.std).reshape(std.shape)
         std[:, group] = (filtered.std * network.anomalies.std).reshape(std.shape)[:, group]
         rest = np.setdiff1d(np.arange(len(record.names)), group)
         distances = great_circle(record.places[group], record.places[rest]) if known else None
