@@ -14,6 +14,7 @@ __all__ = ["EXPERIMENTS", "find_experiment"]
 # Where each experiment lives; imported only when it is asked for.
 EXPERIMENTS = {
     "fulda": "diffassim.experiments.applications.fulda:Fulda",
+    "catchment": "diffassim.experiments.applications.catchment:Catchment",
     "lorenz96": "diffassim.experiments.twins.lorenz96:Lorenz96Twin",
     "lorenz96-ensemble": "diffassim.experiments.twins.lorenz96_ensemble:Lorenz96Ensemble",
     "stations": "diffassim.experiments.stations.stations:Stations",

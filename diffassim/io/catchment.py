@@ -19,7 +19,14 @@ from diffassim.io.layout import MISSING
 from diffassim.io.messages import shortened
 from diffassim.io.table_source import open_table
 
-__all__ = ["CatchmentLimits", "CatchmentRecord", "fulda_file", "oudin_evaporation", "read_catchment"]
+__all__ = [
+    "CatchmentLimits",
+    "CatchmentRecord",
+    "fulda_file",
+    "oudin_evaporation",
+    "read_catchment",
+    "refuse_fill_value",
+]
 
 SECONDS_PER_DAY = 86400.0
 ROWS = 1_000_000  # read at a time, and more than there are days
@@ -165,7 +172,7 @@ def read_catchment(
         name, discharge, np.where(known, flow, bounds[0]), dates, bounds,
         f"for {area:g} km2 {{bounds}} m3/s is possible: ", "leave it empty if it is unknown",
     )  # fmt: skip
-    _refuse_fill_value(name, discharge, flow, dates)
+    refuse_fill_value(name, discharge, flow, dates)
     evaporation = oudin_evaporation(columns[temperature], dates.day_of_year.to_numpy(), latitude)
     return CatchmentRecord(dates, depth, columns[precipitation], evaporation, columns[temperature], area)
 
@@ -258,7 +265,7 @@ def _is_fill_value(value: float) -> bool:
     return len(digits) >= 3 and set(digits) == {"9"}
 
 
-def _refuse_fill_value(name: str, column: str, flow: np.ndarray, dates: pd.DatetimeIndex) -> None:
+def refuse_fill_value(name: str, column: str, flow: np.ndarray, dates: pd.DatetimeIndex) -> None:
     """Raise where the largest discharge is written in nines only and far above all others: `missing`, in many files."""
     known = np.flatnonzero(np.isfinite(flow))
     if not known.size:

@@ -184,6 +184,8 @@ def _stations_of(reports: Reports, file: str, frame: pd.DataFrame, first: int, l
             place[:, 2] = numbers(file, frame[layout.elevation], first, missing_markers(layout.missing), layout.text)
     if layout.station is not None:
         codes, names = texts(frame[layout.station])
+    elif layout.only is not None:
+        codes, names = np.zeros(len(frame), int), np.array([layout.only], dtype=object)
     else:
         assert place is not None  # the layout has seen to it
         codes, names = places_as_names(place[:, 0], place[:, 1])

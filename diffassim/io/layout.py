@@ -56,6 +56,7 @@ class LongLayout(Layout):
         latitude: column of degrees north.
         elevation: column of meters above the sea.
         moving: whether a station may report from several places (ships, drifters).
+        only: name of the only station, where no column tells stations or places apart.
 
     Raises:
         ConfigurationError: if there is no variable, or two have one name.
@@ -76,6 +77,7 @@ class LongLayout(Layout):
     latitude: str | None = None
     elevation: str | None = None
     moving: bool = False
+    only: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -86,10 +88,13 @@ class LongLayout(Layout):
             raise ConfigurationError(f"LongLayout: variables must have names of their own, found {names}")
         if (self.longitude is None) != (self.latitude is None):
             raise ConfigurationError("LongLayout: give both longitude and latitude, or neither")
-        if self.station is None and self.longitude is None:
+        if self.station is None and self.longitude is None and not self.only:
             raise ConfigurationError(
-                "LongLayout: without a column of stations, longitude and latitude tell places apart"
+                "LongLayout: without a column of stations, longitude and latitude tell places apart; or name the only "
+                "one with `only`"
             )
+        if self.only and (self.station is not None or self.longitude is not None):
+            raise ConfigurationError("LongLayout: `only` names a station where no column does; give one of them")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import datetime
-from pathlib import Path
+import functools
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from diffassim.core.errors import DataError
-from diffassim.io.catchment import CatchmentRecord, fulda_file, read_catchment
+from diffassim.experiments.applications.catchment_settings import periods_of
+from diffassim.experiments.applications.discharge_warnings import default_thresholds
+from diffassim.io.catchment import CatchmentRecord
 from diffassim.models.gr4j import CatchmentForcing
 
-__all__ = ["Record", "blocks_of_days"]
+__all__ = ["Record", "blocks_of_days", "record_of"]
 
 SHORTEST_CALIBRATION = 365  # days: parameters of snow and evaporation need every season
 FEWEST_DAYS = 100  # with discharge in the calibration period
@@ -26,15 +28,16 @@ class Record:
     """The record with its periods as index ranges.
 
     Args:
-        config: settings with `file`, `area`, `latitude`, `dtype`, `leads`, and the first and last day of both periods.
+        config: settings of a catchment (`CatchmentConfiguration`).
 
     Raises:
         DataError: if the file cannot be used, does not hold a period, or holds too little discharge in it.
     """
 
     def __init__(self, config: Any) -> None:
-        path = fulda_file() if config.file is None else Path(config.file)
-        self.table: CatchmentRecord = read_catchment(path, area=config.area, latitude=config.latitude)
+        basin = config.read()
+        self.table: CatchmentRecord = basin.record
+        self.source, self.notes = basin.table, basin.notes
         self.discharge = self.table.discharge.astype(config.dtype)
         self.forcing = CatchmentForcing(
             *(
@@ -42,11 +45,14 @@ class Record:
                 for s in (self.table.precipitation, self.table.evaporation, self.table.temperature)
             )
         )
-        self.calibration = self._days(config.calibration_start, config.calibration_end)
-        self.verification = self._days(config.verification_start, config.verification_end)
+        periods = periods_of(config, self.table.dates)
+        self.calibration = self._days(periods.calibration_start, periods.calibration_end)
+        self.verification = self._days(periods.verification_start, periods.verification_end)
         self.verification_dates = self.table.dates[slice(*self.verification)]
         self.day_of_year = self.table.dates.day_of_year.to_numpy()
         self._require_enough(tuple(config.leads))
+        learned = self.table.discharge[slice(*self.calibration)]
+        self.thresholds = config.flood_thresholds or default_thresholds(self.table.cubic_meters_per_second(learned))
 
     def _days(self, first: datetime.date, last: datetime.date) -> tuple[int, int]:
         return self.table.day(str(first)), self.table.day(str(last)) + 1
@@ -82,6 +88,17 @@ class Record:
         if np.ptp(values) <= 1e-6 * np.abs(values).max():
             unit = float(self.table.cubic_meters_per_second(values[0]))
             raise DataError(f"{name}: discharge is constant ({unit:g} m3/s) from {dates}; there is nothing to forecast")
+
+
+def record_of(config: Any) -> Record:
+    """Return the record of some settings, read once as long as the file stays the same."""
+    path = config.source()
+    return _read(config, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@functools.lru_cache(maxsize=2)
+def _read(config: Any, _: int) -> Record:
+    return Record(config)
 
 
 def blocks_of_days(first: int, last: int) -> list[tuple[int, int]]:

@@ -4,231 +4,55 @@ from __future__ import annotations
 
 import datetime
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, ClassVar
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import xarray as xr
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field
 
-from diffassim.experiments.applications.discharge_analysis import (
-    DischargeAnalysis,
-    ErrorStatistics,
-    analyze_in_batches,
-)
-from diffassim.experiments.applications.discharge_calibration import calibrate, fit_statistics, open_loop
-from diffassim.experiments.applications.discharge_combination import Combination, fit_persistence
-from diffassim.experiments.applications.discharge_folds import BlockForecasts, forecast_block
-from diffassim.experiments.applications.discharge_output import PROBABILITIES, output
-from diffassim.experiments.applications.discharge_record import Record, blocks_of_days
-from diffassim.experiments.applications.discharge_references import (
-    Dressing,
-    autoregression,
-    climatology,
-    fit_autoregression,
-    persistence,
-)
-from diffassim.experiments.applications.discharge_scores import score_table, scores_by_lead
-from diffassim.experiments.framework.base import Configuration, Results, Stage, StagedExperiment, quantity
-from diffassim.models import GR4J
-from diffassim.plotting.discharge import forecast_overview
+from diffassim.experiments.applications.catchment import METHODS, Catchment
+from diffassim.experiments.applications.catchment_settings import CatchmentConfiguration, area_of
+from diffassim.experiments.framework.base import quantity
+from diffassim.io.catchment import fulda_file
 
 __all__ = ["METHODS", "Fulda", "FuldaConfiguration"]
 
-METHODS = ("climatology", "persistence", "open loop", "open loop + AR(1)", "assimilation")
-CHUNKS = 5  # of the verification period
 
-
-class FuldaConfiguration(Configuration):
-    """Settings; the defaults are the Fulda at Grebenau.
+class FuldaConfiguration(CatchmentConfiguration):
+    """Settings: those of any catchment; the defaults are the Fulda at Grebenau.
 
     Args:
-        file: CSV file of another catchment (see `diffassim.io.catchment.read_catchment`); default: the Fulda.
+        file: table of another catchment, with the columns `date` (31.12.1979), `Prec` (mm), `tmean` (degrees Celsius)
+            and `Q` (m3/s) unless settings say otherwise; default: the Fulda.
         area: catchment area in km2.
         latitude: of the catchment, degrees north, for the potential evaporation.
+        date_format: how dates are written.
+        precipitation: column.
+        temperature: column.
+        discharge: column.
         calibration_start: first day on which parameters and error statistics are fitted; the days before warm up.
         calibration_end: last one.
         verification_start: first day on which forecasts are scored.
         verification_end: last one.
-        window: days of discharge that each analysis assimilates.
-        leads: forecast leads in days.
-        updates: optimizer steps of the fit of the error statistics through the analysis; 0 keeps the first guess.
     """
 
-    file: Path | None = None
-    area: Annotated[float, quantity("km2"), Field(gt=0)] = 2976.41
+    area: Annotated[float, BeforeValidator(area_of), Field(gt=0, lt=5.1e8)] = 2976.41
     latitude: Annotated[float, quantity("degrees_north"), Field(ge=-66, le=66)] = 50.6
-    calibration_start: datetime.date = datetime.date(1980, 1, 1)
-    calibration_end: datetime.date = datetime.date(1983, 12, 31)
-    verification_start: datetime.date = datetime.date(1984, 1, 1)
-    verification_end: datetime.date = datetime.date(1988, 12, 31)
-    window: Annotated[int, quantity("days"), Field(ge=1, le=60)] = 3
-    leads: Annotated[tuple[Annotated[int, Field(ge=1, le=30)], ...], Field(min_length=1)] = (1, 2, 3, 5)
-    updates: Annotated[int, Field(ge=0)] = 100
+    date_format: str = "%d.%m.%Y"
+    precipitation: str = "Prec"
+    temperature: str = "tmean"
+    discharge: str = "Q"
+    calibration_start: datetime.date | None = datetime.date(1980, 1, 1)
+    calibration_end: datetime.date | None = datetime.date(1983, 12, 31)
+    verification_start: datetime.date | None = datetime.date(1984, 1, 1)
+    verification_end: datetime.date | None = datetime.date(1988, 12, 31)
 
-    @model_validator(mode="after")
-    def _periods_are_possible(self) -> Self:
-        if self.calibration_end <= self.calibration_start:
-            raise ValueError(f"calibration_end: {self.calibration_end} is not after {self.calibration_start}")
-        if self.verification_start <= self.calibration_end:
-            raise ValueError(
-                f"verification_start: {self.verification_start} is not after the calibration ({self.calibration_end}); "
-                "scores count only on days that nothing was fitted to"
-            )
-        if self.verification_end <= self.verification_start:
-            raise ValueError(f"verification_end: {self.verification_end} is not after {self.verification_start}")
-        if list(self.leads) != sorted(set(self.leads)):
-            raise ValueError(f"leads: {self.leads} must increase")
-        return self
+    def source(self) -> Path:
+        """Return the file of the record."""
+        return fulda_file() if self.file is None else self.file
 
 
-class Fulda(StagedExperiment):
-    """Calibrate a catchment model, assimilate discharge every day, issue forecasts, and compare.
-
-    Parameters are fitted by variational estimation on the calibration years, the standard deviations in B and R on the
-    same years by gradient descent through the analysis: their gradient of the forecasts' mean squared error comes from
-    the implicit function theorem. Each of these years is then forecast with a model calibrated on the others; from
-    these forecasts come the weights of the combination with the reference, and all predictive distributions (that of
-    the assimilation is around the analyses' own forecasts). Observed precipitation and temperature drive the forecasts,
-    so that the scores show the effect of the initial state alone. Nothing is fitted to the verification years.
-    """
+class Fulda(Catchment):
+    """Ten years of the Fulda at Grebenau: four years calibrate, five verify; the first warms the model up."""
 
     name = "fulda"
     summary = "4D-Var of ten years of discharge of the river Fulda: analyses, forecasts and scores."
-    configuration = FuldaConfiguration
-
-    def stages(self, config: FuldaConfiguration) -> tuple[Stage, ...]:
-        """Return the stages: three that fit, one year of the calibration at a time, and the verification years."""
-        blocks = len(blocks_of_days(0, (config.calibration_end - config.calibration_start).days + 1))
-        return (
-            Stage("calibrating the model", 1, _calibrate),
-            Stage("fitting the error statistics", 1, _fit_statistics),
-            Stage("forecasting each calibration year from the others", blocks, _forecast_block),
-            Stage("fitting the combination and the predictive distributions", 1, _combine),
-            Stage("assimilating", CHUNKS, _assimilate),
-        )
-
-    def start(self, config: FuldaConfiguration) -> dict[str, Any]:
-        """Make sure that the record can be used; everything else is in the stages."""
-        Record(config)
-        return {}
-
-    def finish(self, config: FuldaConfiguration, dataset: xr.Dataset) -> Results:
-        """Return scores by method and lead, the table and the figure."""
-        scores = scores_by_lead(dataset, Record(config).verification_dates)
-        counted = int(scores.loc[scores["method"] == METHODS[-1], "n"].min())
-        return Results(scores, {"forecasts": forecast_overview(dataset, scores)}, score_table(dataset, scores), counted)
-
-
-def _calibrate(config: FuldaConfiguration, carry: dict[str, Any], _: int) -> tuple[dict[str, Any], xr.Dataset]:
-    record = Record(config)
-    model = calibrate(record.forcing, record.discharge, *record.calibration)
-    return {"parameters": {name: getattr(model, name) for name in model.parameters}}, xr.Dataset()
-
-
-def _fit_statistics(config: FuldaConfiguration, carry: dict[str, Any], _: int) -> tuple[dict[str, Any], xr.Dataset]:
-    record = Record(config)
-    first, last = record.calibration
-    statistics = fit_statistics(
-        _model(record, carry),
-        record.discharge,
-        np.arange(max(first, config.window - 1), last - max(config.leads)),
-        window=config.window,
-        leads=config.leads,
-        updates=config.updates,
-        seed=config.seed,
-    )
-    return carry | {"statistics": vars(statistics), "blocks": {}}, xr.Dataset()
-
-
-def _forecast_block(config: FuldaConfiguration, carry: dict[str, Any], index: int) -> tuple[dict[str, Any], xr.Dataset]:
-    record = Record(config)
-    block = blocks_of_days(*record.calibration)[index]
-    found = forecast_block(record, _statistics(carry), block, window=config.window, leads=config.leads)
-    return carry | {"blocks": carry["blocks"] | {f"{index:02d}": found._asdict()}}, xr.Dataset()
-
-
-def _combine(config: FuldaConfiguration, carry: dict[str, Any], _: int) -> tuple[dict[str, Any], xr.Dataset]:
-    """Fit what the blocks' forecasts decide, each of them issued by a model that was not calibrated on it."""
-    record = Record(config)
-    first, last = record.calibration
-    blocks = [BlockForecasts(**carry["blocks"][name]) for name in sorted(carry["blocks"])]
-    left_out = BlockForecasts(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
-    observed = np.repeat(record.discharge[first:last, None], len(config.leads), axis=1)
-    slopes = fit_persistence(left_out.forecast, left_out.unexplained, observed)
-    analyzed = np.maximum(left_out.forecast + slopes * left_out.unexplained, 0)
-    combination = Combination.fit(analyzed, left_out.reference, observed)
-
-    issued = np.arange(first, last)[:, None] - np.array(config.leads)
-    centers = (*_simple_methods(config, record, issued), left_out.open_loop, left_out.reference, analyzed)
-    dressings = {
-        method: {
-            str(lead): Dressing.fit(forecast[:, i], observed[:, i], PROBABILITIES)._asdict()
-            for i, lead in enumerate(config.leads)
-        }
-        for method, forecast in zip(METHODS, centers, strict=True)
-    }
-    simulated = np.asarray(open_loop(_model(record, carry)).discharge[1:])
-    fitted = {
-        "persistence": slopes.astype(config.dtype),
-        "combination": combination._asdict(),
-        "rho": np.asarray(fit_autoregression((record.discharge - simulated)[first:last])),
-        "dressings": dressings,
-    }
-    return {name: carry[name] for name in ("parameters", "statistics")} | fitted, xr.Dataset()
-
-
-def _assimilate(config: FuldaConfiguration, carry: dict[str, Any], index: int) -> tuple[dict[str, Any], xr.Dataset]:
-    """Assimilate and forecast on the days of one part of the verification period."""
-    record = Record(config)
-    model = _model(record, carry)
-    free = open_loop(model)
-    analysis = DischargeAnalysis(model, _statistics(carry), jnp.asarray(carry["persistence"]), config.leads)
-
-    # Every lead is scored on the same days, so the first forecasts are issued before the first of them.
-    first, last = record.verification
-    size = -(-(last - first + max(config.leads)) // CHUNKS)
-    start = first - max(config.leads) + index * size
-    issued = np.arange(start, min(start + size, last))
-    states, forecasts, code = analyze_in_batches(analysis, free, record.discharge, issued, config.window)
-
-    simulated, matrix = np.asarray(free.discharge[1:]), np.repeat(issued[:, None], len(config.leads), axis=1)
-    rho = float(carry["rho"])
-    reference = np.stack(
-        [autoregression(simulated, record.discharge, issued, lead, rho) for lead in config.leads], axis=1
-    )
-    valid = np.minimum(matrix + np.array(config.leads), len(simulated) - 1)
-    inside = matrix + np.array(config.leads) < len(simulated)
-    others = (*_simple_methods(config, record, matrix), simulated[valid], reference)
-    centers = np.where(inside, np.stack([*others, forecasts]), np.nan)  # of the predictive distributions
-    quantiles = np.stack([_quantiles(carry["dressings"][m], rows) for m, rows in zip(METHODS, centers, strict=True)])
-    combined = Combination(**carry["combination"])(forecasts, reference)
-    shown = np.where(inside, np.stack([*others, combined]), np.nan)
-    return carry, output(record, model, METHODS, config.leads, issued, states, shown, quantiles, code)
-
-
-def _quantiles(dressings: dict[str, Any], forecast: np.ndarray) -> np.ndarray:
-    """Return the predictive quantiles of one method, shape (n, leads, probabilities)."""
-    by_lead = [Dressing(**dressing)(forecast[:, i]) for i, dressing in enumerate(_by_lead(dressings))]
-    return np.stack(by_lead, axis=1)
-
-
-def _by_lead(dressings: dict[str, Any]) -> list[dict[str, Any]]:
-    return [dressings[lead] for lead in sorted(dressings, key=int)]
-
-
-def _model(record: Record, carry: dict[str, Any]) -> GR4J:
-    return GR4J(forcing=record.forcing, **{name: jnp.asarray(v) for name, v in carry["parameters"].items()})
-
-
-def _statistics(carry: dict[str, Any]) -> ErrorStatistics:
-    return ErrorStatistics(**jax.tree.map(jnp.asarray, carry["statistics"]))
-
-
-def _simple_methods(config: FuldaConfiguration, record: Record, issued: np.ndarray) -> list[np.ndarray]:
-    """Return the forecasts of climatology and persistence in mm per day, for issue days by lead (n, leads)."""
-    known = np.arange(*record.calibration)
-    valid = np.minimum(issued + np.array(config.leads), len(record.discharge) - 1)
-    seasonal = climatology(record.discharge, record.day_of_year, known, record.day_of_year[valid])
-    return [seasonal, persistence(record.discharge, np.maximum(issued, 0))]
+    configuration: ClassVar[type[CatchmentConfiguration]] = FuldaConfiguration

@@ -9,7 +9,7 @@ from diffassim.io.messages import shortened, suggested
 
 __all__ = ["KINDS", "template"]
 
-KINDS = ("stations",)
+KINDS = ("stations", "catchment")
 
 
 def template(kind: str) -> str:
