@@ -128,7 +128,8 @@ def read_basin(
     text = dataclasses.replace(columns.text, units_row=units_row)
     variables = tuple(_variable(columns, *each, area, limits) for each in columns.measured)
     layout = LongLayout(
-        variables=variables, station=None, only="basin", time=columns.time, text=text, missing=(*MISSING, *columns.missing)
+        variables=variables, station=None, only="basin", time=columns.time, text=text,
+        missing=(*MISSING, *columns.missing),
     )  # fmt: skip
     table = read_table(path, layout)
     table = dataclasses.replace(table, notes=tuple(n for n in table.notes if "holds one station only" not in n))
@@ -203,10 +204,11 @@ def _require_plausible(table: ObservationTable, columns: BasinColumns) -> None:
             at = int(np.argmax(outside))
             column = table.columns.get(variable.name, variable.name)
             hint = ", or the area" if variable.name == "discharge" else ""
+            unit = getattr(columns, f"{variable.name}_unit")
             raise DataError(
-                f"{table.file}: column {shortened(column)}, row {table.row[at]}: {values[at]:g} {variable.units} is not "
-                f"possible ({int(outside.sum())} of {int(known.sum())} such values); look at {variable.name}_unit, now "
-                f"{getattr(columns, f'{variable.name}_unit')!r}{hint}, or name it under `missing`"
+                f"{table.file}: column {shortened(column)}, row {table.row[at]}: {values[at]:g} {variable.units} is "
+                f"impossible ({int(outside.sum())} of {int(known.sum())} such values); look at "
+                f"{variable.name}_unit, now {unit!r}{hint}, or name it under `missing`"
             )
 
 
@@ -221,8 +223,8 @@ def _impossible(table: ObservationTable) -> list[str]:
                 and p.column == table.columns.get(variable.name, variable.name)
             )  # fmt: skip
             lines.append(
-                f"{first.file}: column {shortened(first.column)}, row {first.row}: {first.value:g} {first.unit} is not "
-                f"possible and counts as missing ({number} such value(s))"
+                f"{first.file}: column {shortened(first.column)}, row {first.row}: {first.value:g} {first.unit} is "
+                f"impossible and counts as missing ({number} such value(s))"
             )
     return lines
 
@@ -271,9 +273,9 @@ def _require_short(file: str, column: str, days: Days, missing: np.ndarray, gap:
         place = f"row {rows[rows > 0][0]}" if (rows > 0).any() else f"after row {days.row[starts[k] - 1]}"
         raise DataError(
             f"{file}: column {shortened(column)}, {place}: no value from {days.dates[starts[k]].date()} to "
-            f"{days.dates[ends[k] - 1].date()} ({lengths[k]} days); the model needs one for every day, and gaps of up to "
-            f"{gap} days are filled (gap; {int((lengths > gap).sum())} such gaps): fill them before, for example from a "
-            "station nearby, or cut the record"
+            f"{days.dates[ends[k] - 1].date()} ({lengths[k]} days); the model needs one for every day, and gaps of up "
+            f"to {gap} days are filled (gap; {int((lengths > gap).sum())} longer ones): fill them before, for example "
+            "from a station nearby, or cut the record"
         )
     return int(lengths.max(initial=0))
 

@@ -90,6 +90,6 @@ def _require_single(table: ObservationTable, index: np.ndarray, day: np.ndarray)
     if again.size:
         at = int(again[0])
         raise DataError(
-            f"{shortened(table.file)}: rows {table.row[at]} and {table.row[at + 1]} are both of {day[at]}, although most "
-            f"reports are a day apart; keep one row for each day ({again.size} such pairs)"
+            f"{shortened(table.file)}: rows {table.row[at]} and {table.row[at + 1]} are both of {day[at]}, although "
+            f"most reports are a day apart; keep one row for each day ({again.size} such pairs)"
         )

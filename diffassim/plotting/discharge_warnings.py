@@ -22,6 +22,7 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "open loop + AR(1)": {"color": COLORS["orange"], "marker": "D", "linestyle": (0, (4, 1.5, 1, 1.5))},
     "assimilation": {"color": COLORS["blue"], "marker": "o", "linestyle": "-"},
 }
+_MARK: dict[str, Any] = {"markersize": 4, "markeredgecolor": "black", "markeredgewidth": 0.4}
 _BEFORE, _AFTER = 12, 16  # days around the peak of the flood
 _FEWEST = 5  # forecasts in a bin that is drawn
 _LOWEST_VALUE = -0.25  # below it nobody uses a forecast
@@ -47,7 +48,7 @@ def warning_overview(
         warning_probability: at which a warning is given.
         method: whose warnings of the flood are drawn.
     """
-    leads = [int(lead) for lead in values["lead"].values]
+    leads, letters = [int(lead) for lead in values["lead"].values], "abcdefghijk"
     with style():
         drawn = figure(8.2, 9.4)
         rows: Any = drawn.subfigures(3, 1, height_ratios=[1.15, 1.0, 1.0])
@@ -55,11 +56,9 @@ def warning_overview(
         middle = rows[1].subplots(1, len(leads), sharey=True, squeeze=False)
         for i, lead in enumerate(leads):
             _reliability(top[0, i], top[1, i], scores, lead)
-            panel_label(top[0, i], "ab"[i], f"reliability, {_days(lead)} ahead")
+            panel_label(top[0, i], letters[i], f"reliability, {_days(lead)} ahead")
             _values(middle[0, i], values.sel(lead=lead))
-            panel_label(middle[0, i], "cd"[i], f"economic value, {_days(lead)} ahead")
-        for first in (top[0, 0], top[1, 0], middle[0, 0]):
-            first.yaxis.set_visible(True)
+            panel_label(middle[0, i], letters[len(leads) + i], f"economic value, {_days(lead)} ahead")
         top[0, 0].set_ylabel("observed frequency")
         top[1, 0].set_ylabel("forecasts")
         middle[0, 0].set_ylabel("relative value")
@@ -67,7 +66,11 @@ def warning_overview(
         rows[1].legend(handles, labels, loc="outside lower center", ncols=len(labels), handlelength=3)
         upper, lower = rows[2].subplots(2, 1, sharex=True, height_ratios=[1.4, 1])
         _flood(upper, lower, dataset, leads, method, threshold, warning_probability)
-        panel_label(upper, "efg"[0], f"the largest flood, and the {method}'s probability of exceeding the threshold")
+        panel_label(
+            upper,
+            letters[2 * len(leads)],
+            f"the largest flood, and the {method}'s probability of exceeding the threshold",
+        )
     return drawn
 
 
@@ -86,8 +89,7 @@ def _reliability(axes: Any, counts: Any, scores: pd.DataFrame, lead: int) -> Non
         enough = number >= _FEWEST
         look = _LOOKS[method]
         axes.plot(
-            forecast["value"].to_numpy()[enough], observed["value"].to_numpy()[enough], markersize=4, label=method,
-            **look,
+            forecast["value"].to_numpy()[enough], observed["value"].to_numpy()[enough], label=method, **_MARK, **look,
         )  # fmt: skip
         left = forecast["metric"].str.extract(r" ([\d.]+)-")[0].astype(float).to_numpy()
         counts.bar(
@@ -107,7 +109,7 @@ def _values(axes: Any, values: xr.DataArray) -> None:
     for method in (str(each) for each in values["method"].values):
         value = values.sel({"method": method}).values
         shown = np.where(value < _LOWEST_VALUE, np.nan, value)
-        axes.plot(ratios, shown, label=method, markevery=(5, 12), markersize=4, **_LOOKS.get(method, {}))
+        axes.plot(ratios, shown, label=method, markevery=(5, 12), **_MARK, **_LOOKS.get(method, {}))
     axes.axhline(0, color="black", linewidth=0.6)
     axes.set(xlim=(0, 1), ylim=(_LOWEST_VALUE, 1), xlabel="cost of protection / loss that it prevents")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,7 +65,8 @@ def warned_days(dataset: xr.Dataset, dates: Any, lead: int, threshold: float) ->
     """Return probabilities and events on the days that every method is scored on.
 
     Args:
-        dataset: with `exceedance` (time, method, lead, threshold) and `verifying` (time, lead); time is the day of issue.
+        dataset: with `exceedance` (time, method, lead, threshold) and `verifying` (time, lead); time is when it was
+            issued.
         dates: days on which a forecast may be scored; those without an observation are left out.
         lead: days.
         threshold: m3/s.
@@ -82,8 +84,9 @@ def warning_scores(dataset: xr.Dataset, dates: Any, warning_probability: float) 
     r"""Return tidy scores of the warnings by method, threshold and lead.
 
     The skill is \(1 - B/B_c\) with the Brier score \(B_c\) of climatology, which knows the season and the calibration
-    years alone. A warning is given at the stated probability or above. Values of those who act at a probability of their
-    own cost-loss ratio are relative to acting always or never, whichever is cheaper (0), and to perfect forecasts (1).
+    years alone. A warning is given at the stated probability or above. Values of those who act at a probability of
+    their own cost-loss ratio are relative to acting always or never, whichever is cheaper (0), and to perfect forecasts
+    (1).
 
     Args:
         dataset: see `warned_days`.
@@ -91,10 +94,10 @@ def warning_scores(dataset: xr.Dataset, dates: Any, warning_probability: float) 
         warning_probability: at which a warning is given.
 
     Returns:
-        Rows of brier, brier_skill, roc_area, hit_rate, false_alarm_ratio, greatest_value, the cost-loss ratio that has
-        it, the observed frequency of events; and of the reliability table: for each bin of forecast probability its mean
-        and the observed frequency, with the number of forecasts in the bin. NaN where a score is not defined, as the hit
-        rate where nothing happened.
+        Rows of brier, brier_skill, roc_area, hit_rate, false_alarm_ratio, greatest_value, cost_loss_ratio (which has
+        it), event_frequency; and of the reliability table: for each bin of forecast probability its mean and the
+        observed frequency, with the number of forecasts in the bin. NaN where a score is not defined, as the hit rate
+        where nothing happened.
 
     Source: Brier (1950); relative value: Richardson (2000), Wilks (2001).
     """
@@ -106,15 +109,14 @@ def warning_scores(dataset: xr.Dataset, dates: Any, warning_probability: float) 
             for method, values in _by_method(warned, warning_probability).items():
                 start = (method, _variable(threshold), int(lead))
                 rows += [(*start, metric, float(value), count) for metric, value in values.items()]
-                for bin_ in reliability(warned, method).itertuples():
-                    name = f"{bin_.lower:.1f}-{bin_.upper:.1f}"
-                    rows.append((*start, f"forecast_probability {name}", float(bin_.forecast), int(bin_.count)))
-                    rows.append((*start, f"observed_frequency {name}", float(bin_.observed), int(bin_.count)))
+                for name, forecast, observed, number in reliability(warned, method).itertuples(index=False, name=None):
+                    rows.append((*start, f"forecast_probability {name}", float(forecast), int(number)))
+                    rows.append((*start, f"observed_frequency {name}", float(observed), int(number)))
     return score_rows(rows)
 
 
 def reliability(warned: Warned, method: str) -> pd.DataFrame:
-    """Return for each bin of forecast probability: lower, upper, mean forecast, observed frequency, count.
+    """Return for each bin of forecast probability: its name, the mean forecast, the observed frequency, the number.
 
     Bins hold their lower edge (the last one both); those without a forecast are left out.
     """
@@ -126,12 +128,10 @@ def reliability(warned: Warned, method: str) -> pd.DataFrame:
     count = np.bincount(index, minlength=len(EDGES) - 1)
     there = count > 0
     means = [np.bincount(index, x, minlength=len(count))[there] / count[there] for x in (probability, event)]
+    names = [f"{lower:.1f}-{upper:.1f}" for lower, upper in pairwise(EDGES)]
     return pd.DataFrame(
-        {
-            "lower": EDGES[:-1][there], "upper": EDGES[1:][there], "forecast": means[0], "observed": means[1],
-            "count": count[there],
-        }
-    )  # fmt: skip
+        {"bin": np.array(names)[there], "forecast": means[0], "observed": means[1], "number": count[there]}
+    )
 
 
 def value_curve(warned: Warned) -> xr.DataArray:
@@ -176,11 +176,11 @@ def warning_table(scores: pd.DataFrame, warning_probability: float) -> str:
             marks = "".join(f"{f'+{lead} d':>{_WIDTH}}" for lead in leads)
             lines.append(_beside(marks, marks))
             for method in methods:
-                cells = (
+                left, right = (
                     "".join(f"{_cell([value[m, method, lead] for m in metrics]):>{_WIDTH}}" for lead in leads)
                     for _, metrics in pair
                 )
-                lines.append(_beside(*cells, method))
+                lines.append(_beside(left, right, method))
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
