@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -45,6 +45,7 @@ class BasinColumns:
         evaporation_unit: as for precipitation.
         text: how the file is written; a row of units after that of the names is found out.
         missing: numbers or texts that mean missing, beside the usual ones.
+        duplicates: of rows with one time: "error", or the "first", "last" or "mean" counts.
 
     Raises:
         ConfigurationError: if a column serves twice, or neither temperature nor evaporation is there.
@@ -65,6 +66,7 @@ class BasinColumns:
     evaporation_unit: str = "mm"
     text: TextFormat = dataclasses.field(default_factory=TextFormat)
     missing: tuple[float | str, ...] = ()
+    duplicates: Literal["error", "first", "last", "mean"] = "error"
 
     def __post_init__(self) -> None:
         if not self.temperature and not self.evaporation:
@@ -129,7 +131,7 @@ def read_basin(
     variables = tuple(_variable(columns, *each, area, limits) for each in columns.measured)
     layout = LongLayout(
         variables=variables, station=None, only="basin", time=columns.time, text=text,
-        missing=(*MISSING, *columns.missing),
+        missing=(*MISSING, *columns.missing), duplicates=columns.duplicates,
     )  # fmt: skip
     table = read_table(path, layout)
     table = dataclasses.replace(table, notes=tuple(n for n in table.notes if "holds one station only" not in n))

@@ -62,7 +62,8 @@ def daily(table: ObservationTable, sums: tuple[str, ...] = ()) -> Days:
         raise DataError(f"{table.file}: holds {len(table)} report(s); a record needs many days")
     local = pd.DatetimeIndex(table.time).tz_localize("UTC").tz_convert(table.zone).tz_localize(None)
     day = local.to_numpy().astype("datetime64[D]")
-    step = np.median(np.diff(table.time).astype("timedelta64[s]").astype(float))
+    between = np.diff(table.time).astype("timedelta64[s]").astype(float)
+    step = np.median(between[between > 0]) if (between > 0).any() else 0.0
     if step > 1.5 * 86400:
         raise DataError(
             f"{table.file}: most reports are {step / 86400:g} days apart; the model needs at least one for each day"
@@ -70,7 +71,7 @@ def daily(table: ObservationTable, sums: tuple[str, ...] = ()) -> Days:
     per_day = max(round(86400 / step), 1) if step > 0 else 1
     index = (day - day[0]).astype(int)
     if per_day == 1:
-        _require_single(table, index, day)
+        _require_single(table, index, table.time, day)
     dates = pd.DatetimeIndex(day[0] + np.arange(index[-1] + 1))
     first = np.zeros(len(dates), int)
     first[index[::-1]] = table.row[::-1]
@@ -85,8 +86,9 @@ def daily(table: ObservationTable, sums: tuple[str, ...] = ()) -> Days:
     return Days(dates, values, first, per_day)
 
 
-def _require_single(table: ObservationTable, index: np.ndarray, day: np.ndarray) -> None:
-    again = np.flatnonzero(index[1:] == index[:-1])
+def _require_single(table: ObservationTable, index: np.ndarray, time: np.ndarray, day: np.ndarray) -> None:
+    # Of reports at one time the table has flagged all but one already.
+    again = np.flatnonzero((index[1:] == index[:-1]) & (time[1:] != time[:-1]))
     if again.size:
         at = int(again[0])
         raise DataError(

@@ -61,6 +61,7 @@ class CatchmentConfiguration(Configuration):
         decimal: "." or ",".
         encoding: of the characters; empty: found out.
         missing: numbers or texts that mean missing, beside the usual ones.
+        duplicates: of rows with one time: "error", or the "first", "last" or "mean" counts.
         gap: longest gap of precipitation, temperature and evaporation that is filled (straight line), days.
         calibration_start: first day on which parameters and error statistics are fitted; the days before warm up;
             default: after a year, or after a tenth of a record that is shorter than ten years.
@@ -94,6 +95,7 @@ class CatchmentConfiguration(Configuration):
     decimal: Literal[".", ","] = "."
     encoding: str = ""
     missing: tuple[float | str, ...] = ()
+    duplicates: Literal["error", "first", "last", "mean"] = "error"
     gap: Annotated[int, quantity("days"), Field(ge=0, le=60)] = 5
     calibration_start: datetime.date | None = None
     calibration_end: datetime.date | None = None
@@ -130,6 +132,7 @@ class CatchmentConfiguration(Configuration):
             temperature=self.temperature, temperature_unit=self.temperature_unit,
             discharge=self.discharge, discharge_unit=self.discharge_unit,
             evaporation=self.evaporation, evaporation_unit=self.evaporation_unit, missing=self.missing,
+            duplicates=self.duplicates,
         )  # fmt: skip
 
     def source(self) -> Path:

@@ -96,8 +96,8 @@ def warning_scores(dataset: xr.Dataset, dates: Any, warning_probability: float) 
     Returns:
         Rows of brier, brier_skill, roc_area, hit_rate, false_alarm_ratio, greatest_value, cost_loss_ratio (which has
         it), event_frequency; and of the reliability table: for each bin of forecast probability its mean and the
-        observed frequency, with the number of forecasts in the bin. NaN where a score is not defined, as the hit rate
-        where nothing happened.
+        observed frequency, with the number of forecasts in the bin. A score that is not defined, as the hit rate where
+        nothing happened, has no row.
 
     Source: Brier (1950); relative value: Richardson (2000), Wilks (2001).
     """
@@ -108,7 +108,8 @@ def warning_scores(dataset: xr.Dataset, dates: Any, warning_probability: float) 
             count = int(warned.event.size)
             for method, values in _by_method(warned, warning_probability).items():
                 start = (method, _variable(threshold), int(lead))
-                rows += [(*start, metric, float(value), count) for metric, value in values.items()]
+                defined = {m: v for m, v in values.items() if np.isfinite(v) or not np.isfinite(values["brier"])}
+                rows += [(*start, metric, float(value), count) for metric, value in defined.items()]
                 for name, forecast, observed, number in reliability(warned, method).itertuples(index=False, name=None):
                     rows.append((*start, f"forecast_probability {name}", float(forecast), int(number)))
                     rows.append((*start, f"observed_frequency {name}", float(observed), int(number)))
@@ -166,7 +167,7 @@ def warning_table(scores: pd.DataFrame, warning_probability: float) -> str:
     )
     parts = []
     for variable, own in scores.groupby("variable", sort=False):
-        value = own.set_index(["metric", "method", "lead"])["value"]
+        value = own.set_index(["metric", "method", "lead"])["value"].to_dict()
         methods, leads = list(own["method"].unique()), sorted(own["lead"].unique())
         brier = own[own["metric"] == "brier"]
         days, share = int(brier["n"].iloc[0]), value["event_frequency", methods[0], leads[0]]
@@ -177,7 +178,9 @@ def warning_table(scores: pd.DataFrame, warning_probability: float) -> str:
             lines.append(_beside(marks, marks))
             for method in methods:
                 left, right = (
-                    "".join(f"{_cell([value[m, method, lead] for m in metrics]):>{_WIDTH}}" for lead in leads)
+                    "".join(
+                        f"{_cell([value.get((m, method, lead), np.nan) for m in metrics]):>{_WIDTH}}" for lead in leads
+                    )
                     for _, metrics in pair
                 )
                 lines.append(_beside(left, right, method))
