@@ -256,7 +256,7 @@ def test_periods_that_are_named_decide_on_the_others():
     found = periods_of(given, dates)
     assert [str(day) for day in found] == ["2002-01-01", "2007-12-31", "2008-01-01", "2010-12-31"]
     late = CatchmentConfiguration(**settings, calibration_end=datetime.date(2012, 1, 1))
-    with pytest.raises(DataError, match="verification_end: 2010-12-31 is not after 2012-01-02 .the record runs from"):
+    with pytest.raises(DataError, match=r"verification_end: 2010-12-31 is not after 2012-01-02 \(the record runs from"):
         periods_of(late, dates)
     with pytest.raises(ConfigurationError, match="temperature: name its column"):
         CatchmentConfiguration(**settings, temperature="").columns()

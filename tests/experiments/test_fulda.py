@@ -434,5 +434,12 @@ def test_the_main_job_beats_the_references_at_every_lead(tmp_path):
         assert (assimilation.loc["kge"] >= scores.loc[("kge", method)]).all(), method
         assert (assimilation.loc["crps"] < scores.loc[("crps", method)]).all(), method
     assert assimilation.loc["coverage_90"].between(0.85, 0.95).all()
-    assert (pd.Series(results.scores["n"]) == 1827).all()
-    assert (tmp_path / "run" / "forecasts.png").stat().st_size > 50_000
+    assert (results.scores.loc[results.scores["variable"] == "discharge", "n"] == 1827).all()
+    for name in ("forecasts", "warnings"):
+        assert (tmp_path / "run" / f"{name}.png").stat().st_size > 50_000
+    for variable in ("discharge > 58.7 m3/s", "discharge > 86.5 m3/s"):  # 10 and 5 % of the calibration days
+        warned = results.scores[results.scores["variable"] == variable].set_index(["metric", "method", "lead"])["value"]
+        for lead in (1, 2, 3, 5):
+            skill = warned["brier_skill", "assimilation", lead]
+            assert skill > 0.6 and skill > warned["brier_skill", "persistence", lead] + 0.1
+            assert warned["roc_area", "assimilation", lead] > 0.97
