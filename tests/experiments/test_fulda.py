@@ -367,7 +367,8 @@ def where(condition):
     [
         (lambda q: 0 * q + 7, {}, r"calibration: discharge is constant \(7 m3/s\)"),
         (lambda q: 0 * q, {}, r"calibration: discharge is constant \(0 m3/s\)"),
-        (lambda q: np.nan * q, {}, "calibration: discharge is known on 0 days"),
+        (lambda q: np.nan * q, {}, "catchment.csv: all 1461 values of Q are missing"),
+        (where(lambda k: k < 1096), {}, "calibration: discharge is known on 0 days"),
         (where(lambda k: k % 20 > 0), {}, "calibration: discharge is known on 36 days of .*; at least 100"),
         (where(lambda k: k % 7 > 0), {}, "calibration: discharge is known on 0 pairs of days 1 day"),
         (where(lambda k: k >= 1096), {}, "verification: discharge is known on 0 days"),
