@@ -35,6 +35,7 @@ WIND = TableVariable("wind", unit="m s-1")
         (lambda: LongLayout(variables=(WIND, WIND)), "variables must have names of their own"),
         (lambda: LongLayout(variables=(WIND,), longitude="lon"), "give both longitude and latitude, or neither"),
         (lambda: LongLayout(variables=(WIND,), station=None), "without a column of stations"),
+        (lambda: LongLayout(variables=(WIND,), only="gauge"), "`only` names a station where no column does"),
         (lambda: LongLayout(variables=(WIND,), duplicates="fist"), "LongLayout: duplicates .*; did you mean 'first'"),
         (lambda: LongLayout(variables=(WIND,), chunk=0), "chunk must be at least 1 row"),
         (lambda: WideLayout(variable=WIND, columns="A"), "columns must be names, a mapping or 'order', found 'A'"),

@@ -42,7 +42,7 @@ def summarized(config: Any, record: Record) -> str:
     return "\n".join(
         [
             record.source.describe(),
-            *(f"  {note}" for note in record.notes if note not in record.source.notes),
+            *(f"  {note}" for note in record.notes if note not in record.source.notes),  # describe() has said these
             "",
             f"{len(table.dates)} days, {table.dates[0].date()} to {table.dates[-1].date()}, of {table.area:g} km2; the "
             f"{record.calibration[0]} days before the calibration warm the model up",
