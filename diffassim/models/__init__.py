@@ -1,5 +1,6 @@
 """Forward models, one per file, behind one protocol."""
 
+from diffassim.models.acoustic import AcousticState, AcousticWaves
 from diffassim.models.adams_bashforth import AdamsBashforth3, AdamsBashforthState
 from diffassim.models.advection import LinearAdvection
 from diffassim.models.advection_diffusion import AdvectionDiffusion
@@ -12,6 +13,7 @@ from diffassim.models.lorenz96 import Lorenz96
 from diffassim.models.navier_stokes import NavierStokes
 from diffassim.models.numerics.exponential import exponential_runge_kutta_4
 from diffassim.models.numerics.integrators import runge_kutta_4
+from diffassim.models.numerics.point_sources import PointSources, Ricker, Sampled
 from diffassim.models.numerics.stencil import PeriodicStencil
 from diffassim.models.numerics.stencil_runge_kutta import stencil_runge_kutta_4
 from diffassim.models.numerics.transfer import BlockMean, Truncation
@@ -23,6 +25,8 @@ from diffassim.models.with_parameters import WithParameters
 
 __all__ = [
     "GR4J",
+    "AcousticState",
+    "AcousticWaves",
     "AdamsBashforth3",
     "AdamsBashforthState",
     "AdvectionDiffusion",
@@ -39,7 +43,10 @@ __all__ = [
     "NavierStokes",
     "Parameter",
     "PeriodicStencil",
+    "PointSources",
     "ReducedGravityQG",
+    "Ricker",
+    "Sampled",
     "Truncation",
     "TwoLayerQG",
     "TwoScaleLorenz96",

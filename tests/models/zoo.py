@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from diffassim.grids.grid import Grid
 from diffassim.models import (
     GR4J,
+    AcousticState,
+    AcousticWaves,
     AdamsBashforth3,
     AdamsBashforthState,
     AdvectionDiffusion,
@@ -24,7 +26,9 @@ from diffassim.models import (
     Lorenz96,
     Model,
     NavierStokes,
+    PointSources,
     ReducedGravityQG,
+    Ricker,
     TwoLayerQG,
     TwoScaleLorenz96,
     TwoScaleState,
@@ -122,6 +126,18 @@ REGION = AdvectionDiffusion(
 )  # fmt: skip
 
 
+def _waves(dtype: Any, key: jax.Array) -> AcousticState:
+    return AcousticState(*jax.random.normal(key, (4, 7, 8), dtype))
+
+
+# Two sources between the cells, a free surface above, a layer at the other ends.
+BASIN = AcousticWaves(
+    2.0 + 0.3 * jnp.sin(jnp.arange(56.0)).reshape(7, 8),
+    PointSources(jnp.array([[2.2, 3.6], [3.1, 4.4]]), Ricker(0.9, time=0.3, strength=jnp.array([2.0, 3.0]))),
+    Grid((1.0, 1.3), (False, False)), dt=0.2, damping=3.0, layer=2, free_surface=True,
+)  # fmt: skip
+
+
 def _pendulum(x: Any, t: Any, length: Any) -> Any:
     return {"angle": x["angle"] + 0.1 * x["speed"], "speed": x["speed"] - 0.1 * jnp.sin(x["angle"]) / length}
 
@@ -159,6 +175,9 @@ MODELS = [
     Entry("NavierStokes", NavierStokes(drag=0.1, force=1.0, wavenumber=2, dt=0.1), _vortices),
     Entry("ReducedGravityQG", GYRE, _eddies),
     Entry("TwoLayerQG", LAYERS, _layers),
+    Entry("AcousticWaves", BASIN, _waves),
+    Entry("AcousticWaves on a periodic grid", AcousticWaves(1.5, grid=Grid(periodic=(True, True)), dt=0.3), _waves),
+    Entry("AcousticWaves between walls", AcousticWaves(1.5, dt=0.3), _waves),
     Entry("AdamsBashforth3", AdamsBashforth3(Lorenz63()), _with_tendencies),
     Entry("GR4J", GR4J(x2=0.8, x4=2.6, days=4, forcing=WEATHER), _catchment),
     Entry("LibraryModel", COUPLED, _line(6, 0.0, 1.0)),
