@@ -19,6 +19,9 @@ EXPERIMENTS = {
     "lorenz96-ensemble": "diffassim.experiments.twins.lorenz96_ensemble:Lorenz96Ensemble",
     "stations": "diffassim.experiments.stations.stations:Stations",
     "nyc-weather": "diffassim.experiments.applications.nyc_weather:NycWeather",
+    "ridgecrest": "diffassim.experiments.applications.ridgecrest:Ridgecrest",
+    "seismic": "diffassim.experiments.applications.seismic:Seismic",
+    "utah": "diffassim.experiments.applications.utah:Utah",
     "correction": "diffassim.experiments.learning.correction:Correction",
 }
 
