@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from diffassim.core.errors import DataError
-from diffassim.io.tables import read_table
+from diffassim.io.columns import TextFormat
+from diffassim.io.table_source import open_table
 
 __all__ = ["GroundMotion", "local_kilometers", "read_ground_motion", "ridgecrest_file"]
 
@@ -32,6 +33,7 @@ _COLUMNS = {
     "vs30": ("Vs30_mps_CA_map", False),
     "vs30_slope": ("Vs30_mps_slope", False),
 }
+ROWS = 250_000  # read at a time
 _TEXT = ("event", "time", "station")
 GRAVITY = 100.0  # the file gives percent of it
 
@@ -99,11 +101,15 @@ def read_ground_motion(path: str | Path) -> GroundMotion:
         DataError: if a column is missing, a cell is no number, a number is impossible, an event has two places or
             magnitudes, or no record is left.
     """
-    table = read_table(Path(path))
-    name = Path(path).name
-    missing = [column for column, _ in _COLUMNS.values() if column not in table.columns]
+    source, name = open_table(Path(path), TextFormat()), Path(path).name
+    wanted = [column for column, _ in _COLUMNS.values()]
+    missing = [column for column in wanted if column not in source.names]
     if missing:
         raise DataError(f"{name}: there is no column {missing[0]!r}; it should look like the tables of gmprocess")
+    chunks = [chunk.frame for chunk in source.chunks(wanted, [], [], ROWS)]
+    if not chunks:
+        raise DataError(f"{name}: holds no records")
+    table = pd.concat(chunks, ignore_index=True).astype(object)
     columns = {
         key: table[column].to_numpy() if key in _TEXT else _numbers(name, table[column])
         for key, (column, _) in _COLUMNS.items()
