@@ -22,6 +22,7 @@ EXPERIMENTS = {
     "ridgecrest": "diffassim.experiments.applications.ridgecrest:Ridgecrest",
     "seismic": "diffassim.experiments.applications.seismic:Seismic",
     "utah": "diffassim.experiments.applications.utah:Utah",
+    "sea-surface": "diffassim.experiments.applications.sea_surface:SeaSurface",
     "correction": "diffassim.experiments.learning.correction:Correction",
 }
 

@@ -13,7 +13,7 @@ from diffassim.experiments.applications.field_record import FieldRecord
 
 __all__ = ["CANDIDATES", "Training", "choose_settings", "interval_factors", "left_out_blocks"]
 
-BLOCK, SPIN_UP, PASSES = 6, 12, 2
+BLOCKS, STRETCH, PASSES = (6, 12), 24, 2  # times; the filter sees a stretch that ends with the block
 LEVEL = 0.9
 CANDIDATES: dict[str, tuple[float, ...]] = {
     "penalty": (0.02, 0.05, 0.1, 0.2),
@@ -56,13 +56,15 @@ class Missed(NamedTuple):
 
 
 def left_out_blocks(count: int) -> list[np.ndarray]:
-    """Return the times of the blocks that are left out in turn, about half a year each.
+    """Return the times of the blocks that are left out in turn: all half years, then all years.
+
+    Half years leave more to learn from; with whole years, less of what is left out follows from what lies around it.
 
     Example:
-        >>> [block.tolist() for block in left_out_blocks(12)]
-        [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]
+        >>> [(block[0].item(), block[-1].item()) for block in left_out_blocks(24)]
+        [(0, 5), (6, 11), (12, 17), (18, 23), (0, 11), (12, 23)]
     """
-    return list(np.array_split(np.arange(count), max(count // BLOCK, 2)))
+    return [block for size in BLOCKS for block in np.array_split(np.arange(count), max(count // size, 2))]
 
 
 def choose_settings(training: Training, start: FieldSettings) -> tuple[FieldSettings, dict[FieldSettings, float]]:
@@ -84,7 +86,7 @@ def choose_settings(training: Training, start: FieldSettings) -> tuple[FieldSett
         for name, values in CANDIDATES.items():
             for value in values:
                 other = best._replace(**{name: value})
-                if other.patterns < len(training.record.times) - BLOCK and other not in tried:
+                if other.patterns < len(training.record.times) - max(BLOCKS) and other not in tried:
                     tried[other] = _loss(training, other)
             best = min(tried, key=lambda each: tried[each])
         if best == before:
@@ -117,8 +119,8 @@ def _left_out(training: Training, settings: FieldSettings, spread: bool = False)
         departures = record.values - model.climatology(record.times)
         for p, points in enumerate(training.points):
             network = PointNetwork.build(model, points, training.noise)
-            # Times before the record are missing, so that all blocks of a size have the same shape.
-            stretch = np.arange(block[0] - SPIN_UP, block[-1] + 1)
+            # Times before the record are missing, so that all blocks have one shape.
+            stretch = np.arange(block[-1] + 1 - STRETCH, block[-1] + 1)
             seen = np.where(stretch[:, None] >= 0, departures[np.maximum(stretch, 0)][:, points], np.nan)
             noise = np.random.default_rng([p, int(block[0])]).normal(size=seen.shape)
             state = network.run(seen + training.noise * noise)
