@@ -32,7 +32,7 @@ def field_overview(dataset: xr.Dataset, scores: pd.DataFrame) -> Figure:
         scores: tidy scores.
     """
     departures = dataset["observed"] - dataset["climatology"]
-    month = int((departures**2).mean(("latitude", "longitude")).argmax())
+    month = int(np.argmax((departures**2).mean(("latitude", "longitude")).values))
     when = f"{pd.Timestamp(dataset['time'].values[month]):%B %Y}"
     truth = departures.isel(time=month)
     found = (dataset["analysis"] - dataset["climatology"]).isel(time=month)

@@ -22,11 +22,11 @@ def score_fields(dataset: xr.Dataset) -> pd.DataFrame:
     rows = []
     count = dataset.sizes["time"] * dataset.sizes["draw"] * int(dataset.attrs["cells"])
     for method in dataset["analysis_method"].values:
-        errors = dataset["analysis_error"].sel(analysis_method=method).values
+        errors = dataset["analysis_error"].sel({"analysis_method": method}).values
         rows += _rows(str(method), 0, errors, count)
     for method in dataset["method"].values:
         for step in dataset["step"].values:
-            errors = dataset["forecast_error"].sel(method=method, step=step).values
+            errors = dataset["forecast_error"].sel({"method": method, "step": step}).values
             rows += _rows(str(method), int(step), errors, count)
     for own in dataset["own"].values:
         for lead in dataset["lead"].values:
