@@ -101,6 +101,7 @@ def _by_lead(axes: Any, scores: pd.DataFrame) -> None:
         axes.plot(rows["lead"], rows["value"], line, color=color, marker=marker, markersize=4, label=method)
     axes.set(xlabel="lead, months", ylabel="root-mean-square error, K")
     axes.set_ylim(bottom=0)
+    axes.set_xticks(sorted(set(chosen["lead"])))
     panel_label(axes, "g", "forecasts")
 
 
@@ -112,4 +113,5 @@ def _coverage(axes: Any, scores: pd.DataFrame) -> None:
         axes.plot(rows["lead"], rows["value"], line, color=color, marker=marker, markersize=4)
     lowest = float(scores.loc[scores["metric"] == "coverage_90", "value"].min())
     axes.set(xlabel="lead, months", ylabel="share of values inside", ylim=(min(0.75, lowest - 0.05), 1.0))
+    axes.set_xticks(sorted(set(scores["lead"])))
     panel_label(axes, "h", "90 % intervals")
