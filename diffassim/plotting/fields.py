@@ -41,7 +41,7 @@ def field_overview(dataset: xr.Dataset, scores: pd.DataFrame) -> Figure:
     std = dataset["analysis_std"].isel(time=month)
     top = float(np.nanquantile(np.stack([error, std, dataset["rmse_map"]]), 0.99))
     networks = f"{dataset.sizes['draw']} networks"
-    panels = (
+    panels: tuple[tuple[Any, str, str, tuple[float, float]], ...] = (
         (truth, "a", f"departure from the mean cycle, {when}: truth", (-most, most)),
         (found, "b", f"analysis from {dataset.sizes['point']} points", (-most, most)),
         (error, "c", "size of its error", (0.0, top)),
@@ -50,7 +50,8 @@ def field_overview(dataset: xr.Dataset, scores: pd.DataFrame) -> Figure:
     )
     with style():
         drawn = figure(8.2, 10.2)
-        upper, lower = drawn.subfigures(2, 1, height_ratios=[2.4, 1.0])
+        parts: Any = drawn.subfigures(2, 1, height_ratios=[2.4, 1.0])
+        upper, lower = parts
         for axes, (field, letter, title, limits) in zip(upper.subplots(5, 1, sharex=True), panels, strict=True):
             _map(axes, dataset, field, limits, letter != "e")
             panel_label(axes, letter, title)

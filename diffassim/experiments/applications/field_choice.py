@@ -85,7 +85,7 @@ def choose_settings(training: Training, start: FieldSettings) -> tuple[FieldSett
         before = best
         for name, values in CANDIDATES.items():
             for value in values:
-                other = best._replace(**{name: value})
+                other = FieldSettings(**(best._asdict() | {name: value}))
                 if other.patterns < len(training.record.times) - max(BLOCKS) and other not in tried:
                     tried[other] = _loss(training, other)
             best = min(tried, key=lambda each: tried[each])

@@ -50,8 +50,8 @@ class FieldRecord(NamedTuple):
         wet = np.isfinite(values).all(axis=0)
         if not wet.any():
             raise DataError(f"{name}: no cell of the grid {wet.shape} has a value at all {len(values)} times")
-        axes = (np.asarray(field[axis].values, float) for axis in ("latitude", "longitude"))
-        return cls(pd.DatetimeIndex(field["time"].values), *axes, wet, values[:, wet])
+        latitude, longitude = (np.asarray(field[axis].values, float) for axis in ("latitude", "longitude"))
+        return cls(pd.DatetimeIndex(field["time"].values), latitude, longitude, wet, values[:, wet])
 
     @property
     def places(self) -> np.ndarray:
