@@ -21,7 +21,7 @@ _LOOK = {
     "assimilation": (COLORS["blue"], "o", "-"),
     "assimilation of complete fields": (COLORS["black"], "D", "--"),
 }
-_LAND = "0.88"
+_LAND = "0.7"
 
 
 def field_overview(dataset: xr.Dataset, scores: pd.DataFrame) -> Figure:
@@ -71,7 +71,7 @@ def _map(axes: Any, dataset: xr.Dataset, field: xr.DataArray, limits: tuple[floa
     drawn = axes.pcolormesh(
         x, y, field.values, cmap="cividis", vmin=low, vmax=high, shading="nearest", rasterized=True
     )  # fmt: skip
-    axes.set_facecolor(_LAND)
+    axes.patch.set(facecolor="white", hatch="/////", edgecolor=_LAND, linewidth=0.0)  # land, also in print
     if points:
         places = dataset["point_longitude"], dataset["point_latitude"]
         axes.plot(*places, "o", color="black", markersize=3, markerfacecolor="white", markeredgewidth=0.8)
@@ -86,6 +86,7 @@ def _analyses(axes: Any, scores: pd.DataFrame) -> None:
     chosen = chosen.loc[names]
     colors = [COLORS["blue"] if name == "assimilation" else COLORS["gray"] for name in names]
     spread = np.stack([chosen["rmse"] - chosen["rmse_least"], chosen["rmse_most"] - chosen["rmse"]])
+    spread = np.maximum(spread, 0.0)  # all networks alike, but for rounding
     axes.barh(names, chosen["rmse"], color=colors, height=0.6, xerr=spread, error_kw={"linewidth": 1, "capsize": 2})
     for y, (value, most) in enumerate(zip(chosen["rmse"], chosen["rmse_most"], strict=True)):
         axes.text(most, y, f" {value:.3f}", va="center", fontsize=8)
