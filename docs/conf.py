@@ -14,15 +14,39 @@ html_title = "diffassim"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # arguments are described in words, with shapes and units
 napoleon_google_docstring = True
+napoleon_use_ivar = True
 suppress_warnings = ["myst.xref_missing"]  # links to files of the repository that the site does not hold
+
+
+TOKENS = re.compile(r":[a-z]+:`[^`]*`|``.+?``|`(?P<code>[^`\n]+)`|(?P<bar>\|)|(?P<star>\*)")
 
 
 def mathematics(app, what, name, obj, options, lines):
     r"""Turn \\(...\\) of docstrings into mathematics, and single backquotes, which are code here, into literals."""
-    text = "\n".join(lines)
-    text = re.sub(r"\\\((.+?)\\\)", lambda found: f":math:`{found[1]}`", text, flags=re.DOTALL)
-    text = re.sub(r"(?<![`:])`([^`\n]+)`(?!`)", r"``\1``", text)
-    lines[:] = text.split("\n")
+    text = re.sub(
+        r"\\\((.+?)\\\)",
+        lambda found: ":math:`" + " ".join(found[1].split()) + "`",
+        "\n".join(lines),
+        flags=re.DOTALL,
+    )
+    inside = None  # indentation of a directive or example, whose content stays as it is
+    out = []
+    for line in text.split("\n"):
+        indent = len(line) - len(line.lstrip())
+        if inside is not None and line.strip() and indent <= inside:
+            inside = None
+        if inside is None and line.lstrip().startswith((".. ", ">>>")) and not line.lstrip().startswith(".. attribute"):
+            inside = indent if line.lstrip().startswith(".. ") else indent - 1
+        out.append(line if inside is not None else TOKENS.sub(escaped, line))
+    lines[:] = out
+
+
+def escaped(found):
+    """Return a token as reStructuredText has it."""
+    if found["code"]:
+        plural = found.string[found.end() : found.end() + 1].isalnum()  # a literal ends before a blank
+        return f"``{found['code']}``" + ("\\ " if plural else "")
+    return f"\\{found[0]}" if found["bar"] or found["star"] else found[0]
 
 
 def setup(app):
