@@ -72,7 +72,7 @@ def run(
         with interruptible(directory), progress() as watcher:
             results = runs.run(found, config, directory, watcher.progress, watcher.tell)
     print(results.table.rstrip())
-    print(f"\nFigures, scores.csv and analysis.nc: {directory}")
+    print(f"\nindex.html, figures, scores.csv and analysis.nc: {directory}")
     require_something(results)
 
 

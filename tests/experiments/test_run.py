@@ -51,7 +51,7 @@ def stopped(path: Path, monkeypatch, at: str) -> Path:
 
 def test_the_directory_holds_everything(whole):
     assert sorted(p.name for p in whole.iterdir()) == [
-        "analysis.nc", "config.toml", "provenance.json", "scores.csv", "table.txt", "x.png",
+        "analysis.nc", "config.toml", "index.html", "provenance.json", "scores.csv", "table.txt", "x.png",
     ]  # fmt: skip
     dataset = xr.load_dataset(whole / "analysis.nc", engine="netcdf4")
     assert dataset.sizes == {"time": 20}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -94,7 +95,7 @@ def score(path: str | Path) -> Results:
     directory = RunDirectory(Path(path))
     experiment, config = _stored(directory)
     results = experiment.finish(config, directory.read_analysis())
-    directory.write_results(results)
+    directory.write_results(experiment, results)
     return results
 
 
@@ -153,7 +154,9 @@ def _go_on(
     tell: Tell | None,
 ) -> Results:
     count = experiment.chunks(config)
+    seconds: dict[str, float] = {}
     for index in range(first, count):
+        before = time.monotonic()
         if progress is not None:
             progress(index, count)
         if tell is not None:
@@ -161,10 +164,13 @@ def _go_on(
         # Through NumPy after every chunk, so that a resumed run sees the very types that an uninterrupted one sees.
         carry, dataset = experiment.advance(config, as_numpy(carry), index)
         directory.write_chunk(index, dataset, carry)
+        stage = experiment.stage(config, index)
+        seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - before
     if progress is not None:
         progress(count, count)
     results = experiment.finish(config, directory.collect(_attributes(experiment)))
-    directory.write_results(results)
+    directory.write_seconds(seconds)
+    directory.write_results(experiment, results)
     directory.remove_checkpoint()
     return results
 

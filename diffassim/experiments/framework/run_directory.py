@@ -19,6 +19,7 @@ from flax import serialization
 
 from diffassim.core.errors import AssimilationWarning, ConfigurationError, DataError
 from diffassim.experiments.framework.base import Results
+from diffassim.experiments.framework.report import report_page
 from diffassim.io.messages import require_plain_name, shortened
 
 __all__ = ["RunDirectory", "as_numpy"]
@@ -31,9 +32,10 @@ class RunDirectory:
     """Files of one run.
 
     config.toml, provenance.json, chunks/*.nc (one for each finished chunk), checkpoint.msgpack (the carry after the
-    last of them); at the end analysis.nc, scores.csv, table.txt and figures. Every file is written beside its place and
-    then moved, so that a run killed at any moment leaves whole files. The checkpoint holds the checksums of the files
-    that it belongs to: a resumed run either gives the same result or says which file stands in its way.
+    last of them); at the end analysis.nc, scores.csv, table.txt, figures, and index.html with all of that. Every file is
+    written beside its place and then moved, so that a run killed at any moment leaves whole files. The checkpoint holds
+    the checksums of the files that it belongs to: a resumed run either gives the same result or says which file stands
+    in its way.
 
     Args:
         path: the directory.
@@ -44,7 +46,7 @@ class RunDirectory:
         self.path = path
         self.config, self.provenance = path / "config.toml", path / "provenance.json"
         self.checkpoint, self.analysis = path / "checkpoint.msgpack", path / "analysis.nc"
-        self.scores, self.table = path / "scores.csv", path / "table.txt"
+        self.scores, self.table, self.page = path / "scores.csv", path / "table.txt", path / "index.html"
         self._chunks = path / "chunks"
         self._digests: list[str] = []
 
@@ -173,12 +175,25 @@ class RunDirectory:
             raise DataError(f"{self.analysis}: missing; finish the run with: diffassim run --resume {self.path}")
         return _load(self.analysis)
 
-    def write_results(self, results: Results) -> None:
-        """Write scores, table and figures."""
+    def write_results(self, experiment: Any, results: Results) -> None:
+        """Write scores, table, figures, and the page that holds them all."""
         _replace(self.scores, lambda path: results.scores.to_csv(path, index=False))
         _replace(self.table, lambda path: path.write_text(results.table.rstrip() + "\n"))
         for name, figure in results.figures.items():
             _replace(self.path / f"{name}.png", _figure_writer(figure))
+        page = report_page(experiment, results, self.config.read_text("utf-8"), self._made_with(), self.path)
+        _replace(self.page, lambda path: path.write_text(page, encoding="utf-8"))
+
+    def write_seconds(self, seconds: dict[str, float]) -> None:
+        """Add what each stage took since the run was last started to the provenance."""
+        found = self._made_with() | {"seconds": {name: round(value, 1) for name, value in seconds.items()}}
+        _replace(self.provenance, lambda path: path.write_text(json.dumps(found, indent=2) + "\n"))
+
+    def _made_with(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.provenance.read_text()))
+        except (OSError, ValueError, TypeError):
+            return {}
 
     def remove_checkpoint(self) -> None:
         """Drop what only a resumed run needs."""
@@ -186,10 +201,7 @@ class RunDirectory:
         shutil.rmtree(self.path / "chunks", ignore_errors=True)
 
     def _compare_versions(self) -> None:
-        try:
-            then = json.loads(self.provenance.read_text())["versions"]
-        except (OSError, ValueError, KeyError):
-            then = {}
+        then = self._made_with().get("versions", {})
         differences = [f"{p} {then.get(p, 'unknown')} -> {now}" for p, now in _versions().items() if then.get(p) != now]
         if differences:
             warnings.warn(

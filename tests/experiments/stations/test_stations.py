@@ -112,7 +112,7 @@ def test_a_messy_table_through_the_command_line(tmp_path, capsys):
     stored = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert stored
     main(["score", "out"])
-    assert capsys.readouterr().out.strip() == table.split("\n\nFigures")[0].strip()
+    assert capsys.readouterr().out.strip() == table.split("\n\nindex.html")[0].strip()
 
 
 @pytest.mark.slow
