@@ -108,14 +108,14 @@ def _series(axes: Any, dataset: xr.Dataset, name: str, start: pd.Timestamp, labe
     observed = dataset[f"{name}_observed"].sel(time=slice(start, None))
     station = str(dataset["station"].values[int(np.isfinite(observed.values).sum(0).argmax())])
     shown = observed.sel(station=station).isel(time=slice(0, _SHOWN))
-    times = pd.DatetimeIndex(dataset["time"].values) + lead * pd.Timedelta("1D" if unit == "days" else "1h")
+    times = pd.DatetimeIndex(dataset["time"].values) + lead * pd.Timedelta(1, unit)
     at = (times >= shown["time"].values[0]) & (times <= shown["time"].values[-1])
     some = dataset.sel(lead=lead, station=station).isel(time=np.flatnonzero(at))
     axes.fill_between(
         times[at], some[f"{name}_lower"], some[f"{name}_upper"], color=COLORS["blue"], alpha=0.25, linewidth=0
     )
     forecast = some[f"{name}_forecast"].sel({"method": "assimilation"})
-    axes.plot(times[at], forecast, color=COLORS["blue"], label=f"forecast {lead:g} {unit[0]} ahead, 90 % interval")
+    axes.plot(times[at], forecast, color=COLORS["blue"], label=f"forecast {lead:g} {unit} ahead, 90 % interval")
     axes.plot(shown["time"], shown, "o", color="black", markersize=2, label="observed")
     axes.set_ylabel(label)
     axes.set_xlim(shown["time"].values[0], shown["time"].values[-1])

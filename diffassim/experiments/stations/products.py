@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from diffassim.experiments.stations.network import Network
-from diffassim.experiments.stations.record import Record, great_circle
+from diffassim.experiments.stations.record import Record, great_circle, lead_unit
 from diffassim.experiments.stations.references import FORECASTS, last_known, spatial_references
 from diffassim.experiments.stations.spatial import learn_kriging
 
@@ -154,11 +154,12 @@ def as_dataset(
 ) -> xr.Dataset:
     """Return everything with names, units and coordinates, a variable of the dataset for each observed one."""
     step = record.step
+    unit, length = lead_unit(step)
     times = record.times[rows]
     coords: dict[str, Any] = {
         "time": times.tz_convert("UTC").tz_localize(None), "station": list(record.names),
         "method": list(FORECAST_METHODS),
-        "lead": ("lead", [lead * step / _unit(step) for lead in leads], {"units": "days" if _daily(step) else "hours"}),
+        "lead": ("lead", [lead * step / length for lead in leads], {"units": unit}),
         **{name: ("station", record.places[:, k]) for k, name in enumerate(("longitude", "latitude", "elevation"))},
     }  # fmt: skip
     dims = {
@@ -191,11 +192,3 @@ def as_dataset(
                 values = np.where(present[:, v], values, np.nan)
             dataset[f"{variable.name}_{name}"] = (axes, values, {"units": variable.units})
     return dataset
-
-
-def _daily(step: Any) -> bool:
-    return bool(step >= np.timedelta64(1, "D"))
-
-
-def _unit(step: Any) -> Any:
-    return np.timedelta64(1, "D") if _daily(step) else np.timedelta64(1, "h")

@@ -10,7 +10,10 @@ import pandas as pd
 from diffassim.core.errors import DataError
 from diffassim.models.base import Variable
 
-__all__ = ["Record"]
+__all__ = ["SHORT", "Record", "great_circle", "lead_unit"]
+
+
+SHORT = {"days": "d", "hours": "h", "minutes": "min"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,6 +83,14 @@ class Record:
             if not np.isfinite(each[:, :2]).all():
                 raise DataError("the places of all stations are needed here: give longitude and latitude of each")
         return great_circle(self.places, others)
+
+
+def lead_unit(step: pd.Timedelta) -> tuple[str, pd.Timedelta]:
+    """Return the unit in which leads are told, and its length."""
+    for name, length in (("days", pd.Timedelta("1D")), ("hours", pd.Timedelta("1h"))):
+        if step >= length:
+            return name, length
+    return "minutes", pd.Timedelta("1min")
 
 
 def great_circle(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -7,8 +7,6 @@ import itertools
 
 import numpy as np
 
-from diffassim.core.errors import DataError
-
 __all__ = ["Kriging", "learn_kriging"]
 
 LEAST = 3  # stations
@@ -71,13 +69,15 @@ def learn_kriging(
         distances: of the stations, shape (station, station), km.
         to_targets: of places and stations, shape (place, station).
 
-    Raises:
-        DataError: if there are fewer than three stations.
+    Fewer than three stations tell nothing of correlations: they weigh by inverse squared distance, and the standard
+    deviation is that of the departures.
 
     Source: Dubrule (1983) for errors without a station in closed form; Bachoc (2013) for parameters chosen by them.
     """
     if len(places) < LEAST:
-        raise DataError(f"values at other places need at least {LEAST} stations, found {len(places)}")
+        near = 1 / np.maximum(to_targets, 1e-3) ** 2
+        spread = float(np.sqrt(np.mean(departures**2)))
+        return Kriging(near / near.sum(1, keepdims=True), np.full(len(targets), spread), spread, (), np.inf)
     chosen = np.linspace(0, len(places) - 1, min(MOST, len(places))).astype(int)
     times = np.linspace(0, len(values) - 1, min(MOST_TIMES, len(values))).astype(int)
     D, a, x = distances[np.ix_(chosen, chosen)], departures[np.ix_(times, chosen)], values[np.ix_(times, chosen)]

@@ -9,6 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from diffassim.experiments.framework.base import score_rows
+from diffassim.experiments.stations.record import SHORT, lead_unit
 
 __all__ = ["score_stations", "score_table"]
 
@@ -35,7 +36,7 @@ def score_stations(dataset: xr.Dataset, start: pd.Timestamp, roots: tuple[bool, 
         observed = dataset[f"{name}_observed"].values
         times = pd.DatetimeIndex(dataset["time"].values)
         step = times[1] - times[0]
-        unit = pd.Timedelta("1D") if dataset["lead"].attrs["units"] == "days" else pd.Timedelta("1h")
+        unit = lead_unit(step)[1]
         for k, lead in enumerate(dataset["lead"].values):
             ahead = round(lead * unit / step)
             issued = slice(0, len(times) - ahead)
@@ -95,7 +96,7 @@ def _rows(
 def score_table(dataset: xr.Dataset, scores: pd.DataFrame) -> str:
     """Return the scores as text: forecasts by lead, analyses of what was withheld; the first variable by station."""
     first = scores["variable"].iloc[0]
-    unit = "d" if dataset["lead"].attrs["units"] == "days" else "h"
+    unit = SHORT[dataset["lead"].attrs["units"]]
     parts = []
     for label in scores["variable"].unique():
         single = " at " in label
