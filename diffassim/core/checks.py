@@ -26,6 +26,7 @@ __all__ = [
     "real_array",
     "real_state",
     "reverse_only",
+    "second_derivatives",
     "start_step",
     "unused",
 ]
@@ -179,7 +180,7 @@ def unused() -> float:
 
 @contextlib.contextmanager
 def forward_mode(name: str, instead: str) -> Iterator[None]:
-    """Turn JAX's complaint about a function with reverse mode only into a `ConfigurationError` with advice.
+    """Turn JAX's complaint about a function without forward mode, or a callback, into a `ConfigurationError` with advice.
 
     Args:
         name: who needs forward mode.
@@ -187,7 +188,11 @@ def forward_mode(name: str, instead: str) -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, NotImplementedError) as error:
+    except (TypeError, NotImplementedError, ValueError) as error:
+        if _is_callback(error):
+            raise ConfigurationError(
+                f"{name} needs derivatives, but {_CALLBACK}. Ensemble methods do without"
+            ) from None
         if not is_reverse_only(error):
             raise
         raise ConfigurationError(
@@ -195,6 +200,27 @@ def forward_mode(name: str, instead: str) -> Iterator[None]:
             f"(jax.custom_vjp). {instead}; or give the function a rule for tangents (jax.custom_jvp), or the solver's "
             "forward-mode adjoint"
         ) from None
+
+
+@contextlib.contextmanager
+def second_derivatives(name: str) -> Iterator[None]:
+    """Turn JAX's complaint about the derivative of a callback into a `ConfigurationError` with advice.
+
+    Args:
+        name: what needs second derivatives.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not _is_callback(error):
+            raise
+        raise ConfigurationError(f"{name} needs second derivatives, but {_CALLBACK}") from None
+
+
+_CALLBACK = (
+    "the model or an operator is called back from compiled code (jax.pure_callback), where its derivative is not known "
+    "or has no derivative of its own (see da.models.ExternalModel)"
+)
 
 
 def reverse_only(function: Any, *arguments: Any) -> bool:
@@ -222,6 +248,10 @@ def is_reverse_only(error: Exception) -> bool:
     """Return whether JAX complains that a function has a rule for reverse mode only."""
     text = str(error)
     return ("custom_vjp" in text and "forward-mode" in text) or "custom_lin" in text  # the tangent of a reverse rule
+
+
+def _is_callback(error: Exception) -> bool:
+    return "Pure callbacks do not support" in str(error)
 
 
 def _numeric(name: str, value: Any, missing: bool = True) -> Any:

@@ -5,6 +5,8 @@ from diffassim.models.adams_bashforth import AdamsBashforth3, AdamsBashforthStat
 from diffassim.models.advection import LinearAdvection
 from diffassim.models.advection_diffusion import AdvectionDiffusion
 from diffassim.models.base import FunctionModel, Model, Parameter, Variable
+from diffassim.models.ensemble_tangent import EnsembleTangent
+from diffassim.models.external import ExternalModel
 from diffassim.models.gr4j import GR4J, CatchmentForcing, CatchmentState
 from diffassim.models.kuramoto_sivashinsky import KuramotoSivashinsky
 from diffassim.models.library import LibraryModel
@@ -33,6 +35,8 @@ __all__ = [
     "BlockMean",
     "CatchmentForcing",
     "CatchmentState",
+    "EnsembleTangent",
+    "ExternalModel",
     "FunctionModel",
     "KuramotoSivashinsky",
     "LibraryModel",

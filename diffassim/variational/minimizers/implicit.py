@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffassim.core import tree
-from diffassim.core.checks import reverse_only
+from diffassim.core.checks import reverse_only, second_derivatives
 from diffassim.core.krylov import conjugate_gradients
 from diffassim.core.results import Result
 from diffassim.variational.minimizers.base import as_minimizer
@@ -55,6 +55,11 @@ def _forward(cost: Any, method: Any, start: Any) -> tuple[Minimum, Any]:
 
 
 def _backward(kept: Any, bars: Minimum) -> tuple[Any, None, None]:
+    with second_derivatives("the gradient through a minimization"):
+        return _cotangent(kept, bars), None, None
+
+
+def _cotangent(kept: Any, bars: Minimum) -> Any:
     cost, v, tolerance = kept
     least = _TOLERANCE[str(jnp.result_type(*jax.tree.leaves(v)))] / _SHARE
     w = hessian_solve(cost, v, bars.control, jnp.maximum(tolerance, least))
@@ -67,7 +72,7 @@ def _backward(kept: Any, bars: Minimum) -> tuple[Any, None, None]:
 
     value, pull_back = jax.vjp(slope, cost)
     (cost_bar,) = pull_back(-jnp.ones_like(value))
-    return cost_bar, None, None
+    return cost_bar
 
 
 def hessian_solve(cost: Any, v: Any, v_bar: Any, tolerance: Any) -> Any:
