@@ -180,7 +180,7 @@ def unused() -> float:
 
 @contextlib.contextmanager
 def forward_mode(name: str, instead: str) -> Iterator[None]:
-    """Turn JAX's complaint about a function without forward mode, or a callback, into a `ConfigurationError` with advice.
+    """Turn JAX's complaint about a function without forward mode, or a callback, into a `ConfigurationError`.
 
     Args:
         name: who needs forward mode.

@@ -25,8 +25,8 @@ class EnsembleTangent(Pytree):
     with the perturbations \(p_i\) and differences \(d_i\) as columns of P and D. It is exact for a linear model on the
     span of P and zero across it: with as many independent small perturbations as the state has variables it is the
     Jacobian to second order in their size; with fewer it is a projection that is made anew in every step, so that what
-    leaves the span is lost. Then `FourDEnVar`, whose ensemble moves with the flow, is the better choice. Every linearized
-    step runs the model twice for each perturbation.
+    leaves the span is lost. Then `FourDEnVar`, whose ensemble moves with the flow, is the better choice. Every
+    linearized step runs the model twice for each perturbation.
 
     Perturbations get no derivative.
 
@@ -54,7 +54,7 @@ class EnsembleTangent(Pytree):
         )
         if not tree.same_shapes(expected, found):
             raise ShapeError(
-                f"EnsembleTangent: perturbations have the shapes {tree.describe_shapes(self.perturbations)}; a state of "
+                f"EnsembleTangent: perturbations have shapes {tree.describe_shapes(self.perturbations)}; a state of "
                 f"{tree.describe_shapes(x)} needs a leading axis in front of these"
             )
 
@@ -81,7 +81,7 @@ def _estimated(call: Any, primals: Any, tangents: Any) -> Any:
     both = jax.tree.map(lambda p: jnp.concatenate([p, -p]), perturbations)
     runs = jax.vmap(lambda p: call(*operands, tree.add(x, p)))(both)
     differences = jax.tree.map(lambda r: 0.5 * (r[: r.shape[0] // 2] - r[r.shape[0] // 2 :]), runs)
-    # Least squares: the weights c of the perturbations with P c closest to dx. Linear in dx, so reverse mode transposes.
+    # The weights c of the perturbations with P c closest to dx. Linear in dx, so reverse mode transposes it.
     P = tree.flat_rows(perturbations).T
     direction = tree.flat_rows(jax.tree.map(lambda leaf: leaf[None], tangents[0]))[0]
     weights = jnp.linalg.pinv(P) @ direction

@@ -191,8 +191,8 @@ def _call(host: _Host, t: Any, arguments: Any, *states: Any) -> Any:
 @_call.defjvp
 def _second_derivative(host: _Host, primals: Any, tangents: Any) -> Any:
     raise ConfigurationError(
-        f"ExternalModel: the derivative of its {host.name} is asked for, a second derivative of the model, which cannot "
-        "be given. Minimizations do without; for gradients through them take `unrolled=True` with a method that needs "
+        f"ExternalModel: the derivative of its {host.name} is asked for, a second derivative of the model, which "
+        "cannot be given. Minimizations do without; for gradients through them take `unrolled=True` with a method that needs "
         "no second derivatives, or a model written in JAX"
     )
 
@@ -205,8 +205,8 @@ def _not_differentiated(arguments: Any) -> Any:
 @_not_differentiated.defjvp
 def _no_derivative(primals: Any, tangents: Any) -> Any:
     raise ConfigurationError(
-        "ExternalModel: a derivative with respect to its `arguments` is asked for, which it does not have; estimate them "
-        "with an ensemble (da.models.WithParameters and a filter), or take jax.lax.stop_gradient of them"
+        "ExternalModel: a derivative with respect to its `arguments` is asked for, which it does not have; estimate "
+        "them with an ensemble (da.models.WithParameters and a filter), or take jax.lax.stop_gradient of them"
     )
 
 
@@ -233,8 +233,8 @@ def _with_derivatives(function: _Host, tangent: _Host, adjoint: _Host, primals: 
     def transpose(w: Any, *kept: Any) -> Any:
         if adjoint.function is None:
             raise ConfigurationError(
-                "ExternalModel: reverse mode (a gradient) is asked for, but only the tangent is given; give adjoint= as "
-                "well, or take a method that needs forward mode or no derivatives (EKF, UKF, ensemble filters)"
+                "ExternalModel: reverse mode (a gradient) is asked for, but only the tangent is given; give adjoint= "
+                "as well, or take a method that needs forward mode or no derivatives (EKF, UKF, ensemble filters)"
             )
         x, t, arguments = kept
         return _call(adjoint, t, arguments, w, x)
