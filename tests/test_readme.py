@@ -37,6 +37,39 @@ def test_recipes_run_one_after_the_other(capsys):
     assert "passed" in capsys.readouterr().out
 
 
+LIBRARIES = ("equinox", "diffrax", "optimistix", "torch")
+
+
+def needed(code):
+    return [name for name in LIBRARIES if re.search(rf"^import {name}\b", code, flags=re.MULTILINE)]
+
+
+def run_own_parts(chosen):
+    """Run blocks of the page in which libraries are told apart by their imports; they promote types as JAX does."""
+    names: dict[str, object] = {}
+    with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        for code in chosen:
+            exec(compile(code, "own_parts.md", "exec"), names)
+
+
+@pytest.mark.ci
+@pytest.mark.slow
+def test_own_parts_run_one_after_the_other(capsys):
+    run_own_parts([code for code in blocks("python", "docs/own_parts.md") if not needed(code)])
+    assert capsys.readouterr().out.count("passed") == 4
+
+
+@pytest.mark.ci
+@pytest.mark.slow
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_own_parts_run_with_a_library(library):
+    pytest.importorskip(library, reason=f"the blocks of docs/own_parts.md with {library} need it")
+    first, *others = blocks("python", "docs/own_parts.md")
+    chosen = [code for code in others if library in needed(code)]
+    assert chosen
+    run_own_parts([first, *chosen])
+
+
 def test_the_first_commands_are_those_that_ci_runs():
     ci = (ROOT / ".ci" / "run").read_text()
     main_job, tests = (block.strip() for block in blocks("bash")[:2])

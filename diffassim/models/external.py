@@ -33,7 +33,7 @@ class ExternalModel(Model):
     What needs no derivatives always works: ensemble and particle filters, `UKF`, `FourDEnVar`. With `tangent` and
     `adjoint` everything works that needs first derivatives (4D-Var, `EKF`, training through rollouts); with `adjoint`
     alone what needs reverse mode only (`minimize` with `LBFGS`, training); with `tangent` alone what needs forward mode
-    only. Second derivatives (gradients through a minimization) there are none. `da.diagnostics.check_model` tests
+    only. There are no second derivatives (gradients through a minimization). `da.diagnostics.check_model` tests
     derivatives against differences and each other.
 
     Functions are static: another function object compiles anew, so build them once.
@@ -192,8 +192,7 @@ def _call(host: _Host, t: Any, arguments: Any, *states: Any) -> Any:
 def _second_derivative(host: _Host, primals: Any, tangents: Any) -> Any:
     raise ConfigurationError(
         f"ExternalModel: the derivative of its {host.name} is asked for, a second derivative of the model, which "
-        "cannot be given. Minimizations do without; for gradients through them take `unrolled=True` with a method that needs "
-        "no second derivatives, or a model written in JAX"
+        "cannot be given. Minimizations do without; gradients through them need a model written in JAX"
     )
 
 
