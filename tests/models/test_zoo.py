@@ -125,7 +125,7 @@ def test_gradient_with_respect_to_state_and_parameters(entry):
     assert report.passed, str(report)
 
 
-@every_model
+@pytest.mark.parametrize("entry", [e for e in MODELS if e.twice], ids=[e.name for e in MODELS if e.twice])
 @pytest.mark.slow
 def test_second_derivatives_are_symmetric_and_agree_between_modes(entry):
     x, function = entry.example_state(jnp.float64, KEY), cost(entry)

@@ -18,6 +18,7 @@ from diffassim.models import (
     AdvectionDiffusion,
     CatchmentForcing,
     CatchmentState,
+    ExternalModel,
     FunctionModel,
     KuramotoSivashinsky,
     LibraryModel,
@@ -35,14 +36,16 @@ from diffassim.models import (
     Variable,
     WithParameters,
 )
+from tests.models import numpy_lorenz96
 
 
 class Entry(NamedTuple):
-    """A model and a function (dtype, key) -> state near its attractor."""
+    """A model, a function (dtype, key) -> state near its attractor, and whether it has second derivatives."""
 
     name: str
     model: Model
     example_state: Callable[[Any, jax.Array], Any]
+    twice: bool = True
 
 
 def _lorenz63(dtype: Any, key: jax.Array) -> jax.Array:
@@ -149,6 +152,11 @@ COUPLED = LibraryModel(
 )  # fmt: skip
 
 
+CALLED_BACK = ExternalModel(
+    numpy_lorenz96.step, dt=0.05, tangent=numpy_lorenz96.tangent, adjoint=numpy_lorenz96.adjoint
+)
+
+
 class Pendulum(FunctionModel):
     """A function as model, with the metadata of its state of two parts."""
 
@@ -181,6 +189,7 @@ MODELS = [
     Entry("AdamsBashforth3", AdamsBashforth3(Lorenz63()), _with_tendencies),
     Entry("GR4J", GR4J(x2=0.8, x4=2.6, days=4, forcing=WEATHER), _catchment),
     Entry("LibraryModel", COUPLED, _line(6, 0.0, 1.0)),
+    Entry("ExternalModel", CALLED_BACK, _line(5, 2.3, 3.6), twice=False),
     Entry("FunctionModel", FunctionModel(lambda x, t: x + 0.1 * jnp.sin(x)), _line(5, 0.0, 1.0)),
     Entry("FunctionModel with arguments", Pendulum(_pendulum, arguments=1.5), _swinging),
     Entry("LinearAdvection on an odd grid", LinearAdvection(velocity=-1.7), _line(9, 0.0, 1.0)),
