@@ -137,7 +137,7 @@ class _Host(NamedTuple):
         axes, count = numbers.ndim, numbers.size
 
         def members(leaf: Any) -> np.ndarray:  # a copy: the function may overwrite it
-            return np.array(leaf).reshape(count, *np.shape(leaf)[axes:])
+            return np.array(leaf).reshape((count, *np.shape(leaf)[axes:]))
 
         flat = jax.tree.map(members, states)
         extra = () if arguments is None else (jax.tree.map(members, arguments),)
@@ -145,13 +145,13 @@ class _Host(NamedTuple):
         ts = numbers.reshape(count)
         groups = [np.flatnonzero(ts == t) for t in np.unique(ts)] if self.batched else range(count)
         for chosen in groups:
-            own = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], (flat, extra))
+            own = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen, ...], (flat, extra))
             shapes, structure = [leaf.shape for leaf in jax.tree.leaves(own[0][0])], jax.tree.structure(own[0][0])
             result = self.function(*own[0], int(np.max(ts[chosen])), *own[1])
             result = self._matching(result, shapes, structure)
             for leaf, values in zip(jax.tree.leaves(found), result, strict=True):
                 leaf[chosen] = values
-        return jax.tree.map(lambda leaf: leaf.reshape(*numbers.shape, *leaf.shape[1:]), found)
+        return jax.tree.map(lambda leaf: leaf.reshape((*numbers.shape, *leaf.shape[1:])), found)
 
     def _matching(self, result: Any, shapes: list[Any], structure: Any) -> list[np.ndarray]:
         """Return the leaves of a result as arrays; raise an error unless they fit."""

@@ -29,7 +29,7 @@ def score(model, x, steps=3):
 @pytest.mark.parametrize("batched", [False, True])
 def test_members_of_an_etkf_cycle_are_those_of_the_model_in_jax(batched):
     y = da.Observations(RNG.normal(8.0, 1.0, (3, N)), [2, 4, 6], error=da.covariances.Diagonal(std=1.0))
-    members = X + jnp.asarray(RNG.normal(size=(6, N)))
+    members = X[None] + jnp.asarray(RNG.normal(size=(6, N)))
     found, _ = da.cycle(da.ETKF(), PLAIN.replace(batched=batched), members, y)
     np.testing.assert_allclose(found, da.cycle(da.ETKF(), OURS, members, y)[0], rtol=0, atol=1e-12)
 
