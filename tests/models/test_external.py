@@ -26,6 +26,7 @@ def score(model, x, steps=3):
     return jnp.vdot(W, rollout(model, x, steps)[-1] ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batched", [False, True])
 def test_members_of_an_etkf_cycle_are_those_of_the_model_in_jax(batched):
     y = da.Observations(RNG.normal(8.0, 1.0, (3, N)), [2, 4, 6], error=da.covariances.Diagonal(std=1.0))
@@ -63,6 +64,7 @@ def test_given_derivatives_are_those_of_autodiff():
     np.testing.assert_allclose(jax.jvp(lambda x: rollout(tangent_only, x, 3)[-1], (X,), (W,))[1], along[1], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_single_precision_stays_single():
     x = X.astype(jnp.float32)
     assert WHOLE.step(x, 0).dtype == jnp.float32
@@ -86,6 +88,7 @@ def test_differences_of_a_linear_model_are_exact_in_their_span_and_zero_across()
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_4dvar_finds_the_same_minimum():
     y = da.Observations(RNG.normal(8.0, 1.0, (2, N)), [2, 4], error=da.covariances.Diagonal(std=1.0))
     B = da.covariances.Diagonal(std=1.0)
