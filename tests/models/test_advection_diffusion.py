@@ -111,6 +111,21 @@ def test_records_of_emissions_hold_and_repeat():
     np.testing.assert_allclose(da.rollout(decaying, jnp.ones(3), 100)[-1], np.exp(-0.3), rtol=2e-6)
 
 
+def test_first_order_is_upwind_and_linear_and_keeps_mass_and_sign():
+    rng = np.random.default_rng(5)
+    first, second = jnp.asarray(rng.exponential(size=(2, 9)))
+    model = AdvectionDiffusion(wind=(0.4,), grid=Grid(), order=1)
+    upwind = first - 0.4 * (first - jnp.roll(first, 1))
+    twice = upwind - 0.4 * (upwind - jnp.roll(upwind, 1))
+    step = jax.jit(lambda c: model.step(c, 0))
+    np.testing.assert_allclose(step(first), 0.5 * (first + twice), rtol=1e-14)
+    np.testing.assert_allclose(step(2 * first - second), 2 * step(first) - step(second), atol=1e-14)
+    limited = jax.jit(lambda c: AdvectionDiffusion(wind=(0.4,), grid=Grid()).step(c, 0))
+    assert float(jnp.max(jnp.abs(limited(2 * first - second) - 2 * limited(first) + limited(second)))) > 1e-3
+    peak = jnp.zeros(9).at[4].set(1.0)
+    assert float(jnp.sum(step(peak))) == pytest.approx(1.0, abs=1e-14) and float(jnp.min(step(peak))) >= 0
+
+
 def test_equal_and_tiny_neighbors_have_finite_derivatives():
     model = AdvectionDiffusion(wind=(0.3,), grid=Grid())
     jacobian = jax.jit(jax.jacfwd(lambda c: model.step(c, 0)))
@@ -147,5 +162,7 @@ def test_bad_input_is_named():
         )
     with pytest.raises(ShapeError, match="emissions of shape"):
         AdvectionDiffusion(emissions=jnp.ones((2, 2))).step(jnp.ones((4, 4)), 0)
+    with pytest.raises(ConfigurationError, match="order must be 1 or 2"):
+        AdvectionDiffusion(order=3)
     with pytest.raises(ConfigurationError, match="hold"):
         AdvectionDiffusion(hold=0)

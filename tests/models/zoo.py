@@ -179,6 +179,7 @@ MODELS = [
     Entry("TwoScaleLorenz96", TwoScaleLorenz96(), _two_scale),
     Entry("LinearAdvection", LinearAdvection(velocity=0.3), _line(10, 0.0, 1.0)),
     Entry("AdvectionDiffusion", REGION, _plume),
+    Entry("AdvectionDiffusion of first order", REGION.replace(order=1), _plume),
     Entry("KuramotoSivashinsky", KuramotoSivashinsky(length=22.0), _line(12, 0.0, 1.3)),
     Entry("NavierStokes", NavierStokes(drag=0.1, force=1.0, wavenumber=2, dt=0.1), _vortices),
     Entry("ReducedGravityQG", GYRE, _eddies),
