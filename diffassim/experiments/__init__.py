@@ -23,6 +23,7 @@ EXPERIMENTS = {
     "seismic": "diffassim.experiments.applications.seismic:Seismic",
     "utah": "diffassim.experiments.applications.utah:Utah",
     "sea-surface": "diffassim.experiments.applications.sea_surface:SeaSurface",
+    "air-quality": "diffassim.experiments.applications.air_quality:AirQuality",
     "correction": "diffassim.experiments.learning.correction:Correction",
 }
 

@@ -54,7 +54,7 @@ class AdvectionDiffusion(Model):
         order: of the advection in space, 2 or 1 (static).
 
     Raises:
-        ConfigurationError: if `courant_number()` exceeds one, where the numbers are known, or the order is neither 1 nor 2.
+        ConfigurationError: if `courant_number()` exceeds one, where the numbers are known, or the order is another.
         ShapeError: if a field does not fit the grid of the state.
 
     Example:
