@@ -34,7 +34,8 @@ def overview(dataset: xr.Dataset) -> Figure:
 
 def _maps(row: Any, axes: Any, case: xr.Dataset) -> None:
     truth = case["true_concentration"].values
-    prior, analysis = (case["concentration"].sel(method=name).values - truth for name in ("prior", "4D-Var"))
+    names = list(case["method"].values)
+    prior, analysis = (case["concentration"].values[names.index(name)] - truth for name in ("prior", "4D-Var"))
     most = float(np.abs(prior).max())
     different: dict[str, Any] = {"vmin": -most / 3, "vmax": most / 3, "cmap": "RdBu_r"}
     panels = [
