@@ -63,7 +63,7 @@ def _rates(axes: Any, case: xr.Dataset) -> None:
     number = np.arange(case.sizes["source"])
     axes.plot(number + 1, case["true_rate"], "*", color="black", markersize=10, label="truth", zorder=3)
     shown = [(0, case["prior_log_std"].values), (2, None), (3, case["log_rate_std"].values)]
-    for place, (j, std) in zip((-0.22, 0.0, 0.22), shown, strict=True):
+    for place, (j, std) in zip((-0.3, -0.15, 0.2), shown, strict=True):
         color, marker = _LOOKS[j]
         rate = case["rate"].values[j]
         bars = None

@@ -32,6 +32,7 @@ SMALL = AirQuality2D((8, 9), sources=2, stations=5, window=3, forecast=1, seed=4
 LINEAR = SMALL._replace(order=1)
 
 
+@pytest.mark.slow
 def test_a_case_is_what_it_says():
     case = draw_case(SMALL, 0)
     across_y, across_x = case.truth.wind
@@ -57,10 +58,11 @@ def test_the_prior_of_the_rates_is_a_correlation():
     assert np.linalg.eigvalsh(correlation).min() > 0
 
 
+@pytest.mark.slow
 def test_the_source_receptor_matrix_finds_constant_rates_exactly_where_the_model_is_linear():
     case = draw_case(LINEAR._replace(missing=0.0), 2)
     factors = np.array([0.4, 2.5])
-    true = case.model.replace(emissions=factors * case.model.emissions)
+    true = case.model.replace(emissions=factors[None] * case.model.emissions)
     rows = jax.jit(lambda m, c: da.rollout(m, c, 3 * STEPS))(true, case.background)[STEPS::STEPS]
     values = rows[:, case.stations[:, 0], case.stations[:, 1]]
     values = values.at[1, 2].set(jnp.nan)

@@ -136,7 +136,7 @@ def _linearized(
     factors: Array, model: AdvectionDiffusion, start: Array, rows: Array, cells: Array, steps: int
 ) -> tuple[Array, Array]:
     def seen(a: Array) -> Array:
-        c = rollout(model.replace(emissions=a * model.emissions), start, steps, at=rows)
+        c = rollout(model.replace(emissions=a[None] * model.emissions), start, steps, at=rows)
         return c[:, cells[:, 0], cells[:, 1]]
 
     return seen(factors), jax.jacfwd(seen)(factors)
@@ -156,7 +156,7 @@ def _assimilate(
         found = posterior(cost, solution, rank=rank)
     variance = jax.jit(lambda p: p.variance_of(lambda v: _log_rates(p.cost, v, config.window)))(found)
     factors = source_receptor(case, config.window * STEPS)
-    models = [case.model] * 2 + [case.model.replace(emissions=factors * case.model.emissions), solution.model]
+    models = [case.model] * 2 + [case.model.replace(emissions=factors[None] * case.model.emissions), solution.model]
     leads = np.arange(config.forecast + 1)
     at = STEPS * (config.window + leads)
     runs = [
