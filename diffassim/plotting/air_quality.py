@@ -75,6 +75,7 @@ def _rates(axes: Any, case: xr.Dataset) -> None:
             label=str(case["method"].values[j]),
         )  # fmt: skip
     axes.set_xticks(number + 1)
+    axes.margins(y=0.3)  # room for the legend
     axes.set_ylim(bottom=0)
     axes.set_xlabel("source (odd: stack, even: area)")
     axes.set_ylabel("kg/h, mean of the window")
