@@ -17,6 +17,7 @@ from diffassim.covariances.gaussian import Gaussian
 from diffassim.covariances.kronecker import Kronecker
 from diffassim.covariances.low_rank import LowRank
 from diffassim.covariances.matern import Matern
+from diffassim.covariances.measured import MeasuredSpectrum
 
 __all__ = [
     "Blocks",
@@ -33,6 +34,7 @@ __all__ = [
     "LikelihoodEstimate",
     "LowRank",
     "Matern",
+    "MeasuredSpectrum",
     "NotAvailableError",
     "Scaled",
     "Sum",

@@ -12,6 +12,7 @@ __all__ = ["LEFT_OUT", "ROWS", "find_row"]
 # Modules by row; imported when they are asked for.
 ROWS = {
     "L1": "inverse_operator",
+    "L2": "kolmogorov_flow",
     "L4": "ensemble_update",
     "L5": "single_state_analysis",
     "L6": "windows_without_truth",
