@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ConfigurationError, ShapeError, concrete
@@ -28,12 +29,13 @@ class MeasuredSpectrum(Covariance):
 
     Args:
         spectrum: s, the variance of white noise that would have this power, as the real transform orders the modes:
-            shape (..., n // 2 + 1).
+            shape (..., n // 2 + 1); the same for a mode and its conjugate, where both are listed.
         grid: the periodic grid of the state's trailing axes.
 
     Raises:
         ShapeError: if the spectrum does not have the grid's number of axes.
-        ConfigurationError: if the grid is not periodic, or a power is negative or not finite.
+        ConfigurationError: if the grid is not periodic, a power is negative or not finite, or differs from that of the
+            conjugate mode.
 
     Example:
         >>> grid = Grid(spacing=1.0, periodic=True)
@@ -56,8 +58,17 @@ class MeasuredSpectrum(Covariance):
                 "axes; MeasuredSpectrum.from_samples makes one that fits"
             )
         known = concrete(self.spectrum)
-        if known is not None and not (known >= 0).all():  # NaN as well
+        if known is None:
+            return
+        if not (np.isfinite(known) & (known >= 0)).all():
             raise ConfigurationError("MeasuredSpectrum: all powers must be finite and not negative")
+        first = known[..., 0]
+        axes = tuple(range(first.ndim))
+        if not np.allclose(first, np.roll(np.flip(first, axes), (1,) * first.ndim, axes), rtol=1e-3):
+            raise ConfigurationError(
+                "MeasuredSpectrum: a mode and its conjugate have different powers in spectrum[..., 0], which no real "
+                "field has; MeasuredSpectrum.from_samples makes a sound one"
+            )
 
     @classmethod
     def from_samples(cls, samples: Float[Array, ...], grid: Grid, floor: Any = 0.0) -> Self:
@@ -77,7 +88,6 @@ class MeasuredSpectrum(Covariance):
             )
         modes = jnp.fft.rfftn(samples, axes=tuple(range(-grid.ndim, 0)))
         power = jnp.mean(jnp.square(modes.real) + jnp.square(modes.imag), axis=0) / math.prod(shape)
-        # A mode along the last axis' ends and its conjugate have the same variance; their samples are the same numbers.
         mean = transforms.mode_sum(power, shape, grid.periodic) / math.prod(shape)
         return cls(jnp.maximum(power, jnp.asarray(floor, power.dtype) * mean), grid)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import gamma, kv
 
-from diffassim.covariances import Diffusion, ExplicitDiffusion, Gaussian, Matern
+from diffassim.covariances import Diffusion, ExplicitDiffusion, Gaussian, Matern, MeasuredSpectrum
 from diffassim.grids import Grid
 
 N, H = 240, 0.5  # points and spacing
@@ -120,3 +120,32 @@ def test_lengths_of_diffusion_vary():
     matrix = np.asarray(jax.jit(jax.vmap(B.apply))(jnp.eye(200)))
     for i in (60, 100, 140):  # locally as with the length there, to the first order of its change over a length
         assert abs(matrix[i - 4, i + 4] - matern(8.0, length[i], 9.5)) < 0.02
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 5), (5, 4)])
+def test_a_measured_spectrum_is_the_mean_product_over_samples_and_places(shape):
+    samples = np.random.default_rng(0).normal(size=(3, *shape))
+    B = MeasuredSpectrum.from_samples(jnp.asarray(samples), Grid((1.0,) * len(shape), (True,) * len(shape)))
+    places = list(np.ndindex(shape))
+    axes = tuple(range(len(shape)))
+    moved = np.stack([np.roll(sample, place, axes) for sample in samples for place in places])
+    expected = np.mean(moved[(slice(None), *(0,) * len(shape))][:, None] * moved.reshape(len(moved), -1), axis=0)
+    found = B.apply(jnp.zeros(shape).at[(0,) * len(shape)].set(1.0))
+    np.testing.assert_allclose(found.ravel(), expected, rtol=0, atol=1e-13)
+
+
+def test_a_measured_spectrum_of_a_known_covariance_is_that_covariance():
+    known = Matern(1.3, (2.0, 3.0), Grid(1.0, (True, True)), smoothness=1.5)
+    powers = jnp.fft.rfftn(known.apply(jnp.zeros((8, 9)).at[0, 0].set(1.0))).real
+    B = MeasuredSpectrum(powers, known.grid)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 8, 9)))
+    for operation in ("apply", "solve", "whiten", "logdet"):
+        np.testing.assert_allclose(getattr(B, operation)(x), getattr(known, operation)(x), rtol=1e-10, atol=1e-10)
+
+
+def test_a_floor_lets_an_empty_mode_be_inverted():
+    grid, waves = Grid(1.0, True), jnp.cos(2 * np.pi / 8 * jnp.arange(8.0))[None]
+    with_floor = MeasuredSpectrum.from_samples(waves, grid, floor=1e-3)
+    np.testing.assert_allclose(with_floor.spectrum.min() / 0.5, 1e-3, rtol=1e-12)
+    x = jnp.arange(8.0)
+    np.testing.assert_allclose(with_floor.apply(with_floor.solve(x)), x, atol=1e-10)

@@ -18,6 +18,7 @@ from diffassim.covariances import (
     Gaussian,
     Kronecker,
     Matern,
+    MeasuredSpectrum,
     Sum,
 )
 from diffassim.grids import Grid
@@ -133,3 +134,24 @@ def test_a_negative_weight_is_nan_inside_of_traced_code():
     negative, zero = jax.jit(increment)(-0.5), jax.jit(increment)(0.0)
     assert np.isnan(negative).all()
     assert zero[0].tolist() == [0.0, 0.0]
+
+
+def test_a_measured_spectrum_names_what_is_wrong_with_it():
+    circle, plane = Grid(1.0, True), Grid(1.0, (True, True))
+    with pytest.raises(ConfigurationError, match="periodic along all"):
+        MeasuredSpectrum(jnp.ones(4), LINE)
+    for bad in (-1.0, np.nan, np.inf):
+        with pytest.raises(ConfigurationError, match="finite and not negative"):
+            MeasuredSpectrum(jnp.array([1.0, bad]), circle)
+    with pytest.raises(ConfigurationError, match="mode and its conjugate"):
+        MeasuredSpectrum(jnp.ones((4, 3)).at[1, 0].set(2.0), plane)
+    with pytest.raises(ShapeError, match=r"shape \(3,\), but the grid 2 axes"):
+        MeasuredSpectrum(jnp.ones(3), plane)
+    with pytest.raises(ShapeError, match="need one leading axis before the grid's 2"):
+        MeasuredSpectrum.from_samples(jnp.ones((4, 4)), plane)
+    with pytest.raises(ShapeError, match=r"modes of shape \(5,\)"):
+        MeasuredSpectrum(jnp.ones(4), circle).check("x", jnp.ones((3, 8)))
+    empty = MeasuredSpectrum.from_samples(jnp.ones((2, 4)), circle)
+    for operation in (empty.solve, empty.whiten, empty.logdet):
+        with pytest.raises(ConfigurationError, match=r"some modes have no power.*floor"):
+            operation(jnp.ones(4))

@@ -23,6 +23,7 @@ from diffassim.covariances import (
     Kronecker,
     LowRank,
     Matern,
+    MeasuredSpectrum,
     Zero,
 )
 from diffassim.grids.grid import Grid
@@ -59,6 +60,11 @@ def spd(n, seed=0):
     return F @ F.T / n + np.eye(n)
 
 
+def measured(*shape):
+    samples = jnp.asarray(np.random.default_rng(9).normal(size=(8, *shape)))
+    return MeasuredSpectrum.from_samples(samples, Grid((0.5,) * len(shape), (True,) * len(shape)))
+
+
 FIELD = 1.0 + 0.5 * np.cos(np.arange(6.0))
 CIRCLE, SEGMENT = Grid(0.5, True), Grid(0.5, False)
 MEMBERS = np.random.default_rng(3).normal(size=(4, 6))
@@ -91,6 +97,8 @@ COVARIANCES = [
         whitens=False,
         solves=False,
     ),
+    Entry("measured spectrum", measured(6), array(6)),
+    Entry("measured spectrum, odd 2-D", measured(4, 5), array(4, 5)),
     Entry("Kronecker", Kronecker(Dense.from_matrix(spd(3)), Matern(0.9, 1.0, CIRCLE)), array(3, 4)),
     Entry(
         "Kronecker of three",

@@ -16,6 +16,8 @@ import diffassim as da
 from diffassim.core.errors import ConfigurationError
 from diffassim.experiments.learning import bench
 from diffassim.experiments.learning.bench import Row, Score, Settings, measure, train
+from diffassim.experiments.learning.kolmogorov_runs import Motion, VelocitySensors
+from diffassim.experiments.learning.kolmogorov_runs import model as kolmogorov_model
 from diffassim.experiments.learning.rows import (
     LEFT_OUT,
     ROWS,
@@ -24,6 +26,7 @@ from diffassim.experiments.learning.rows import (
     find_row,
     fusion,
     inverse_operator,
+    kolmogorov_flow,
     learned_solver,
     online_correction,
     single_state_analysis,
@@ -321,3 +324,69 @@ def test_an_untrained_smoother_is_its_first_guess_and_training_lowers_its_error(
     np.testing.assert_allclose(guess[:, at], seen.analysis[:, at] if analysed else windows.values, atol=1e-5)
     errors = [stochastic_lorenz63.error(states.astype(float), windows.truth) for states in (found, guess)]
     assert updates == 10 and errors[0] < errors[1]
+
+
+def eddies(n, key=0):
+    """Return a smooth vorticity without symmetry."""
+    return da.covariances.Matern(3.0, 1.0, da.grids.Grid((0.4, 0.4), (True, True)), smoothness=4.0).sample(
+        jax.random.key(key), jnp.zeros((n, n))
+    )
+
+
+@pytest.mark.parametrize("key", range(6))  # all four pairs of reflections among them
+def test_motions_are_symmetries_of_the_flow_and_of_what_sensors_see(key):
+    flow, n = kolmogorov_model(16), 16
+    x = flow.step(eddies(n), 0)  # within the modes that the model keeps, and a little beyond
+    motion = Motion.drawn(jax.random.key(key), n)
+    np.testing.assert_allclose(motion.vorticity(flow.step(x, 0)), flow.step(motion.vorticity(x), 0), atol=1e-12)
+    modes = jnp.fft.rfft2(x).at[n // 2].set(0).at[:, n // 2].set(0)  # the sign of these cannot be turned
+    x = jnp.fft.irfft2(modes, (n, n))
+    seen = motion.sensed(flow.velocity(x))
+    np.testing.assert_allclose(VelocitySensors()(motion.vorticity(x)), seen, atol=1e-12)
+    np.testing.assert_array_equal(VelocitySensors()(x)[1, 2], flow.velocity(x)[:, 4, 8])
+
+
+def test_the_inverse_of_kolmogorov_flow_moves_with_the_sensors_and_its_prior_is_the_same_at_each():
+    row, n = kolmogorov_flow, 8
+    w = jax.random.normal(jax.random.key(0), (3 * 2 * row.SNAPSHOTS, (n // 4) ** 2))
+
+    def neighbouring(w, seen):
+        around = [seen, jnp.roll(seen, 1, axis=0), jnp.roll(seen, 1, axis=1)]
+        return jnp.sin(jnp.concatenate(around, axis=-1) @ w)
+
+    inverse = row.Inverse(Network(neighbouring, w), jnp.zeros((n, n)))
+    values = jax.random.normal(jax.random.key(1), (500, row.SNAPSHOTS, 4, 4, 2))
+    here, there = inverse(values[0]), inverse(jnp.roll(values[0], (1, 2), axis=(1, 2)))
+    np.testing.assert_allclose(there, jnp.roll(here, (2, 4), axis=(0, 1)), atol=1e-12)
+    assert float(jnp.std(here)) > 1
+    first = jax.random.normal(jax.random.key(2), (500, n, n)) * (1 + jnp.arange(n) % 2)  # the spread differs in a cell
+    B = row.error_of(inverse, (values, first))
+    assert B.modes.shape == (24, n, n)  # wavenumbers up to 2 along both axes
+    B = B.replace(modes=jnp.concatenate([B.modes, jnp.zeros((1, n, n))]))
+    product = B.apply(first[0])
+    np.testing.assert_allclose(
+        B.apply(jnp.roll(first[0], (2, 4), axis=(0, 1))), jnp.roll(product, (2, 4), (0, 1)), atol=1e-9
+    )
+
+
+def test_interpolated_velocities_are_those_of_the_sensors_there():
+    row, n = kolmogorov_flow, 32
+    place = 2 * np.pi / n * np.arange(n)
+    flow = -jnp.sin(jnp.asarray(place))[:, None] * jnp.ones(n)  # u = -cos(y), one wave over four sensors
+    values = VelocitySensors()(flow)[None]
+    found = row.from_interpolated(flow, values)
+    np.testing.assert_allclose(found, jnp.broadcast_to(found[:, :1], (n, n)), atol=1e-12)
+    assert float(jnp.mean(jnp.abs(found - flow)) / jnp.mean(jnp.abs(flow))) < 0.25
+    constant = row.from_interpolated(flow, jnp.ones_like(values))
+    np.testing.assert_allclose(constant, 0, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_row_of_kolmogorov_flow_runs_and_its_searches_lower_the_error():
+    told = []
+    extent = kolmogorov_flow.Extent(16, 4, 20, 1, 8, 1, 1)
+    found = kolmogorov_flow.scores(Settings(minutes=1.0, tell=told.append), extent, updates=20)
+    assert [score.kind for score in found] == ["learned", "learned", "classical", "classical"]
+    assert all(np.isfinite(score.value) for score in found) and "runs the flow" in told
+    assert "16 x 16, 1 cases" in found[0].note and "20 updates" in found[0].note

@@ -88,6 +88,22 @@ def test_transforms_have_the_derived_adjoint():
         np.testing.assert_allclose(to_grid(found, shape), x, rtol=0, atol=1e-14)
 
 
+def test_energy_changes_by_what_the_force_does_and_what_viscosity_and_drag_take():
+    model = NavierStokes(viscosity=0.03, drag=0.1, force=0.6, wavenumber=3)
+    w = jnp.asarray(smooth_state())
+    (u, v), (du, dv) = model.velocity(w), model.velocity(model.tendency(w))
+    change = jnp.mean(u * du + v * dv)
+    work = jnp.mean(0.6 * np.sin(3 * Y) * u)
+    taken = 0.03 * jnp.mean(w**2) + 0.1 * jnp.mean(u**2 + v**2)
+    np.testing.assert_allclose(change, work - taken, rtol=0, atol=1e-13)
+    moved = w + jnp.asarray(0.4 * np.cos(3 * Y))  # a flow on which the force does work
+    (u, v), (du, dv) = model.velocity(moved), model.velocity(model.tendency(moved))
+    work = jnp.mean(0.6 * np.sin(3 * Y) * u)
+    taken = 0.03 * jnp.mean(moved**2) + 0.1 * jnp.mean(u**2 + v**2)
+    assert abs(float(work)) > 0.01
+    np.testing.assert_allclose(jnp.mean(u * du + v * dv), work - taken, rtol=0, atol=1e-13)
+
+
 def test_bad_input_is_named():
     with pytest.raises(ShapeError, match="two trailing axes of equal length"):
         NavierStokes().step(jnp.ones((4, 6)), 0)
@@ -95,6 +111,25 @@ def test_bad_input_is_named():
         NavierStokes(force=1.0).step(jnp.ones((8, 8)), 0)
     with pytest.raises(ConfigurationError, match="positive integer"):
         NavierStokes(wavenumber=0)
+
+
+def test_kolmogorov_flow_is_that_of_exponax_to_the_error_of_the_steps():
+    exponax = pytest.importorskip("exponax", reason="exponax, an independent spectral library, is not installed")
+    w = jnp.asarray(smooth_state())
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        # The sign of its vorticity is turned, as below, and that of the force with it.
+        peer = exponax.stepper.KolmogorovFlowVorticity(
+            2, 2 * math.pi, N, 0.02, diffusivity=0.02, drag=-0.1, injection_mode=3, injection_scale=-0.6,
+            order=4, num_circle_points=64,
+        )  # fmt: skip
+        other = -w.T[None]
+        for _ in range(25):
+            other = peer(other)
+    model = NavierStokes(viscosity=0.02, drag=0.1, force=0.6, wavenumber=3, dt=0.02)
+    found = da.rollout(model, w, 25, at=[25])[0]
+    np.testing.assert_allclose(found, -other[0].T, rtol=0, atol=1e-10)
+    still = da.rollout(model.replace(force=0.0), w, 25, at=[25])[0]
+    assert float(jnp.abs(found - still).max()) > 0.1  # the force matters
 
 
 def test_a_step_equals_that_of_exponax():
