@@ -64,7 +64,7 @@ class MeasuredSpectrum(Covariance):
             raise ConfigurationError("MeasuredSpectrum: all powers must be finite and not negative")
         first = known[..., 0]
         axes = tuple(range(first.ndim))
-        if not np.allclose(first, np.roll(np.flip(first, axes), (1,) * first.ndim, axes), rtol=1e-3):
+        if axes and not np.allclose(first, np.roll(np.flip(first, axes), (1,) * first.ndim, axes), rtol=1e-3):
             raise ConfigurationError(
                 "MeasuredSpectrum: a mode and its conjugate have different powers in spectrum[..., 0], which no real "
                 "field has; MeasuredSpectrum.from_samples makes a sound one"
