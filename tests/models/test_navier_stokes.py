@@ -113,6 +113,7 @@ def test_bad_input_is_named():
         NavierStokes(wavenumber=0)
 
 
+@pytest.mark.slow
 def test_kolmogorov_flow_is_that_of_exponax_to_the_error_of_the_steps():
     exponax = pytest.importorskip("exponax", reason="exponax, an independent spectral library, is not installed")
     w = jnp.asarray(smooth_state())

@@ -131,7 +131,8 @@ def error_of(inverse: Inverse, unseen: Any) -> LowRank:
     values, first = unseen
     n = first.shape[-1]
     residuals = (jax.lax.map(inverse, values, batch_size=500) - first).reshape(-1, n * n)
-    matrix = (residuals.T @ residuals / residuals.shape[0]).reshape(n, n, n, n)
+    products = jnp.matmul(residuals.T, residuals, precision="highest")  # accelerators would round the small variances
+    matrix = (products / residuals.shape[0]).reshape(n, n, n, n)
     for axis in (0, 1):  # the mean over all shifts along one axis, then over those along the other
         shifted = [jnp.roll(matrix, 2 * (n // SITES * k,), axis=(axis, axis + 2)) for k in range(SITES)]
         matrix = sum(shifted[1:], shifted[0]) / SITES
