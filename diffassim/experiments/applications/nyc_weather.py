@@ -51,11 +51,15 @@ class NycWeatherConfiguration(StationsConfiguration):
         variables: what the record holds; the wind by its components.
         verify_from: first time whose values nothing is learned from.
         withheld: each airport in turn.
+        longitude: of the airports, in their table.
+        latitude: likewise.
     """
 
     variables: tuple[StationVariable, ...] = VARIABLES
     verify_from: datetime.datetime = datetime.datetime(2013, 9, 1)
     withheld: Literal["each"] | tuple[str, ...] = "each"
+    longitude: str = "lon"
+    latitude: str = "lat"
 
 
 class NycWeather(Stations):
@@ -92,9 +96,9 @@ class NycWeather(Stations):
         )  # fmt: skip
         return read_table(folder / "weather.csv", layout)
 
-    def record(self, config: Any) -> tuple[Record, list[str]]:
-        """Return the record, the wind as components."""
-        raw, notes = self.observed(config)
+    def record(self, config: Any) -> tuple[Record, list[str], str]:
+        """Return the record, the wind as components, what was left out, and what the table holds."""
+        raw, table = _observed(config)
         speed, direction = raw.values[..., 3], np.deg2rad(raw.values[..., 4])
         calm = speed == 0  # which has no direction
         east = np.where(calm, 0.0, -speed * np.sin(direction))
@@ -102,15 +106,13 @@ class NycWeather(Stations):
         values = np.concatenate([raw.values[..., :3], east[..., None], north[..., None]], axis=-1)
         names = tuple(Variable(each.name, units=each.wanted) for each in VARIABLES)
         record, left_out = usable_record(config, Record(raw.times, raw.names, raw.places, names, values), "weather.csv")
-        return record, [*notes, *left_out]
-
-    def observed(self, config: Any) -> tuple[Record, tuple[str, ...]]:
-        """Return what the airports report, and what the reader says."""
-        return _observed(self, config)
+        return record, [*table.notes, *left_out], table.describe()
 
     def finish(self, config: Any, dataset: xr.Dataset) -> Results:
         """Return scores and figures, those of the small network for wind speed included."""
         found = super().finish(config, dataset)
+        if "wind_speed_assimilation" not in dataset:
+            return found
         start = pd.Timestamp(config.verify_from)
         rows, text = score_wind(dataset.sel(time=slice(start, None)))
         scores = pd.concat([found.scores, rows], ignore_index=True)
@@ -119,7 +121,10 @@ class NycWeather(Stations):
 
     def _assimilate(self, config: Any, carry: dict[str, Any], index: int) -> tuple[dict[str, Any], xr.Dataset]:
         carry, dataset = super()._assimilate(config, carry, index)
-        raw, _ = self.observed(config)
+        if "eastward_wind_withheld" not in dataset:
+            return carry, dataset
+        raw, _ = _observed(config)
+        raw = raw.stations(np.array([raw.names.index(name) for name in dataset["station"].values]))
         first, last = steps_of(config, raw)
         rows = slice(last - dataset.sizes["time"], last)
         inputs, speed = raw.values[..., [0, 5]], raw.values[..., 3]
@@ -137,9 +142,10 @@ class NycWeather(Stations):
 
 
 @functools.lru_cache(maxsize=1)
-def _observed(experiment: NycWeather, config: Any) -> tuple[Record, tuple[str, ...]]:
-    table = experiment.table(config)
-    return as_record(table, table.to_grid(config.step)), table.notes
+def _observed(config: Any) -> tuple[Record, ObservationTable]:
+    """Return what the airports report on regular times, and the table it comes from."""
+    table = NycWeather().table(config)
+    return as_record(table, table.to_grid(config.step)), table
 
 
 def mean_speed(east: np.ndarray, north: np.ndarray, east_std: np.ndarray, north_std: np.ndarray) -> np.ndarray:

@@ -26,15 +26,17 @@ from diffassim.plotting.stations import network_overview
 
 __all__ = ["Sources", "Stations"]
 
+LEFT_OUT = "left_out"  # attribute of the output: the scores are computed from it alone
 GROUPS = 10  # at most, of stations that are withheld one after the other
 
 
 class Sources(NamedTuple):
-    """The record of the stations that are learned from, that of those never seen, and what was left out."""
+    """The record of the stations that are learned from, that of those never seen, what was left out, and the table."""
 
     record: Record
     unseen: Record
     notes: tuple[str, ...]
+    description: str
 
 
 class Stations(StagedExperiment):
@@ -52,27 +54,29 @@ class Stations(StagedExperiment):
     configuration: ClassVar[type[StationsConfiguration]] = StationsConfiguration
 
     def sources(self, config: Any) -> Sources:
-        """Return the records."""
-        return _sources(self, config)
+        """Return the records, read once as long as the files stay the same."""
+        files = (path for path in (config.file, config.stations_file) if path is not None and path.is_file())
+        return _sources(type(self), config, tuple(path.stat().st_mtime_ns for path in files))
 
     def table(self, config: Any) -> Any:
         """Return the table of observations."""
         return config.read()
 
-    def record(self, config: Any) -> tuple[Record, list[str]]:
-        """Return the record of all usable stations on regular times, and a line about each thing left out."""
+    def record(self, config: Any) -> tuple[Record, list[str], str]:
+        """Return the record of all usable stations, a line about each thing left out, and what the table holds."""
         table = self.table(config)
         try:
             grid = table.to_grid(config.step, off_step=config.off_step)
         except ConfigurationError as error:
             raise ConfigurationError(f"{self.name}: step: {error}") from None
         record, notes = usable_record(config, as_record(table, grid), table.file)
-        return record, [*table.notes, *notes]
+        return record, [*table.notes, *notes], table.describe()
 
     def check(self, config: Any) -> str:
         """Return what was understood of settings and data."""
-        chosen_stations("withheld", config.withheld, self.sources(config).record, config.seed)
-        return "\n".join([self.table(config).describe(), "", summarized(self.sources(config), config)])
+        sources = self.sources(config)
+        chosen_stations("withheld", config.withheld, sources.record, config.seed)
+        return "\n".join([sources.description, "", summarized(sources, config)])
 
     def stages(self, config: Any) -> tuple[Stage, ...]:
         """Return the stages: learning, and the verification in parts."""
@@ -111,8 +115,7 @@ class Stations(StagedExperiment):
         """Return the scores, the table and the figure."""
         start = pd.Timestamp(config.verify_from)
         scores = score_stations(dataset, start, roots_of(config))
-        notes = self.sources(config).notes
-        table = "\n".join([score_table(dataset, scores), *notes])
+        table = f"{score_table(dataset, scores)}\n{dataset.attrs[LEFT_OUT]}".rstrip()
         own = scores[(scores["method"] == "assimilation") & (scores["metric"] == "rmse")]
         return Results(scores, {"stations": network_overview(dataset, scores, start)}, table, int(own["n"].min()))
 
@@ -137,15 +140,16 @@ class Stations(StagedExperiment):
             found |= analyze_unseen(network, record, sources.unseen, rows, first)
         if config.grid is not None:
             found |= analyze_map(network, record, rows, first, config.grid)
-        return {}, as_dataset(found, sources.record, sources.unseen, rows, config.lead_steps)
+        dataset = as_dataset(found, sources.record, sources.unseen, rows, config.lead_steps)
+        return {}, dataset.assign_attrs({LEFT_OUT: "\n".join(sources.notes)})
 
 
 @functools.lru_cache(maxsize=1)
-def _sources(experiment: Stations, config: Any) -> Sources:
-    record, notes = experiment.record(config)
+def _sources(experiment: type[Stations], config: Any, _: tuple[int, ...]) -> Sources:
+    record, notes, description = experiment().record(config)
     chosen = chosen_stations("unseen", config.unseen, record, config.seed)
     seen = np.setdiff1d(np.arange(len(record.names)), chosen)
-    return Sources(record.stations(seen), record.stations(chosen), tuple(notes))
+    return Sources(record.stations(seen), record.stations(chosen), tuple(notes), description)
 
 
 def roots_of(config: Any) -> tuple[bool, ...]:

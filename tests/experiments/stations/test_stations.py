@@ -111,6 +111,7 @@ def test_a_messy_table_through_the_command_line(tmp_path, capsys):
     assert "left out: E" in table
     stored = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert stored
+    (tmp_path / "messy.csv").unlink()  # the output holds all that scores need
     main(["score", "out"])
     assert capsys.readouterr().out.strip() == table.split("\n\nindex.html")[0].strip()
 
@@ -236,3 +237,18 @@ def test_settings_are_stored_and_read_again(tmp_path):
     (tmp_path / "again.toml").write_text(to_toml(name, config))
     name, values = read_toml(tmp_path / "again.toml")
     assert build_configuration(Stations.configuration, values, name) == config
+
+
+def test_a_table_is_read_anew_when_its_file_changes(tmp_path):
+    import os
+
+    (tmp_path / "messy.csv").write_text(messy_table(), encoding="utf-8")
+    (tmp_path / "my.toml").write_text(LONG)
+    name, values = read_toml(tmp_path / "my.toml")
+    config = build_configuration(Stations.configuration, values, name)
+    first = Stations().sources(config)
+    assert Stations().sources(config) is first
+    shorter = "\n".join(messy_table().splitlines()[:-100])
+    (tmp_path / "messy.csv").write_text(shorter, encoding="utf-8")
+    os.utime(tmp_path / "messy.csv", ns=(1, 1))
+    assert len(Stations().sources(config).record.times) < len(first.record.times)
