@@ -62,14 +62,14 @@ def nearest_stations(departures: np.ndarray, stations: int) -> np.ndarray:
     return np.argsort(-likeness, axis=1, kind="stable")[:, : min(NEIGHBORS, stations)]
 
 
-def persisting(departures: np.ndarray) -> tuple[LinearEvolution, float]:
-    """Return the evolution in which every component decays with one rate, that of all, and the rate."""
+def persisting(departures: np.ndarray) -> LinearEvolution:
+    """Return the evolution in which every component decays with one rate, that of all."""
     before, after = departures[:-1], departures[1:]
     both = np.isfinite(before) & np.isfinite(after)
     product, square = np.where(both, before * after, 0.0).sum(), np.where(both, before**2, 0.0).sum()
     count = departures.shape[1]
     rate = float(np.clip(product / max(square, 1e-12), 0.0, 0.999))
-    return LinearEvolution(jnp.full((count, 1), rate), jnp.arange(count)[:, None]), rate
+    return LinearEvolution(jnp.full((count, 1), rate), jnp.arange(count)[:, None])
 
 
 def fit_evolution(

@@ -99,25 +99,30 @@ def learn_filter(departures: np.ndarray, near: np.ndarray, distances: np.ndarray
     """
     known = round(KNOWN_SHARE * len(departures))
     judged = departures[known - min(known, WARM_UP) : known + JUDGED]
-    early = _decaying(departures[:known], distances), _regressing(departures[:known], near, distances)
+    simple = _decaying(departures[:known], distances)
+    early = simple, _regressing(departures[:known], near, distances, simple)
     scores = {
         (kind, share): each._replace(share=share).run(judged).log_likelihood[min(known, WARM_UP) :].sum()
         for kind, each in enumerate(early)
         for share in ERROR_SHARES
     }
     kind, share = max(scores, key=lambda each: float(np.nan_to_num(scores[each], nan=-np.inf)))
-    found = _decaying(departures, distances) if kind == 0 else _regressing(departures, near, distances)
+    simple = _decaying(departures, distances)
+    found = simple if kind == 0 else _regressing(departures, near, distances, simple)
     return found._replace(share=share)
 
 
 def _decaying(departures: np.ndarray, distances: np.ndarray | None) -> StationFilter:
     start = shrunk_covariance(departures, distances)
-    evolution, rate = persisting(departures)
+    evolution = persisting(departures)
+    rate = float(evolution.coefficients[0, 0])
     return StationFilter(evolution, (1 - rate**2) * start, start)
 
 
-def _regressing(departures: np.ndarray, near: np.ndarray, distances: np.ndarray | None) -> StationFilter:
-    first = _decaying(departures, distances)
-    _, rate = persisting(departures)
-    evolution, missed = fit_evolution(first.run(departures).mean, departures, near, rate)
-    return StationFilter(evolution, shrunk_covariance(missed, distances), first.start)
+def _regressing(
+    departures: np.ndarray, near: np.ndarray, distances: np.ndarray | None, simple: StationFilter
+) -> StationFilter:
+    """Return the filter with regressions, learned from what the simple one makes of the gaps."""
+    rate = float(simple.evolution.coefficients[0, 0])
+    evolution, missed = fit_evolution(simple.run(departures).mean, departures, near, rate)
+    return StationFilter(evolution, shrunk_covariance(missed, distances), simple.start)

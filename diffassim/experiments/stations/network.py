@@ -72,6 +72,11 @@ class Network:
         found = self.filter.run(self.departures(record, slice(early, end)))
         return Filtered(*(each[start - early :] for each in found))
 
+    def filled(self, record: Record, end: int) -> np.ndarray:
+        """Return the departures before a row, what is missing filled by the filter, in the unit of their scale."""
+        x = self.departures(record, slice(0, end))
+        return np.where(np.isfinite(x), x, self.filtered(record, 0, end).mean) * self.anomalies.std
+
     def to_arrays(self) -> dict[str, Any]:
         """Return it as a nested dict of arrays."""
         f, evolution, cycle = self.forecasts, self.filter.evolution, self.anomalies.cycle

@@ -88,7 +88,9 @@ def analyze_withheld(network: Network, record: Record, rows: slice, groups: list
     return {"withheld_methods": names, "withheld": np.stack([out[name] for name in names], axis=1), "withheld_std": std}
 
 
-def analyze_unseen(network: Network, record: Record, unseen: Record, rows: slice, first: int) -> dict[str, Any]:
+def analyze_unseen(
+    network: Network, record: Record, departures: np.ndarray, unseen: Record, rows: slice, first: int
+) -> dict[str, Any]:
     """Return analyses at places of which nothing was ever seen: the filtered values of the stations, kriged.
 
     Returns:
@@ -96,7 +98,7 @@ def analyze_unseen(network: Network, record: Record, unseen: Record, rows: slice
     """
     out: dict[str, list[np.ndarray]] = {}
     spreads = []
-    for v, (some, center, std) in enumerate(_kriged(network, record, unseen.places, rows, first)):
+    for v, (some, center, std) in enumerate(_kriged(network, record, departures, unseen.places, rows, first)):
         distances = some.distances(unseen.places).T
         for name, found in spatial_references(some.values[rows][:, :, v], distances).items():
             out.setdefault(name, []).append(found)
@@ -108,7 +110,9 @@ def analyze_unseen(network: Network, record: Record, unseen: Record, rows: slice
     return {"unseen_methods": names, "unseen": values, "unseen_std": np.stack(spreads, axis=-1)}
 
 
-def analyze_map(network: Network, record: Record, rows: slice, first: int, spacing: float) -> dict[str, Any]:
+def analyze_map(
+    network: Network, record: Record, departures: np.ndarray, rows: slice, first: int, spacing: float
+) -> dict[str, Any]:
     """Return analyses on a regular grid of longitudes and latitudes around the stations.
 
     Returns:
@@ -120,7 +124,7 @@ def analyze_map(network: Network, record: Record, rows: slice, first: int, spaci
     x, y = np.meshgrid(*axes)
     places = np.stack([x.ravel(), y.ravel(), np.full(x.size, np.nan)], axis=1)
     values, spreads = [], []
-    for v, (_, center, std) in enumerate(_kriged(network, record, places, rows, first)):
+    for v, (_, center, std) in enumerate(_kriged(network, record, departures, places, rows, first)):
         values.append(network.anomalies.scales[v].mean(center, np.broadcast_to(std, center.shape)))
         spreads.append(std)
     return {
@@ -131,16 +135,13 @@ def analyze_map(network: Network, record: Record, rows: slice, first: int, spaci
 
 
 def _kriged(
-    network: Network, record: Record, places: np.ndarray, rows: slice, first: int
+    network: Network, record: Record, departures: np.ndarray, places: np.ndarray, rows: slice, first: int
 ) -> Iterator[tuple[Record, np.ndarray, np.ndarray]]:
     """Yield for each variable the stations that have it, and mean and standard deviation at places on its scale."""
     variables, anomalies = len(record.variables), network.anomalies
-    filtered = network.filtered(record, 0, rows.stop)
-    x = network.departures(record, slice(0, rows.stop))
-    departures = np.where(np.isfinite(x), x, filtered.mean) * anomalies.std
     scaled = anomalies.cycle(record.times[: rows.stop]) + departures
     for v in range(variables):
-        present = np.flatnonzero(np.isfinite(x[:first, v::variables]).any(0))
+        present = np.flatnonzero(np.isfinite(record.values[:first, :, v]).any(0))
         some = record.stations(present)
         kriging = learn_kriging(
             scaled[:first, v::variables][:, present], departures[:first, v::variables][:, present], some.places,

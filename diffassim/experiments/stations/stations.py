@@ -136,10 +136,12 @@ class Stations(StagedExperiment):
         else:
             groups = [hidden] if hidden.size else []
         found |= analyze_withheld(network, record, rows, groups)
+        if sources.unseen.names or config.grid is not None:
+            departures = network.filled(record, last)
         if sources.unseen.names:
-            found |= analyze_unseen(network, record, sources.unseen, rows, first)
+            found |= analyze_unseen(network, record, departures, sources.unseen, rows, first)
         if config.grid is not None:
-            found |= analyze_map(network, record, rows, first, config.grid)
+            found |= analyze_map(network, record, departures, rows, first, config.grid)
         dataset = as_dataset(found, sources.record, sources.unseen, rows, config.lead_steps)
         return {}, dataset.assign_attrs({LEFT_OUT: "\n".join(sources.notes)})
 

@@ -92,7 +92,7 @@ def test_a_known_evolution_is_found():
         x[k] = A @ x[k - 1] + 0.3 * rng.normal(size=3)
     near = nearest_stations(x, 3)
     assert (near[:, 0] == np.arange(3)).all()
-    model, missed = fit_evolution(x, x, near, persisting(x)[1])
+    model, missed = fit_evolution(x, x, near, float(persisting(x).coefficients[0, 0]))
     state = np.stack([x[100], x[99], x[98]])
     following = np.asarray(model.step(state, 0))
     np.testing.assert_allclose(following[1:], state[:-1])
