@@ -58,7 +58,14 @@ def network_overview(dataset: xr.Dataset, scores: pd.DataFrame, start: pd.Timest
             last = dataset[f"{name}_map"].isel(time=-1)
             when = pd.Timestamp(dataset["time"].values[-1])
             _map(first, dataset, last, label, "f" if kind else "d", f"analysis of {when:%Y-%m-%d %H:%M}")
-            _map(second, dataset, dataset[f"{name}_map_std"], label, "g" if kind else "e", "its standard deviation")
+            _map(
+                second,
+                dataset,
+                dataset[f"{name}_map_std"].isel(time=-1),
+                label,
+                "g" if kind else "e",
+                "its standard deviation",
+            )
     return drawn
 
 

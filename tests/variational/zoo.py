@@ -21,6 +21,7 @@ from diffassim.covariances import (
     Kronecker,
     LowRank,
     Matern,
+    MeasuredSpectrum,
     Zero,
 )
 from diffassim.grids import Grid
@@ -118,7 +119,8 @@ COSTS = [
     )),
     Entry("4D-Var missing values", "StrongConstraint4DVar", four_d_var(Diagonal(std=0.9), observed(GAPPY))),
     Entry("4D-Var correlated R", "StrongConstraint4DVar", four_d_var(
-        Matern(1.0, 1.5, CIRCLE), observed(GAPPY, error=0.5 * Dense.from_matrix(spd(N, 1)))
+        MeasuredSpectrum.from_samples(np.random.default_rng(4).normal(size=(20, N)), CIRCLE),
+        observed(GAPPY, error=0.5 * Dense.from_matrix(spd(N, 1))),
     )),
     Entry("4D-Var several streams", "StrongConstraint4DVar", four_d_var(Diagonal(std=np.linspace(0.5, 1.5, N)), (
         observed(VALUES[:, ::2], STEPS, Subsample(every=2)),

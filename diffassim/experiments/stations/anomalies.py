@@ -30,6 +30,10 @@ class Scale:
         """Return the mean of what is normal on the scale."""
         return np.maximum(center, 0) ** 2 + std**2 if self.name == "sqrt" else center
 
+    def std(self, center: np.ndarray, std: np.ndarray) -> np.ndarray:
+        """Return the standard deviation of what is normal on the scale."""
+        return np.sqrt(4 * np.maximum(center, 0) ** 2 * std**2 + 2 * std**4) if self.name == "sqrt" else std
+
     def quantile(self, value: np.ndarray) -> np.ndarray:
         """Return what lies at a place on the scale."""
         return np.maximum(value, 0) ** 2 if self.name == "sqrt" else value
@@ -85,6 +89,13 @@ class Anomalies:
         spread = np.broadcast_to(std * self.std, center.shape)
         parts = zip(self.scales, center.T, spread.T, strict=True)
         return np.stack([scale.mean(c, s) for scale, c, s in parts], axis=1)
+
+    def stds(self, times: pd.DatetimeIndex, departures: np.ndarray, std: np.ndarray) -> np.ndarray:
+        """Return standard deviations of values whose standardized departures are normal; see `means`."""
+        center = self.cycle(times) + departures * self.std
+        spread = np.broadcast_to(std * self.std, center.shape)
+        parts = zip(self.scales, center.T, spread.T, strict=True)
+        return np.stack([scale.std(c, s) for scale, c, s in parts], axis=1)
 
     def quantiles(self, times: pd.DatetimeIndex, departures: np.ndarray) -> np.ndarray:
         """Return the values that have these departures, shape (time, component)."""

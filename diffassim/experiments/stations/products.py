@@ -15,7 +15,8 @@ from diffassim.experiments.stations.spatial import learn_kriging
 
 __all__ = ["FORECAST_METHODS", "analyze_map", "analyze_unseen", "analyze_withheld", "as_dataset", "forecast"]
 
-FORECAST_METHODS = (*FORECASTS, "assimilation")
+ASSIMILATION = "assimilation"
+FORECAST_METHODS = (*FORECASTS, ASSIMILATION)
 NORMAL = 1.6449  # half width of the central 90 % of a normal law
 WARM_UP = 60  # steps before the stretch from which forecasts are made for what is due in it
 
@@ -52,7 +53,7 @@ def forecast(network: Network, record: Record, rows: slice) -> dict[str, Any]:
     analysis = anomalies.means(times[keep], filtered.mean[keep], filtered.std[keep])
     return {
         "analysis": analysis.reshape(-1, *shape),
-        "analysis_std": (filtered.std[keep] * anomalies.std).reshape(-1, *shape),
+        "analysis_std": anomalies.stds(times[keep], filtered.mean[keep], filtered.std[keep]).reshape(-1, *shape),
         "forecast": np.stack(forecasts, axis=2).reshape(len(analysis), len(FORECAST_METHODS), len(leads), *shape),
         "lower": np.stack(lower, axis=1).reshape(len(analysis), len(leads), *shape),
         "upper": np.stack(upper, axis=1).reshape(len(analysis), len(leads), *shape),
@@ -64,28 +65,35 @@ def analyze_withheld(network: Network, record: Record, rows: slice, groups: list
 
     Returns:
         `withheld` (time, method, station, variable), NaN for stations that are not, with the names of the methods in
-        `withheld_methods`, and `withheld_std` of the assimilation; nothing without groups.
+        `withheld_methods`; of the assimilation `withheld_std`, and the central 90 % from `withheld_lower` to
+        `withheld_upper`; nothing without groups.
     """
     if not groups:
         return {}
     known = np.isfinite(record.places[:, :2]).all()
-    count = rows.stop - rows.start
+    anomalies, times = network.anomalies, record.times[rows]
+    shape = (rows.stop - rows.start, *record.values.shape[1:])
     out: dict[str, np.ndarray] = {}
-    std = np.full((count, *record.values.shape[1:]), np.nan)
+    spread = {name: np.full(shape, np.nan) for name in ("withheld_std", "withheld_lower", "withheld_upper")}
     for group in groups:
-        hidden = record.without(group, rows.start)
-        filtered = network.filtered(hidden, rows.start, rows.stop)
-        own = network.anomalies.means(record.times[rows], filtered.mean, filtered.std).reshape(std.shape)
-        std[:, group] = (filtered.std * network.anomalies.std).reshape(std.shape)[:, group]
+        filtered = network.filtered(record.without(group, rows.start), rows.start, rows.stop)
         rest = np.setdiff1d(np.arange(len(record.names)), group)
         distances = great_circle(record.places[group], record.places[rest]) if known else None
-        for v in range(std.shape[2]):
+        for v in range(shape[2]):
             simple = spatial_references(record.values[rows][:, rest, v], distances)
             for name, found in simple.items():
-                out.setdefault(name, np.full(std.shape, np.nan))[:, group, v] = found
-        out.setdefault("assimilation", np.full(std.shape, np.nan))[:, group] = own[:, group]
-    names = [*(name for name in out if name != "assimilation"), "assimilation"]
-    return {"withheld_methods": names, "withheld": np.stack([out[name] for name in names], axis=1), "withheld_std": std}
+                out.setdefault(name, np.full(shape, np.nan))[:, group, v] = found
+        own = anomalies.means(times, filtered.mean, filtered.std).reshape(shape)
+        out.setdefault(ASSIMILATION, np.full(shape, np.nan))[:, group] = own[:, group]
+        half = NORMAL * filtered.std
+        for name, values in (
+            ("withheld_std", anomalies.stds(times, filtered.mean, filtered.std)),
+            ("withheld_lower", anomalies.quantiles(times, filtered.mean - half)),
+            ("withheld_upper", anomalies.quantiles(times, filtered.mean + half)),
+        ):
+            spread[name][:, group] = values.reshape(shape)[:, group]
+    names = [*(name for name in out if name != ASSIMILATION), ASSIMILATION]
+    return {"withheld_methods": names, "withheld": np.stack([out[name] for name in names], axis=1), **spread}
 
 
 def analyze_unseen(
@@ -94,20 +102,23 @@ def analyze_unseen(
     """Return analyses at places of which nothing was ever seen: the filtered values of the stations, kriged.
 
     Returns:
-        `unseen` (time, method, place, variable), `unseen_methods`, and `unseen_std` of the assimilation.
+        `unseen` (time, method, place, variable) and `unseen_methods`; of the assimilation `unseen_std`, and the central
+        90 % from `unseen_lower` to `unseen_upper`.
     """
     out: dict[str, list[np.ndarray]] = {}
-    spreads = []
+    spread: dict[str, list[np.ndarray]] = {"unseen_std": [], "unseen_lower": [], "unseen_upper": []}
     for v, (some, center, std) in enumerate(_kriged(network, record, departures, unseen.places, rows, first)):
-        distances = some.distances(unseen.places).T
+        distances, scale = some.distances(unseen.places).T, network.anomalies.scales[v]
         for name, found in spatial_references(some.values[rows][:, :, v], distances).items():
             out.setdefault(name, []).append(found)
-        std = np.broadcast_to(std, center.shape)
-        out.setdefault("assimilation", []).append(network.anomalies.scales[v].mean(center, std))
-        spreads.append(std)
-    names = [*(name for name in out if name != "assimilation"), "assimilation"]
+        out.setdefault(ASSIMILATION, []).append(scale.mean(center, std))
+        spread["unseen_std"].append(scale.std(center, std))
+        spread["unseen_lower"].append(scale.quantile(center - NORMAL * std))
+        spread["unseen_upper"].append(scale.quantile(center + NORMAL * std))
+    names = [*(name for name in out if name != ASSIMILATION), ASSIMILATION]
     values = np.stack([np.stack(out[name], axis=-1) for name in names], axis=1)
-    return {"unseen_methods": names, "unseen": values, "unseen_std": np.stack(spreads, axis=-1)}
+    stacked = {name: np.stack(each, axis=-1) for name, each in spread.items()}
+    return {"unseen_methods": names, "unseen": values, **stacked}
 
 
 def analyze_map(
@@ -116,8 +127,7 @@ def analyze_map(
     """Return analyses on a regular grid of longitudes and latitudes around the stations.
 
     Returns:
-        `map` (time, latitude, longitude, variable), `map_std` (latitude, longitude, variable), `map_longitude` and
-        `map_latitude`.
+        `map` and `map_std` (time, latitude, longitude, variable), `map_longitude` and `map_latitude`.
     """
     edges = [np.floor(record.places[:, k].min() / spacing) * spacing for k in (0, 1)]
     axes = [np.arange(low, record.places[:, k].max() + spacing, spacing) for k, low in enumerate(edges)]
@@ -125,11 +135,11 @@ def analyze_map(
     places = np.stack([x.ravel(), y.ravel(), np.full(x.size, np.nan)], axis=1)
     values, spreads = [], []
     for v, (_, center, std) in enumerate(_kriged(network, record, departures, places, rows, first)):
-        values.append(network.anomalies.scales[v].mean(center, np.broadcast_to(std, center.shape)))
-        spreads.append(std)
+        values.append(network.anomalies.scales[v].mean(center, std))
+        spreads.append(network.anomalies.scales[v].std(center, std))
+    shape = (rows.stop - rows.start, *x.shape, len(values))
     return {
-        "map": np.stack(values, axis=-1).reshape(-1, *x.shape, len(values)),
-        "map_std": np.stack(spreads, axis=-1).reshape(*x.shape, len(values)),
+        "map": np.stack(values, axis=-1).reshape(shape), "map_std": np.stack(spreads, axis=-1).reshape(shape),
         "map_longitude": axes[0], "map_latitude": axes[1],
     }  # fmt: skip
 
@@ -147,7 +157,8 @@ def _kriged(
             scaled[:first, v::variables][:, present], departures[:first, v::variables][:, present], some.places,
             places, some.distances(some.places), some.distances(places).T,
         )  # fmt: skip
-        yield some, kriging(scaled[rows, v::variables][:, present]), kriging.std
+        center = kriging(scaled[rows, v::variables][:, present])
+        yield some, center, np.broadcast_to(kriging.std, center.shape)
 
 
 def as_dataset(
@@ -170,18 +181,19 @@ def as_dataset(
     }  # fmt: skip
     if "withheld" in found:
         coords["withheld_method"] = found["withheld_methods"]
-        dims |= {"withheld": ("time", "withheld_method", "station"), "withheld_std": ("time", "station")}
+        dims |= {"withheld": ("time", "withheld_method", "station")}
+        dims |= {f"withheld_{part}": ("time", "station") for part in ("std", "lower", "upper")}
     if "unseen" in found:
         coords |= {"unseen_method": found["unseen_methods"], "place": list(unseen.names)}
         coords |= {f"place_{name}": ("place", unseen.places[:, k]) for k, name in enumerate(("longitude", "latitude"))}
-        dims |= {"unseen": ("time", "unseen_method", "place"), "unseen_std": ("time", "place")}
-        dims["unseen_observed"] = ("time", "place")
+        dims |= {"unseen": ("time", "unseen_method", "place")}
+        dims |= {f"unseen_{part}": ("time", "place") for part in ("std", "lower", "upper", "observed")}
         found = found | {"unseen_observed": unseen.values[rows]}
     if "map" in found:
         coords |= {"latitude_of_map": found["map_latitude"], "longitude_of_map": found["map_longitude"]}
         dims |= {
             "map": ("time", "latitude_of_map", "longitude_of_map"),
-            "map_std": ("latitude_of_map", "longitude_of_map"),
+            "map_std": ("time", "latitude_of_map", "longitude_of_map"),
         }
     present = np.isfinite(record.values).any(0)
     found = found | {"observed": record.values[rows]}

@@ -51,11 +51,8 @@ def score_stations(dataset: xr.Dataset, start: pd.Timestamp, roots: tuple[bool, 
             if f"{name}_{kind}" in dataset:
                 y = dataset[f"{name}_unseen_observed"].values if kind == "unseen" else observed
                 y = np.where(now[:, None], y, np.nan)
-                predicted, std = dataset[f"{name}_{kind}"].values, dataset[f"{name}_{kind}_std"].values
-                center = np.sqrt(np.maximum(predicted[:, -1] - std**2, 0)) if root else predicted[:, -1]
-                bounds = center - 1.6449 * std, center + 1.6449 * std
-                if root:
-                    bounds = np.maximum(bounds[0], 0) ** 2, np.maximum(bounds[1], 0) ** 2
+                predicted = dataset[f"{name}_{kind}"].values
+                bounds = dataset[f"{name}_{kind}_lower"].values, dataset[f"{name}_{kind}_upper"].values
                 methods = list(map(str, dataset[f"{kind}_method"].values))
                 rows += _rows(f"{name}, {kind}", 0.0, methods, predicted, y, bounds, dataset[axis].values, root)
     return score_rows(rows)

@@ -201,3 +201,14 @@ def test_the_static_filter_is_cycled_three_d_var():
     np.testing.assert_allclose(mean, history.analysis.mean[:, 0], atol=1e-12)
     np.testing.assert_allclose(std, history.analysis.spread[:, 0], atol=1e-12)
     np.testing.assert_allclose(density, history.info.log_likelihood, atol=1e-11)
+
+
+def test_moments_of_squares_of_normal_numbers_and_their_quantiles():
+    from diffassim.experiments.stations.anomalies import SCALES
+
+    root, center, std = SCALES["sqrt"], np.array([3.0]), np.array([0.4])
+    x = (3.0 + 0.4 * np.random.default_rng(9).normal(size=1_000_000)) ** 2
+    np.testing.assert_allclose(root.mean(center, std), x.mean(), rtol=1e-3)
+    np.testing.assert_allclose(root.std(center, std), x.std(), rtol=5e-3)
+    np.testing.assert_allclose(root.quantile(center + 1.6449 * std), np.quantile(x, 0.95), rtol=3e-3)
+    assert SCALES["none"].std(center, std) is std
