@@ -45,6 +45,18 @@ MAPS = Path("/proc/self/maps")
 MANY_MAPS = 15_000
 
 
+@pytest.fixture
+def command_line(monkeypatch, tmp_path):
+    """Give the command line a directory of its own, and put back the JAX settings that it changes."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    kept = {key: getattr(jax.config, key) for key in ("jax_enable_x64", "jax_persistent_cache_min_compile_time_secs")}
+    monkeypatch.setattr("warnings.showwarning", None)
+    yield
+    for key, value in kept.items():
+        jax.config.update(key, value)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def few_programs():
     """Drop compiled programs before there are too many of them.

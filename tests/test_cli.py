@@ -13,30 +13,16 @@ import jax
 
 from diffassim.cli import main
 from diffassim.experiments import EXPERIMENTS
+from tests.command_line import refused
 from tests.experiments.countdown import LOCATION, Countdown
+
+pytestmark = pytest.mark.usefixtures("command_line")
 
 
 @pytest.fixture(autouse=True)
-def prepared(monkeypatch, tmp_path):
-    """Give the command line a test experiment, a place of its own, and JAX settings that are put back."""
+def registered(monkeypatch):
+    """Give the command line a test experiment."""
     monkeypatch.setitem(EXPERIMENTS, "countdown", LOCATION)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    kept = {key: getattr(jax.config, key) for key in ("jax_enable_x64", "jax_persistent_cache_min_compile_time_secs")}
-    monkeypatch.setattr("warnings.showwarning", None)
-    yield
-    for key, value in kept.items():
-        jax.config.update(key, value)
-
-
-def fails(capsys, *words: str) -> str:
-    with pytest.raises(SystemExit) as caught:
-        main(list(words))
-    assert caught.value.code == 2
-    errors = capsys.readouterr().err
-    assert errors.startswith("diffassim: ")
-    assert errors.count("\n") == 1
-    return errors
 
 
 def test_list_names_every_experiment(capsys, monkeypatch):
@@ -107,7 +93,7 @@ def test_precision_is_double_unless_the_configuration_says_otherwise():
 )
 def test_a_user_error_is_one_line(capsys, tmp_path, words, message):
     (tmp_path / "file").write_text("not a directory")
-    assert message in fails(capsys, *words.split())
+    assert message in refused(capsys, *words.split())
 
 
 @pytest.mark.parametrize("error", [KeyError("x\ny"), RuntimeError("RESOURCE_EXHAUSTED: 9 TB"), RecursionError("deep")])
@@ -159,12 +145,12 @@ def test_a_long_run_that_nobody_watches_gives_signs_of_life(capsys, monkeypatch)
 
 def test_a_run_is_not_overwritten(capsys):
     main(["run", "countdown", "--out", "a"])
-    assert "a holds a run already" in fails(capsys, "run", "countdown", "--out", "a")
+    assert "a holds a run already" in refused(capsys, "run", "countdown", "--out", "a")
 
 
 def test_a_missing_extra_is_named(capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "xarray", None)
-    assert "pip install 'diffassim[data]'" in fails(capsys, "list")
+    assert "pip install 'diffassim[data]'" in refused(capsys, "list")
 
 
 def test_version(capsys):

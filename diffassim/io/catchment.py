@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from diffassim.io.clock import local_times
 from diffassim.io.columns import TextFormat, TimeColumns
 from diffassim.io.layout import MISSING
 from diffassim.io.messages import shortened
+from diffassim.io.packaged import packaged_file
 from diffassim.io.table_source import open_table
 
 __all__ = [
@@ -76,13 +76,7 @@ def fulda_file() -> Path:
     Raises:
         DataError: if spotpy is not installed or does not carry the file.
     """
-    try:
-        found = [f for f in files("spotpy") or [] if f.name == "fulda_climate.csv"]
-    except PackageNotFoundError:
-        raise DataError("the Fulda record comes with the package spotpy: pip install 'diffassim[data]'") from None
-    if not found:
-        raise DataError("this version of spotpy carries no fulda_climate.csv: pip install 'spotpy>=1.6'")
-    return Path(str(found[0].locate()))
+    return packaged_file("spotpy", "fulda_climate.csv", "pip install 'diffassim[data]'")
 
 
 @dataclasses.dataclass(frozen=True)

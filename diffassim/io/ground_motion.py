@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import pandas as pd
 
 from diffassim.core.errors import DataError
 from diffassim.io.columns import TextFormat
+from diffassim.io.packaged import packaged_file
 from diffassim.io.table_source import open_table
 
 __all__ = ["GroundMotion", "local_kilometers", "read_ground_motion", "ridgecrest_file"]
@@ -78,14 +78,7 @@ def ridgecrest_file() -> Path:
     Raises:
         DataError: if gmprocess is not installed or does not carry the file.
     """
-    advice = "bring it with: pip install --no-deps gmprocess"
-    try:
-        found = [f for f in files("gmprocess") or [] if f.parent.name == "lme" and f.name.startswith("SA_rotd50")]
-    except PackageNotFoundError:
-        raise DataError(f"the Ridgecrest records come with the package gmprocess; {advice}") from None
-    if not found:
-        raise DataError(f"this version of gmprocess carries no lme/SA_rotd50 table; {advice}==2.8.0")
-    return Path(str(found[0].locate()))
+    return packaged_file("gmprocess", "lme/SA_rotd50*", "pip install --no-deps gmprocess")
 
 
 def read_ground_motion(path: str | Path) -> GroundMotion:

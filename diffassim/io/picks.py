@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffassim.core.errors import DataError
+from diffassim.io.packaged import packaged_file
 
 __all__ = ["PickCatalog", "read_picks", "utah_files"]
 
@@ -60,14 +60,11 @@ def utah_files() -> tuple[Path, Path]:
     Raises:
         DataError: if obsplus is not installed or does not carry the files.
     """
-    advice = "bring it with: pip install --no-deps obsplus"
-    try:
-        found = {f.name: f for f in files("obsplus") or [] if f.parent.name == "bingham_test"}
-    except PackageNotFoundError:
-        raise DataError(f"the picks of Utah come with the package obsplus; {advice}") from None
-    if not {"events.xml", "inventory.xml"} <= set(found):
-        raise DataError(f"this version of obsplus carries no bingham_test data set; {advice}==0.3.5")
-    return Path(str(found["events.xml"].locate())), Path(str(found["inventory.xml"].locate()))
+    command = "pip install --no-deps obsplus"
+    catalog, inventory = (
+        packaged_file("obsplus", f"bingham_test/{name}.xml", command) for name in ("events", "inventory")
+    )
+    return catalog, inventory
 
 
 def read_picks(catalog: str | Path, inventory: str | Path) -> PickCatalog:

@@ -12,7 +12,6 @@ pytest.importorskip("xarray")
 pytest.importorskip("pydantic")
 pytest.importorskip("pint")
 
-import jax
 import jax.numpy as jnp
 import xarray as xr
 
@@ -26,19 +25,11 @@ from diffassim.experiments.applications.fulda import FuldaConfiguration
 from diffassim.experiments.framework.configuration import build_configuration, read_toml, to_toml
 from diffassim.experiments.templates import template
 from diffassim.models import GR4J, CatchmentForcing
+from tests.command_line import refused
+
+pytestmark = pytest.mark.usefixtures("command_line")
 
 AREA = 86.4  # km2: 1 m3/s is 1 mm per day
-
-
-@pytest.fixture(autouse=True)
-def prepared(monkeypatch, tmp_path):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    kept = {key: getattr(jax.config, key) for key in ("jax_enable_x64", "jax_persistent_cache_min_compile_time_secs")}
-    monkeypatch.setattr("warnings.showwarning", None)
-    yield
-    for key, value in kept.items():
-        jax.config.update(key, value)
 
 
 SETTINGS = """
@@ -142,12 +133,7 @@ def test_a_messy_table_through_the_command_line(tmp_path, capsys):
 def refuses(capsys, tmp_path, old: str, new: str, text: str | None = None) -> str:
     assert old in SETTINGS
     written(tmp_path, messy(basin()) if text is None else text, SETTINGS.replace(old, new))
-    with pytest.raises(SystemExit) as caught:
-        main(["check", "my.toml"])
-    assert caught.value.code == 2
-    errors = capsys.readouterr().err
-    assert errors.startswith("diffassim: ") and errors.count("\n") == 1
-    return errors
+    return refused(capsys, "check", "my.toml")
 
 
 @pytest.mark.parametrize(

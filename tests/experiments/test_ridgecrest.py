@@ -190,6 +190,6 @@ def test_the_experiment_predicts_better_than_its_references_on_simulated_records
 
 
 def test_the_file_is_asked_for_with_the_command_that_brings_it(monkeypatch):
-    monkeypatch.setattr("diffassim.io.ground_motion.files", lambda name: [])
+    monkeypatch.setattr("diffassim.io.packaged.files", lambda name: [])
     with pytest.raises(DataError, match="pip install --no-deps gmprocess"):
         ridgecrest_file()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from diffassim.core.errors import ConfigurationError, DataError
-from diffassim.experiments.applications import field_choice, sea_surface
+from diffassim.experiments.applications import field_choice
 from diffassim.experiments.applications.field_choice import Training, choose_settings, interval_factors
 from diffassim.experiments.applications.field_model import FieldModel, FieldSettings, annual_waves
 from diffassim.experiments.applications.field_network import UNRESOLVED, PointNetwork
@@ -289,18 +289,17 @@ def test_without_the_package_the_message_says_what_to_install(monkeypatch):
     def absent(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(sea_surface, "distribution", absent)
-    with pytest.raises(ConfigurationError, match="run: pip install iris-sample-data") as found:
+    monkeypatch.setattr("diffassim.io.packaged.files", absent)
+    with pytest.raises(DataError, match="run: pip install iris-sample-data") as found:
         SeaSurface().record(SeaSurfaceConfiguration())
     assert "\n" not in str(found.value)
 
 
 def test_persistence_of_the_real_record_has_the_errors_that_are_known_of_it():
     try:
-        distribution("iris-sample-data")
-    except PackageNotFoundError:
-        pytest.skip("the data come with the package iris-sample-data, which is not installed")
-    record = SeaSurface().record(SeaSurfaceConfiguration())
+        record = SeaSurface().record(SeaSurfaceConfiguration())
+    except DataError as error:
+        pytest.skip(str(error))
     assert record.values.shape == (54, 5721)
     departures = record.values - monthly_means(record.times, record.values, 36)
     errors = [np.sqrt(np.mean((departures[36:] - departures[36 - k : 54 - k]) ** 2)) for k in (1, 3, 6)]

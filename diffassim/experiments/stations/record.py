@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from diffassim.core.errors import DataError
+from diffassim.grids.sphere import EARTH
 from diffassim.models.base import Variable
 
 __all__ = ["SHORT", "Record", "great_circle", "lead_unit"]
@@ -94,8 +95,11 @@ def lead_unit(step: pd.Timedelta) -> tuple[str, pd.Timedelta]:
 
 
 def great_circle(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return great-circle distances in km, shape (first, second); longitude and latitude in degrees come first."""
+    """Return great-circle distances in km, shape (first, second); longitude and latitude in degrees come first.
+
+    In NumPy and double precision, whatever that of the experiment is; otherwise as `diffassim.grids.Sphere`.
+    """
     a, b = np.deg2rad(first[:, None, :2]), np.deg2rad(second[None, :, :2])
     half = np.sin((a - b) / 2) ** 2
     h = half[..., 1] + np.cos(a[..., 1]) * np.cos(b[..., 1]) * half[..., 0]
-    return 2 * 6371.0 * np.arcsin(np.sqrt(np.clip(h, 0, 1)))
+    return 2 * EARTH * np.arcsin(np.sqrt(np.clip(h, 0, 1)))

@@ -12,24 +12,15 @@ pytest.importorskip("xarray")
 pytest.importorskip("pydantic")
 pytest.importorskip("pint")
 
-import jax
 import xarray as xr
 
 from diffassim.cli import main
 from diffassim.experiments.framework.configuration import build_configuration, read_toml
 from diffassim.experiments.stations.stations import Stations
 from diffassim.experiments.templates import KINDS, template
+from tests.command_line import refused
 
-
-@pytest.fixture(autouse=True)
-def prepared(monkeypatch, tmp_path):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    kept = {key: getattr(jax.config, key) for key in ("jax_enable_x64", "jax_persistent_cache_min_compile_time_secs")}
-    monkeypatch.setattr("warnings.showwarning", None)
-    yield
-    for key, value in kept.items():
-        jax.config.update(key, value)
+pytestmark = pytest.mark.usefixtures("command_line")
 
 
 def weather(count: int, stations: int, seed: int = 0) -> np.ndarray:
@@ -179,12 +170,7 @@ def refuses(capsys, tmp_path, old: str, new: str, table: str | None = None) -> s
     (tmp_path / "messy.csv").write_text(text, encoding="utf-8")
     assert old in LONG
     (tmp_path / "my.toml").write_text(LONG.replace(old, new))
-    with pytest.raises(SystemExit) as caught:
-        main(["check", "my.toml"])
-    assert caught.value.code == 2
-    errors = capsys.readouterr().err
-    assert errors.startswith("diffassim: ") and errors.count("\n") == 1
-    return errors
+    return refused(capsys, "check", "my.toml")
 
 
 @pytest.mark.parametrize(
