@@ -124,14 +124,14 @@ class HybridFourDVar(WindowMethod):
         return self.variational.replace(B=P).analyze(key, model, self.center(belief), observations, start, steps)
 
     def hand_on(
-        self, key: Any, found: WindowAnalysis, belief: Any, observations: Any, start: Any, steps: int, shift: int,
-        x_next: Any,
+        self, key: Any, model: Any, found: WindowAnalysis, belief: Any, observations: Any, start: Any, steps: int,
+        shift: int, x_next: Any,
     ) -> tuple[Any, AnalysisInfo]:  # fmt: skip
         """Return the ensemble at the start of the next window, and the ensemble filter's account."""
 
         def trajectories(ensemble: Any, at: Any) -> Any:
             options = {"start": start, "at": at, "forcing": found.errors}
-            return jax.vmap(lambda x: rollout(found.model, x, steps, **options))(ensemble)
+            return jax.vmap(lambda x: rollout(model, x, steps, **options))(ensemble)
 
         around = recombine(found.state, anomalies(belief))
         states = trajectories(around, observed_rows(observations))

@@ -81,9 +81,7 @@ class FourDVar(WindowMethod):
         solution = minimize(cost, self.minimizer, unrolled=self.unrolled)
         errors = cost.forcing(solution.control, steps)
         found = {path: value_at(solution.model, path) for path in self.parameters or ()}
-        return WindowAnalysis(
-            solution.state, solution.model, solution.search, errors, solution.operators, found or None
-        )  # fmt: skip
+        return WindowAnalysis(solution.state, solution.search, errors, solution.operators, found or None)
 
 
 class History(Pytree):
@@ -208,12 +206,13 @@ def _run(
         forecast = rollout(model, method.center(belief), steps, start=first, at=rows)
         window_key = None if key is None else jax.random.fold_in(key, first)
         found = method.analyze(window_key, model, belief, observations, first, steps)
-        states = rollout(found.model, found.state, steps, start=first, at=wanted, forcing=found.errors)
+        model = replace_at(model, found.parameters or {})
+        states = rollout(model, found.state, steps, start=first, at=wanted, forcing=found.errors)
         analysis = jax.tree.map(lambda leaf: leaf[:-1], states)
         x_next = jax.tree.map(lambda leaf: leaf[-1], states)
         observations = _with_operators(observations, found.operators)
-        belief, ensemble = method.hand_on(window_key, found, belief, observations, first, steps, shift, x_next)
-        carry = (found.model, belief, found.operators, first + shift)
+        belief, ensemble = method.hand_on(window_key, model, found, belief, observations, first, steps, shift, x_next)
+        carry = (model, belief, found.operators, first + shift)
         return carry, History(forecast, analysis, found.search, ensemble, found.operators, found.parameters)
 
     (_, background, *_), history = lax.scan(window, (model, background, operators, start), windows)

@@ -20,15 +20,14 @@ class WindowAnalysis(NamedTuple):
 
     Args:
         state: analysis at the window start.
-        model: the model with its analysed parameters.
         search: the minimizer's account.
         errors: increments after each step of the window; None where the model is perfect.
         operators: the streams' operators with their analysed parameters; None where there are none.
-        parameters: analysed parameters of the model by path, all that the model has new; None where there are none.
+        parameters: analysed parameters of the model by path: what the model of this window and the following ones has
+            new; None where there are none.
     """
 
     state: Any
-    model: Any
     search: Any
     errors: Any = None
     operators: Any = None
@@ -73,13 +72,14 @@ class WindowMethod(Pytree):
         raise NotImplementedError(f"{type(self).__name__} does not define analyze(key, model, belief, ...)")
 
     def hand_on(
-        self, key: Any, found: WindowAnalysis, belief: Any, observations: Any, start: Any, steps: int, shift: int,
-        x_next: Any,
+        self, key: Any, model: Any, found: WindowAnalysis, belief: Any, observations: Any, start: Any, steps: int,
+        shift: int, x_next: Any,
     ) -> tuple[Any, Any]:  # fmt: skip
         """Return the background at the start of the next window, and an account of what is not a state in it.
 
         Args:
             key: as for `analyze`.
+            model: forward model with the analysed parameters.
             found: what `analyze` returned.
             belief: the background that was analysed.
             observations: of the window.
