@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import solve_triangular
+from scipy.linalg import cho_solve, solve_triangular
 
 __all__ = ["pairwise_covariance", "shrunk_covariance"]
 
@@ -124,12 +124,16 @@ def positive(C: np.ndarray) -> np.ndarray:
 
 
 def _minus_log_density(C: np.ndarray, rows: np.ndarray) -> float:
-    total = 0.0
-    for y in rows:
-        known = np.isfinite(y)
-        if known.any():
-            L = np.linalg.cholesky(C[np.ix_(known, known)])
-            total += 0.5 * float(np.sum(solve_triangular(L, y[known], lower=True) ** 2)) + float(
-                np.log(np.diag(L)).sum()
-            )
+    """Return the sum over rows, less a constant; of the missing values, only as many as there are cost anything."""
+    L = np.linalg.cholesky(C)
+    inverse = cho_solve((L, True), np.eye(len(C)))
+    known = np.isfinite(rows)
+    y = np.where(known, rows, 0.0)
+    u = y @ inverse
+    total = 0.5 * float(np.sum(y * u)) + len(rows) * float(np.log(np.diag(L)).sum())
+    for row, seen in zip(u, known, strict=True):
+        if not seen.all():  # the inverse for what is known, by that for all: Horn and Johnson (2013), section 0.7.3
+            part = np.linalg.cholesky(inverse[np.ix_(~seen, ~seen)])
+            w = solve_triangular(part, row[~seen], lower=True, check_finite=False)
+            total += float(np.log(np.diag(part)).sum()) - 0.5 * float(w @ w)
     return total

@@ -16,7 +16,7 @@ from diffassim.experiments.stations.static_filter import StaticFilter
 from diffassim.gaussian import EKF, Gaussian
 from diffassim.observations import Observations
 
-__all__ = ["Filtered", "StationFilter", "learn_filter"]
+__all__ = ["KINDS", "Filtered", "Kind", "StationFilter", "densities", "fit_filter", "learn_filter", "likeliest"]
 
 KNOWN_SHARE, WARM_UP, JUDGED = 0.7, 100, 1500  # of the record, for the choice of an evolution; steps
 DEAREST = 2e11  # operations of a filter that carries all covariances; beyond, those of a step's error are used
@@ -88,28 +88,51 @@ def _columns(C: np.ndarray) -> Any:
 def learn_filter(departures: np.ndarray, near: np.ndarray, distances: np.ndarray | None) -> StationFilter:
     """Learn evolution and covariances, and keep what makes the last part of the record likeliest when it is not known.
 
-    The simplest evolution is a decay with one rate, and the covariance of its errors that of the departures. It fills
-    the gaps, and from the filled record regressions are learned that know lags and neighbors. Short records of many
-    stations are better off with the decay.
-
     Args:
         departures: of the training period, NaN where missing.
         near: for each station its neighbors.
         distances: of the stations, or None.
     """
+    return fit_filter(departures, near, distances, likeliest(densities(departures, near, distances)))
+
+
+class Kind(NamedTuple):
+    """What is chosen for a filter.
+
+    Args:
+        regressing: whether the evolution is regressions that know lags and neighbors, learned from the record whose
+            gaps the simplest evolution has filled. That is a decay with one rate, the covariance of its errors being
+            that of the departures; short records of many stations are better off with it.
+        share: of the variances of a step's error, for the errors of observations.
+    """
+
+    regressing: bool
+    share: float
+
+
+KINDS = tuple(Kind(regressing, share) for regressing in (False, True) for share in ERROR_SHARES)
+
+
+def densities(departures: np.ndarray, near: np.ndarray, distances: np.ndarray | None) -> np.ndarray:
+    """Return for each of `KINDS` the log density of the last part of a record when only the first is known."""
     known = round(KNOWN_SHARE * len(departures))
     judged = departures[known - min(known, WARM_UP) : known + JUDGED]
     simple = _decaying(departures[:known], distances)
-    early = simple, _regressing(departures[:known], near, distances, simple)
-    scores = {
-        (kind, share): each._replace(share=share).run(judged).log_likelihood[min(known, WARM_UP) :].sum()
-        for kind, each in enumerate(early)
-        for share in ERROR_SHARES
-    }
-    kind, share = max(scores, key=lambda each: float(np.nan_to_num(scores[each], nan=-np.inf)))
+    found = simple, _regressing(departures[:known], near, distances, simple)
+    early = (found[kind.regressing]._replace(share=kind.share) for kind in KINDS)
+    return np.array([each.run(judged).log_likelihood[min(known, WARM_UP) :].sum() for each in early])
+
+
+def likeliest(densities: np.ndarray) -> Kind:
+    """Return the kind of the largest density that is a number."""
+    return KINDS[int(np.argmax(np.nan_to_num(densities, nan=-np.inf)))]
+
+
+def fit_filter(departures: np.ndarray, near: np.ndarray, distances: np.ndarray | None, kind: Kind) -> StationFilter:
+    """Learn evolution and covariances of a kind from a record."""
     simple = _decaying(departures, distances)
-    found = simple if kind == 0 else _regressing(departures, near, distances, simple)
-    return found._replace(share=share)
+    found = _regressing(departures, near, distances, simple) if kind.regressing else simple
+    return found._replace(share=kind.share)
 
 
 def _decaying(departures: np.ndarray, distances: np.ndarray | None) -> StationFilter:

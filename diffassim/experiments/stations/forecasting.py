@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
 from diffassim.experiments.stations.evolution import LAGS, judged_stations
 from diffassim.experiments.stations.mean_cycle import YEAR, waves
+from diffassim.experiments.stations.regions import columns_of
 from diffassim.experiments.stations.ridge import PENALTIES, choose_penalties, fit_ridge, predict_left_out
 
 __all__ = ["StationForecasts", "learn_forecasts"]
@@ -39,20 +41,23 @@ class Regressors:
         count = min(PATTERNS, len(values))
         return cls(near, vectors[:count].T / np.maximum(values[:count], 1e-12) * len(filtered) ** 0.5)
 
-    def __call__(
-        self, times: pd.DatetimeIndex, filtered: np.ndarray, station: int, knowledge: tuple[str, ...]
-    ) -> np.ndarray:
-        """Return those of a station's forecasts, shape (time, regressor)."""
+    def __call__(self, times: pd.DatetimeIndex, filtered: np.ndarray) -> Callable[[int, tuple[str, ...]], np.ndarray]:
+        """Return those of a station's forecasts as a function of station and knowledge, shape (time, regressor)."""
         variables = filtered.shape[1] // len(self.near)
-        parts = []
-        if "near" in knowledge:
-            x = filtered[:, (self.near[station][:, None] * variables + np.arange(variables)).ravel()]
-            parts += [_lagged(x, lag) for lag in range(LAGS)]
-            parts += [_running_mean(x, times), *(x * wave[:, None] for wave in _season(times).T)]
-        if "network" in knowledge:
-            amplitudes = filtered @ self.patterns
-            parts += [amplitudes, _lagged(amplitudes, 1)]
-        return np.concatenate(parts, axis=1)
+        season, amplitudes = _season(times).T, filtered @ self.patterns
+        network = [amplitudes, _lagged(amplitudes, 1)]
+
+        def of(station: int, knowledge: tuple[str, ...]) -> np.ndarray:
+            parts = []
+            if "near" in knowledge:
+                x = filtered[:, columns_of(self.near[station], variables)]
+                parts += [_lagged(x, lag) for lag in range(LAGS)]
+                parts += [_running_mean(x, times), *(x * wave[:, None] for wave in season)]
+            if "network" in knowledge:
+                parts += network
+            return np.concatenate(parts, axis=1)
+
+        return of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +94,9 @@ class StationForecasts:
         stations, variables = len(self.regressors.near), self.damping.shape[1]
         x = filtered.reshape(len(times), 1, stations, variables)
         out = (x * self.damping[:, None]).reshape(len(times), len(self.leads), stations * variables)
+        regressors = self.regressors(times, filtered)
         for s in range(stations):
-            known = {each: self.regressors(times, filtered, s, each) for each in set(self.knowledge)}
+            known = {each: regressors(s, each) for each in set(self.knowledge)}
             own = slice(s * variables, (s + 1) * variables)
             for k, each in enumerate(self.knowledge):
                 out[:, k, own] += known[each] @ self.coefficients[k][s]
@@ -122,28 +128,28 @@ def learn_forecasts(
     persistent = filtered.reshape(steps, 1, stations, variables) * damping[:, None]
     later -= persistent.reshape(later.shape)
     own = [slice(s * variables, (s + 1) * variables) for s in range(stations)]
+    known = regressors(times, filtered)
 
     def targets(s: int) -> np.ndarray:
         return later[:, :, own[s]].reshape(steps, -1)
 
     errors = np.stack([
-        sum(choose_penalties(regressors(times, filtered, s, each), targets(s)) for s in judged_stations(stations))
+        sum(choose_penalties(known(s, each), targets(s)) for s in judged_stations(stations))
         for each in KNOWLEDGE
     ])  # fmt: skip  # (knowledge, penalty, lead * variable)
     errors = errors.reshape(len(KNOWLEDGE), len(PENALTIES), len(leads), variables)
     chosen = np.argmin(errors.min(1).sum(-1), axis=0)  # of each lead
-    coefficients: list[tuple[np.ndarray, ...]] = []
-    missed = np.full(later.shape, np.nan)
-    for k, which in enumerate(chosen):
-        penalties = PENALTIES[np.argmin(errors[which, :, k], axis=0)]
-        fitted = []
-        for s in range(stations):
-            X, Y = regressors(times, filtered, s, KNOWLEDGE[which]), later[:, k, own[s]]
-            fitted.append(fit_ridge(X, Y, penalties))
-            missed[:, k, own[s]] = Y - predict_left_out(X, Y, penalties)
-        coefficients.append(tuple(fitted))
+    penalties = [PENALTIES[np.argmin(errors[which, :, k], axis=0)] for k, which in enumerate(chosen)]
     knowledge = tuple(KNOWLEDGE[which] for which in chosen)
-    return StationForecasts(leads, regressors, damping, knowledge, tuple(coefficients), missed)
+    coefficients: tuple[list[np.ndarray], ...] = tuple([] for _ in leads)
+    missed = np.full(later.shape, np.nan)
+    for s in range(stations):
+        seen = {each: known(s, each) for each in set(knowledge)}
+        for k, each in enumerate(knowledge):
+            X, Y = seen[each], later[:, k, own[s]]
+            coefficients[k].append(fit_ridge(X, Y, penalties[k]))
+            missed[:, k, own[s]] = Y - predict_left_out(X, Y, penalties[k])
+    return StationForecasts(leads, regressors, damping, knowledge, tuple(map(tuple, coefficients)), missed)
 
 
 def _damping(filtered: np.ndarray, later: np.ndarray, variables: int) -> np.ndarray:

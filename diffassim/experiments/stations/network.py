@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from diffassim.experiments.stations.anomalies import SCALES, Anomalies
-from diffassim.experiments.stations.evolution import LinearEvolution, nearest_stations
-from diffassim.experiments.stations.filtering import Filtered, StationFilter, learn_filter
+from diffassim.experiments.stations.evolution import LinearEvolution
+from diffassim.experiments.stations.filtering import Filtered, StationFilter
 from diffassim.experiments.stations.forecasting import KNOWLEDGE, Regressors, StationForecasts, learn_forecasts
 from diffassim.experiments.stations.intervals import Intervals
 from diffassim.experiments.stations.mean_cycle import MeanCycle
 from diffassim.experiments.stations.record import Record
 from diffassim.experiments.stations.references import ForecastReferences
+from diffassim.experiments.stations.regional_filter import RegionalFilter, learn_regional_filter, regions_of
+from diffassim.experiments.stations.regions import Region
 
 __all__ = ["Network"]
 
@@ -36,7 +38,7 @@ class Network:
 
     anomalies: Anomalies
     near: np.ndarray
-    filter: StationFilter
+    filter: RegionalFilter
     forecasts: StationForecasts
     intervals: Intervals
     references: ForecastReferences
@@ -55,9 +57,7 @@ class Network:
         scales = tuple(SCALES["sqrt" if root else "none"] for root in roots) * len(record.names)
         anomalies = Anomalies.fit(times, values, scales)
         x = anomalies.forward(times, values)
-        near = nearest_stations(x, len(record.names))
-        distances = record.distances(record.places) if np.isfinite(record.places[:, :2]).all() else None
-        found = learn_filter(x, near, distances)
+        found, near = learn_regional_filter(x, record.places, regions_of(x, record.places))
         forecasts = learn_forecasts(times, found.run(x).mean, x, near, leads)
         intervals = Intervals.learn(times, forecasts.missed, leads)
         return cls(anomalies, near, found, forecasts, intervals, ForecastReferences.fit(x, near, leads))
@@ -79,7 +79,7 @@ class Network:
 
     def to_arrays(self) -> dict[str, Any]:
         """Return it as a nested dict of arrays."""
-        f, evolution, cycle = self.forecasts, self.filter.evolution, self.anomalies.cycle
+        f, cycle = self.forecasts, self.anomalies.cycle
         return {
             "cycle": {
                 "coefficients": cycle.coefficients,
@@ -88,10 +88,7 @@ class Network:
             "std": self.anomalies.std,
             "roots": np.array([scale.name == "sqrt" for scale in self.anomalies.scales]),
             "near": self.near,
-            "filter": {
-                "coefficients": np.asarray(evolution.coefficients), "regressors": np.asarray(evolution.regressors),
-                "error": self.filter.error, "start": self.filter.start, "share": np.asarray(self.filter.share),
-            },
+            **{f"filter {k}": _filter_arrays(*each) for k, each in enumerate(zip(*self.filter, strict=True))},
             "forecasts": {
                 "leads": np.array(f.leads), "patterns": f.regressors.patterns, "damping": f.damping,
                 "knowledge": np.array([KNOWLEDGE.index(each) for each in f.knowledge]),
@@ -108,17 +105,30 @@ class Network:
         daily, yearly, together = (int(each) for each in arrays["cycle"]["waves"])
         cycle = MeanCycle(arrays["cycle"]["coefficients"], daily, yearly, bool(together))
         scales = tuple(SCALES["sqrt" if root else "none"] for root in arrays["roots"])
-        near, found, f = arrays["near"], arrays["filter"], arrays["forecasts"]
+        near, f = arrays["near"], arrays["forecasts"]
         leads = tuple(int(lead) for lead in f["leads"])
+        count = sum(name.startswith("filter ") for name in arrays)
         forecasts = StationForecasts(
             leads, Regressors(near, f["patterns"]), f["damping"], tuple(KNOWLEDGE[k] for k in f["knowledge"]),
             tuple(tuple(f[f"coefficients {k}"]) for k in range(len(leads))), np.empty((0, len(leads), len(scales))),
         )  # fmt: skip
         return cls(
             Anomalies(scales, cycle, arrays["std"]), near,
-            StationFilter(
-                LinearEvolution(found["coefficients"], found["regressors"]), found["error"], found["start"],
-                float(found["share"]),
-            ),
+            RegionalFilter(*zip(*(_filter_from(arrays[f"filter {k}"]) for k in range(count)), strict=True)),
             forecasts, Intervals(**arrays["intervals"]), ForecastReferences(**arrays["references"], near=near),
         )  # fmt: skip
+
+
+def _filter_arrays(region: Region, found: StationFilter) -> dict[str, np.ndarray]:
+    evolution = found.evolution
+    return {
+        "own": region.own, "seen": region.seen, "coefficients": np.asarray(evolution.coefficients),
+        "regressors": np.asarray(evolution.regressors), "error": found.error, "start": found.start,
+        "share": np.asarray(found.share),
+    }  # fmt: skip
+
+
+def _filter_from(arrays: dict[str, Any]) -> tuple[Region, StationFilter]:
+    evolution = LinearEvolution(arrays["coefficients"], arrays["regressors"])
+    found = StationFilter(evolution, arrays["error"], arrays["start"], float(arrays["share"]))
+    return Region(arrays["own"], arrays["seen"]), found

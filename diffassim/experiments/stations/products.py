@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from diffassim.experiments.stations.network import Network
-from diffassim.experiments.stations.record import Record, great_circle, lead_unit
+from diffassim.experiments.stations.record import Record, great_circle, lead_unit, require_places
 from diffassim.experiments.stations.references import FORECASTS, last_known, spatial_references
 from diffassim.experiments.stations.spatial import learn_kriging
 
@@ -108,7 +108,7 @@ def analyze_unseen(
     out: dict[str, list[np.ndarray]] = {}
     spread: dict[str, list[np.ndarray]] = {"unseen_std": [], "unseen_lower": [], "unseen_upper": []}
     for v, (some, center, std) in enumerate(_kriged(network, record, departures, unseen.places, rows, first)):
-        distances, scale = some.distances(unseen.places).T, network.anomalies.scales[v]
+        distances, scale = great_circle(unseen.places, some.places), network.anomalies.scales[v]
         for name, found in spatial_references(some.values[rows][:, :, v], distances).items():
             out.setdefault(name, []).append(found)
         out.setdefault(ASSIMILATION, []).append(scale.mean(center, std))
@@ -153,9 +153,9 @@ def _kriged(
     for v in range(variables):
         present = np.flatnonzero(np.isfinite(record.values[:first, :, v]).any(0))
         some = record.stations(present)
+        require_places(some.places, places)
         kriging = learn_kriging(
-            scaled[:first, v::variables][:, present], departures[:first, v::variables][:, present], some.places,
-            places, some.distances(some.places), some.distances(places).T,
+            scaled[:first, v::variables][:, present], departures[:first, v::variables][:, present], some.places, places
         )  # fmt: skip
         center = kriging(scaled[rows, v::variables][:, present])
         yield some, center, np.broadcast_to(kriging.std, center.shape)

@@ -11,7 +11,7 @@ from diffassim.core.errors import DataError
 from diffassim.grids.sphere import EARTH
 from diffassim.models.base import Variable
 
-__all__ = ["SHORT", "Record", "great_circle", "lead_unit"]
+__all__ = ["SHORT", "Record", "great_circle", "lead_unit", "require_places"]
 
 
 SHORT = {"days": "d", "hours": "h", "minutes": "min"}
@@ -71,20 +71,6 @@ class Record:
         stamp = stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp.tz_convert("UTC")
         return int(self.times.searchsorted(stamp))
 
-    def distances(self, others: np.ndarray) -> np.ndarray:
-        """Return great-circle distances in km of all stations to other places, shape (station, place).
-
-        Args:
-            others: longitude and latitude first, shape (place, 2 or more).
-
-        Raises:
-            DataError: if a place is not known.
-        """
-        for each in (self.places, others):
-            if not np.isfinite(each[:, :2]).all():
-                raise DataError("the places of all stations are needed here: give longitude and latitude of each")
-        return great_circle(self.places, others)
-
 
 def lead_unit(step: pd.Timedelta) -> tuple[str, pd.Timedelta]:
     """Return the unit in which leads are told, and its length."""
@@ -92,6 +78,16 @@ def lead_unit(step: pd.Timedelta) -> tuple[str, pd.Timedelta]:
         if step >= length:
             return name, length
     return "minutes", pd.Timedelta("1min")
+
+
+def require_places(*places: np.ndarray) -> None:
+    """Raise `DataError` if a longitude or a latitude is not known.
+
+    Args:
+        places: longitude and latitude first, shape (place, 2 or more).
+    """
+    if not all(np.isfinite(each[:, :2]).all() for each in places):
+        raise DataError("the places of all stations are needed here: give longitude and latitude of each")
 
 
 def great_circle(first: np.ndarray, second: np.ndarray) -> np.ndarray:

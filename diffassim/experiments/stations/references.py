@@ -101,8 +101,17 @@ def spatial_references(values: np.ndarray, distances: np.ndarray | None) -> dict
         found = {"mean of the others": mean}
         if distances is not None:
             weights = 1 / np.maximum(distances, 1e-3) ** 2
-            far = np.where(known[:, None], distances[None], np.inf)
-            nearest = np.take_along_axis(values, far.argmin(2), axis=1)
-            found["nearest station"] = np.where(np.isfinite(far.min(2)), nearest, np.nan)
+            found["nearest station"] = _nearest(values, distances)
             found["inverse distance"] = (filled @ weights.T) / (known @ weights.T)
+    return found
+
+
+def _nearest(values: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """Return at each time the value of the nearest station that has one, shape (time, place)."""
+    found = np.full((len(values), len(distances)), np.nan)
+    for stations in np.argsort(distances, axis=1, kind="stable").T:
+        missing = np.isnan(found)
+        if not missing.any():
+            break
+        found = np.where(missing, values[:, stations], found)
     return found

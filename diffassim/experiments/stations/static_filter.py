@@ -12,6 +12,7 @@ from jax import lax
 from jax.scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from diffassim.core.pytree import Pytree
+from diffassim.cycling import bucket_size
 
 __all__ = ["StaticFilter"]
 
@@ -51,7 +52,7 @@ class StaticFilter(Pytree):
             density of what was observed at each time given the times before, shape (time,).
         """
         gaps = ~np.isfinite(values)
-        most = max(int(gaps.sum(1).max()), 1)
+        most = min(bucket_size(int(gaps.sum(1).max())), values.shape[1])
         order = np.argsort(~gaps, axis=1, kind="stable")[:, :most]
         real = np.take_along_axis(gaps, order, axis=1)
         found = _run(self, jnp.asarray(x), jnp.asarray(np.where(gaps, 0.0, values)), order, real)

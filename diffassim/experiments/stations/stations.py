@@ -14,6 +14,7 @@ from diffassim.experiments.framework.base import Results, Stage, StagedExperimen
 from diffassim.experiments.stations.network import Network
 from diffassim.experiments.stations.products import analyze_map, analyze_unseen, analyze_withheld, as_dataset, forecast
 from diffassim.experiments.stations.record import Record
+from diffassim.experiments.stations.regional_filter import covariance_numbers
 from diffassim.experiments.stations.settings import (
     StationsConfiguration,
     as_record,
@@ -91,7 +92,7 @@ class Stations(StagedExperiment):
         first, last = steps_of(config, record)
         count, steps = record.components.shape[1], last - first
         needed = {
-            "covariances (8 x (stations x variables)^2)": 8.0 * 8 * count**2,
+            "covariances": 8.0 * covariance_numbers(count),
             "forecasts (times x methods x leads x stations x variables)": 8.0
             * 12
             * steps

@@ -16,6 +16,7 @@ import xarray as xr
 
 from diffassim.cli import main
 from diffassim.experiments.framework.configuration import build_configuration, read_toml
+from diffassim.experiments.stations.record import great_circle
 from diffassim.experiments.stations.stations import Stations
 from diffassim.experiments.templates import KINDS, template
 from tests.command_line import refused
@@ -107,19 +108,17 @@ def test_a_messy_table_through_the_command_line(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == table.split("\n\nindex.html")[0].strip()
 
 
-@pytest.mark.slow
-def test_places_that_nothing_was_seen_of(tmp_path):
+def network_of_particulate_matter(tmp_path, stations: int, days: int, width: float) -> None:
+    """Write a wide table, the places of the stations and the settings of a run that sees three in four of them."""
     rng = np.random.default_rng(2)
-    places = np.stack([rng.uniform(0, 3, 16), rng.uniform(49, 51, 16)], axis=1)
-    from diffassim.experiments.stations.record import great_circle
-
-    L = np.linalg.cholesky(np.exp(-great_circle(places, places) / 150) + 0.02 * np.eye(16))
-    x = np.zeros((160, 16))
-    for k in range(1, 160):
-        x[k] = 0.7 * x[k - 1] + 0.7 * L @ rng.normal(size=16)
-    names = [f"s{i}" for i in range(16)]
+    places = np.stack([rng.uniform(0, width, stations), rng.uniform(49, 51, stations)], axis=1)
+    L = np.linalg.cholesky(np.exp(-great_circle(places, places) / 150) + 0.02 * np.eye(stations))
+    x = np.zeros((days, stations))
+    for k in range(1, days):
+        x[k] = 0.7 * x[k - 1] + 0.7 * L @ rng.normal(size=stations)
+    names = [f"s{i}" for i in range(stations)]
     frame = pd.DataFrame(20 + 3 * x, columns=names)
-    frame.insert(0, "day", pd.date_range("2021-01-01", periods=160).strftime("%Y-%m-%d"))
+    frame.insert(0, "day", pd.date_range("2021-01-01", periods=days).strftime("%Y-%m-%d"))
     frame.to_csv(tmp_path / "wide.csv", index=False)
     pd.DataFrame({"id": names, "x": places[:, 0], "y": places[:, 1]}).to_csv(tmp_path / "places.csv", index=False)
     (tmp_path / "my.toml").write_text(
@@ -127,6 +126,23 @@ def test_places_that_nothing_was_seen_of(tmp_path):
         'longitude = "x"\nlatitude = "y"\nstations_file = "places.csv"\nverify_from = 2021-04-15\nleads = ["1D"]\n'
         'unseen = 0.25\ngrid = 0.5\n[[variables]]\nname = "pm10"\nunit = "ug m-3"\n'
     )
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_network_that_is_divided_into_regions(tmp_path):
+    network_of_particulate_matter(tmp_path, 1700, 160, 20)
+    main(["run", "my.toml", "--out", "out"])
+    scores = pd.read_csv(tmp_path / "out" / "scores.csv")
+    for variable in ("pm10", "pm10, unseen"):
+        value = scores[(scores["metric"] == "rmse") & (scores["variable"] == variable)].set_index("method")["value"]
+        assert value["assimilation"] == value.min()
+    assert scores[scores["metric"] == "coverage_90"]["value"].between(0.82, 0.96).all()
+
+
+@pytest.mark.slow
+def test_places_that_nothing_was_seen_of(tmp_path):
+    network_of_particulate_matter(tmp_path, 16, 160, 3)
     main(["run", "my.toml", "--out", "out"])
     scores = pd.read_csv(tmp_path / "out" / "scores.csv")
     value = scores[(scores["metric"] == "rmse") & (scores["variable"] == "pm10, unseen")].set_index("method")["value"]
