@@ -16,7 +16,7 @@ from diffassim.experiments.stations.static_filter import StaticFilter
 from diffassim.gaussian import EKF, Gaussian
 from diffassim.observations import Observations
 
-__all__ = ["KINDS", "Filtered", "Kind", "StationFilter", "densities", "fit_filter", "learn_filter", "likeliest"]
+__all__ = ["KINDS", "Filtered", "Kind", "StationFilter", "affordable", "densities", "fit_filter", "likeliest"]
 
 KNOWN_SHARE, WARM_UP, JUDGED = 0.7, 100, 1500  # of the record, for the choice of an evolution; steps
 DEAREST = 2e11  # operations of a filter that carries all covariances; beyond, those of a step's error are used
@@ -51,12 +51,14 @@ class StationFilter(NamedTuple):
         error: covariance of what it misses in a step, shape (component, component).
         start: covariance of the departures themselves.
         share: of the variances of a step's error, for the errors of observations.
+        carried: whether covariances are carried from step to step; otherwise those of a step's error serve always.
     """
 
     evolution: LinearEvolution
     error: np.ndarray
     start: np.ndarray
     share: float = ERROR_SHARES[1]
+    carried: bool = True
 
     def run(self, departures: np.ndarray) -> Filtered:
         """Filter a record.
@@ -68,7 +70,7 @@ class StationFilter(NamedTuple):
         size = LAGS * count
         R = Diagonal(std=jnp.sqrt(self.share * jnp.diag(jnp.asarray(self.error))))
         mean = jnp.zeros((LAGS, count))
-        if steps * size**3 <= DEAREST:
+        if self.carried:
             record = Observations(departures, np.arange(1, steps + 1), operator=Latest(), error=R)
             start = np.kron(np.eye(LAGS), self.start)
             belief = Gaussian(mean, jnp.asarray(np.linalg.cholesky(start).T.reshape(size, LAGS, count)))
@@ -83,17 +85,6 @@ def _columns(C: np.ndarray) -> Any:
     """Return a square root of the covariance as columns that change the latest step alone."""
     root = np.linalg.cholesky(positive(C)).T
     return jnp.asarray(np.concatenate([root[:, None], np.zeros((len(C), LAGS - 1, len(C)))], axis=1))
-
-
-def learn_filter(departures: np.ndarray, near: np.ndarray, distances: np.ndarray | None) -> StationFilter:
-    """Learn evolution and covariances, and keep what makes the last part of the record likeliest when it is not known.
-
-    Args:
-        departures: of the training period, NaN where missing.
-        near: for each station its neighbors.
-        distances: of the stations, or None.
-    """
-    return fit_filter(departures, near, distances, likeliest(densities(departures, near, distances)))
 
 
 class Kind(NamedTuple):
@@ -113,11 +104,26 @@ class Kind(NamedTuple):
 KINDS = tuple(Kind(regressing, share) for regressing in (False, True) for share in ERROR_SHARES)
 
 
-def densities(departures: np.ndarray, near: np.ndarray, distances: np.ndarray | None) -> np.ndarray:
-    """Return for each of `KINDS` the log density of the last part of a record when only the first is known."""
+def affordable(departures: np.ndarray, regions: int) -> bool:
+    """Return whether filters of a record can carry covariances, in each of some regions of this size."""
+    steps, count = departures.shape
+    return regions * steps * (LAGS * count) ** 3 <= DEAREST
+
+
+def densities(
+    departures: np.ndarray, near: np.ndarray, distances: np.ndarray | None, carried: bool = True
+) -> np.ndarray:
+    """Return for each of `KINDS` the log density of the last part of a record when only the first is known.
+
+    Args:
+        departures: of the training period, NaN where missing.
+        near: for each station its neighbors.
+        distances: of the stations, or None.
+        carried: whether the filter carries covariances.
+    """
     known = round(KNOWN_SHARE * len(departures))
     judged = departures[known - min(known, WARM_UP) : known + JUDGED]
-    simple = _decaying(departures[:known], distances)
+    simple = _decaying(departures[:known], distances, carried)
     found = simple, _regressing(departures[:known], near, distances, simple)
     early = (found[kind.regressing]._replace(share=kind.share) for kind in KINDS)
     return np.array([each.run(judged).log_likelihood[min(known, WARM_UP) :].sum() for each in early])
@@ -128,18 +134,20 @@ def likeliest(densities: np.ndarray) -> Kind:
     return KINDS[int(np.argmax(np.nan_to_num(densities, nan=-np.inf)))]
 
 
-def fit_filter(departures: np.ndarray, near: np.ndarray, distances: np.ndarray | None, kind: Kind) -> StationFilter:
-    """Learn evolution and covariances of a kind from a record."""
-    simple = _decaying(departures, distances)
+def fit_filter(
+    departures: np.ndarray, near: np.ndarray, distances: np.ndarray | None, kind: Kind, carried: bool = True
+) -> StationFilter:
+    """Learn evolution and covariances of a kind from a record; see `densities`."""
+    simple = _decaying(departures, distances, carried)
     found = _regressing(departures, near, distances, simple) if kind.regressing else simple
     return found._replace(share=kind.share)
 
 
-def _decaying(departures: np.ndarray, distances: np.ndarray | None) -> StationFilter:
+def _decaying(departures: np.ndarray, distances: np.ndarray | None, carried: bool) -> StationFilter:
     start = shrunk_covariance(departures, distances)
     evolution = persisting(departures)
     rate = float(evolution.coefficients[0, 0])
-    return StationFilter(evolution, (1 - rate**2) * start, start)
+    return StationFilter(evolution, (1 - rate**2) * start, start, carried=carried)
 
 
 def _regressing(
@@ -148,4 +156,4 @@ def _regressing(
     """Return the filter with regressions, learned from what the simple one makes of the gaps."""
     rate = float(simple.evolution.coefficients[0, 0])
     evolution, missed = fit_evolution(simple.run(departures).mean, departures, near, rate)
-    return StationFilter(evolution, shrunk_covariance(missed, distances), simple.start)
+    return simple._replace(evolution=evolution, error=shrunk_covariance(missed, distances))

@@ -124,11 +124,13 @@ def _filter_arrays(region: Region, found: StationFilter) -> dict[str, np.ndarray
     return {
         "own": region.own, "seen": region.seen, "coefficients": np.asarray(evolution.coefficients),
         "regressors": np.asarray(evolution.regressors), "error": found.error, "start": found.start,
-        "share": np.asarray(found.share),
+        "share": np.asarray(found.share), "carried": np.asarray(found.carried),
     }  # fmt: skip
 
 
 def _filter_from(arrays: dict[str, Any]) -> tuple[Region, StationFilter]:
     evolution = LinearEvolution(arrays["coefficients"], arrays["regressors"])
-    found = StationFilter(evolution, arrays["error"], arrays["start"], float(arrays["share"]))
-    return Region(arrays["own"], arrays["seen"]), found
+    share, carried = float(arrays["share"]), bool(arrays["carried"])
+    return Region(arrays["own"], arrays["seen"]), StationFilter(
+        evolution, arrays["error"], arrays["start"], share, carried
+    )

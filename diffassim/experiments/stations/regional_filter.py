@@ -8,7 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from diffassim.experiments.stations.evolution import nearest_stations
-from diffassim.experiments.stations.filtering import Filtered, StationFilter, densities, fit_filter, likeliest
+from diffassim.experiments.stations.filtering import (
+    Filtered,
+    StationFilter,
+    affordable,
+    densities,
+    fit_filter,
+    likeliest,
+)
 from diffassim.experiments.stations.record import great_circle
 from diffassim.experiments.stations.regions import Region, columns_of, divide, unit_vectors, whole
 
@@ -86,12 +93,13 @@ def learn_regional_filter(
     """
     stations = len(places)
     parts = [_part(departures, places, region.seen) for region in regions]
+    carried = affordable(parts[0][0], len(parts))
     chosen = np.linspace(0, len(parts) - 1, min(JUDGED, len(parts))).astype(int)
-    kind = likeliest(np.sum([densities(*parts[k]) for k in chosen], axis=0))
+    kind = likeliest(np.sum([densities(*parts[k], carried=carried) for k in chosen], axis=0))
     near = np.empty((stations, parts[0][1].shape[1]), int)
     for region, (_, inside, _) in zip(regions, parts, strict=True):
         near[region.own] = region.seen[inside[: len(region.own)]]
-    return RegionalFilter(regions, tuple(fit_filter(*part, kind) for part in parts)), near
+    return RegionalFilter(regions, tuple(fit_filter(*part, kind, carried=carried) for part in parts)), near
 
 
 def _part(

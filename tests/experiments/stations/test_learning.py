@@ -10,7 +10,7 @@ pytest.importorskip("pandas")
 
 from diffassim.experiments.stations.covariance import pairwise_covariance, shrunk_covariance
 from diffassim.experiments.stations.evolution import LAGS, fit_evolution, nearest_stations, persisting
-from diffassim.experiments.stations.filtering import learn_filter
+from diffassim.experiments.stations.filtering import densities, fit_filter, likeliest
 from diffassim.experiments.stations.intervals import Intervals
 from diffassim.experiments.stations.mean_cycle import MeanCycle
 from diffassim.experiments.stations.record import great_circle
@@ -108,7 +108,8 @@ def test_the_filter_of_a_silent_station_beats_its_own_last_value():
         common[k] = 0.95 * common[k - 1] + 0.3 * rng.normal()
     x = common[:, None] + 0.1 * rng.normal(size=(900, 4))
     x[rng.random(x.shape) < 0.1] = np.nan
-    found = learn_filter(x[:600], nearest_stations(x[:600], 4), None)
+    near = nearest_stations(x[:600], 4)
+    found = fit_filter(x[:600], near, None, likeliest(densities(x[:600], near, None)))
     hidden = x.copy()
     hidden[600:, 2] = np.nan
     result = found.run(hidden)
