@@ -110,9 +110,7 @@ def affordable(departures: np.ndarray, regions: int) -> bool:
     return regions * steps * (LAGS * count) ** 3 <= DEAREST
 
 
-def densities(
-    departures: np.ndarray, near: np.ndarray, distances: np.ndarray | None, carried: bool = True
-) -> np.ndarray:
+def densities(departures: np.ndarray, near: np.ndarray, distances: np.ndarray | None, carried: bool) -> np.ndarray:
     """Return for each of `KINDS` the log density of the last part of a record when only the first is known.
 
     Args:
@@ -135,7 +133,7 @@ def likeliest(densities: np.ndarray) -> Kind:
 
 
 def fit_filter(
-    departures: np.ndarray, near: np.ndarray, distances: np.ndarray | None, kind: Kind, carried: bool = True
+    departures: np.ndarray, near: np.ndarray, distances: np.ndarray | None, carried: bool, kind: Kind
 ) -> StationFilter:
     """Learn evolution and covariances of a kind from a record; see `densities`."""
     simple = _decaying(departures, distances, carried)

@@ -94,12 +94,12 @@ def learn_regional_filter(
     stations = len(places)
     parts = [_part(departures, places, region.seen) for region in regions]
     carried = affordable(parts[0][0], len(parts))
-    chosen = np.linspace(0, len(parts) - 1, min(JUDGED, len(parts))).astype(int)
-    kind = likeliest(np.sum([densities(*parts[k], carried=carried) for k in chosen], axis=0))
+    judged = [parts[int(k)] for k in np.linspace(0, len(parts) - 1, min(JUDGED, len(parts)))]
+    kind = likeliest(np.sum([densities(*part, carried) for part in judged], axis=0))
     near = np.empty((stations, parts[0][1].shape[1]), int)
     for region, (_, inside, _) in zip(regions, parts, strict=True):
         near[region.own] = region.seen[inside[: len(region.own)]]
-    return RegionalFilter(regions, tuple(fit_filter(*part, kind, carried=carried) for part in parts)), near
+    return RegionalFilter(regions, tuple(fit_filter(*part, carried, kind) for part in parts)), near
 
 
 def _part(

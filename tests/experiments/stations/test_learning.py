@@ -109,7 +109,7 @@ def test_the_filter_of_a_silent_station_beats_its_own_last_value():
     x = common[:, None] + 0.1 * rng.normal(size=(900, 4))
     x[rng.random(x.shape) < 0.1] = np.nan
     near = nearest_stations(x[:600], 4)
-    found = fit_filter(x[:600], near, None, likeliest(densities(x[:600], near, None)))
+    found = fit_filter(x[:600], near, None, True, likeliest(densities(x[:600], near, None, True)))
     hidden = x.copy()
     hidden[600:, 2] = np.nan
     result = found.run(hidden)
