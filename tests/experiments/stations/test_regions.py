@@ -68,6 +68,7 @@ def test_places_at_one_point_are_divided_too():
     assert sorted(np.concatenate([region.own for region in regions])) == list(range(9))
 
 
+@pytest.mark.slow
 def test_a_small_network_is_one_region_with_the_filter_of_its_stations():
     places, _, y = network()
     regions = regions_of(y, places)
@@ -78,6 +79,7 @@ def test_a_small_network_is_one_region_with_the_filter_of_its_stations():
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", [True, False], ids=["with places", "without places"])
 def test_parts_fill_gaps_about_as_well_as_the_whole(small_regions, known):
     places, truth, y = network()
@@ -92,6 +94,7 @@ def test_parts_fill_gaps_about_as_well_as_the_whole(small_regions, known):
     assert errors[0] < 1.08 * errors[1] and errors[1] < 0.8 * truth.std()
 
 
+@pytest.mark.slow
 def test_a_divided_network_comes_back_from_its_arrays(small_regions):
     places, _, y = network()
     times = pd.date_range("2020-01-01", periods=STEPS, freq="D", tz="UTC")
