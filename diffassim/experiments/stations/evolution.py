@@ -8,10 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffassim.experiments.stations.covariance import pairwise_covariance
+from diffassim.experiments.stations.regions import columns_of
 from diffassim.experiments.stations.ridge import PENALTIES, choose_penalties, fit_ridge, predict_left_out
 from diffassim.models.base import Model
 
-__all__ = ["LAGS", "LinearEvolution", "fit_evolution", "nearest_stations", "persisting"]
+__all__ = [
+    "LAGS",
+    "LinearEvolution",
+    "fit_evolution",
+    "lagged",
+    "nearest_stations",
+    "persisting",
+    "regressors_of",
+]
 
 LAGS = 3
 NEIGHBORS = 8  # of a station, itself included
@@ -72,6 +81,18 @@ def persisting(departures: np.ndarray) -> LinearEvolution:
     return LinearEvolution(jnp.full((count, 1), rate), jnp.arange(count)[:, None])
 
 
+def lagged(filled: np.ndarray) -> np.ndarray:
+    """Return the flattened states of a record without gaps, from the first that has all lags, shape (time, state)."""
+    last = len(filled) - LAGS + 1
+    return np.concatenate([filled[LAGS - 1 - lag : LAGS - 1 - lag + last] for lag in range(LAGS)], axis=1)
+
+
+def regressors_of(near: np.ndarray, variables: int) -> np.ndarray:
+    """Return where the last steps of each station's neighbors are in the flattened state, by station."""
+    columns = np.stack([columns_of(each, variables) for each in near])
+    return np.concatenate([lag * len(near) * variables + columns for lag in range(LAGS)], axis=1)
+
+
 def fit_evolution(
     filled: np.ndarray, observed: np.ndarray, near: np.ndarray, rate: float
 ) -> tuple[LinearEvolution, np.ndarray]:
@@ -88,12 +109,8 @@ def fit_evolution(
     """
     stations, count = len(near), filled.shape[1]
     variables = count // stations
-    lagged = np.stack([filled[LAGS - 1 - lag : len(filled) - 1 - lag] for lag in range(LAGS)], axis=1)
-    flat, following = lagged.reshape(len(lagged), -1), observed[LAGS:] - rate * lagged[:, 0]
-    indices = [
-        (np.arange(LAGS)[:, None] * count + (each[:, None] * variables + np.arange(variables)).ravel()).ravel()
-        for each in near
-    ]
+    flat, indices = lagged(filled)[:-1], regressors_of(near, variables)
+    following = observed[LAGS:] - rate * flat[:, :count]
     own = [s * variables + np.arange(variables) for s in range(stations)]
     # One penalty for each variable: what is chosen for a single station hangs on chance.
     errors = sum(choose_penalties(flat[:, indices[s]], following[:, own[s]]) for s in judged_stations(stations))
@@ -104,5 +121,5 @@ def fit_evolution(
         decay = rate * (index == each[:, None])  # of the latest step, whose place in the state has no offset
         coefficients.append(fit_ridge(X, Y, penalties).T + decay)
         missed[LAGS:, each] = Y - predict_left_out(X, Y, penalties)
-    regressors = np.repeat(np.stack(indices), variables, axis=0)
+    regressors = np.repeat(indices, variables, axis=0)
     return LinearEvolution(jnp.asarray(np.concatenate(coefficients)), jnp.asarray(regressors)), missed

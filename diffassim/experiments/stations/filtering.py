@@ -11,7 +11,7 @@ from diffassim.core.pytree import Pytree
 from diffassim.covariances import Diagonal, LowRank
 from diffassim.cycling import cycle
 from diffassim.experiments.stations.covariance import positive, shrunk_covariance
-from diffassim.experiments.stations.evolution import LAGS, LinearEvolution, fit_evolution, persisting
+from diffassim.experiments.stations.evolution import LAGS, fit_evolution, persisting
 from diffassim.experiments.stations.static_filter import StaticFilter
 from diffassim.gaussian import EKF, Gaussian
 from diffassim.observations import Observations
@@ -47,14 +47,14 @@ class StationFilter(NamedTuple):
     """A Kalman filter of the departures.
 
     Args:
-        evolution: how they go on.
+        evolution: how they go on, a `Model` of the last steps.
         error: covariance of what it misses in a step, shape (component, component).
         start: covariance of the departures themselves.
         share: of the variances of a step's error, for the errors of observations.
         carried: whether covariances are carried from step to step; otherwise those of a step's error serve always.
     """
 
-    evolution: LinearEvolution
+    evolution: Any
     error: np.ndarray
     start: np.ndarray
     share: float = ERROR_SHARES[1]

@@ -13,6 +13,7 @@ from diffassim.experiments.stations.filtering import Filtered, StationFilter
 from diffassim.experiments.stations.forecasting import KNOWLEDGE, Regressors, StationForecasts, learn_forecasts
 from diffassim.experiments.stations.intervals import Intervals
 from diffassim.experiments.stations.mean_cycle import MeanCycle
+from diffassim.experiments.stations.neural_evolution import NeuralEvolution, learn_neural_evolution
 from diffassim.experiments.stations.record import Record
 from diffassim.experiments.stations.references import ForecastReferences
 from diffassim.experiments.stations.regional_filter import RegionalFilter, learn_regional_filter, regions_of
@@ -34,6 +35,7 @@ class Network:
         forecasts: from the filtered departures.
         intervals: of the forecasts.
         references: simple forecasts.
+        told: a sentence about the evolution, if a network was tried.
     """
 
     anomalies: Anomalies
@@ -42,9 +44,12 @@ class Network:
     forecasts: StationForecasts
     intervals: Intervals
     references: ForecastReferences
+    told: str = ""
 
     @classmethod
-    def learn(cls, record: Record, first: int, roots: tuple[bool, ...], leads: tuple[int, ...]) -> Network:
+    def learn(
+        cls, record: Record, first: int, roots: tuple[bool, ...], leads: tuple[int, ...], neural_seed: int | None = None
+    ) -> Network:
         """Learn from the rows before `first`.
 
         Args:
@@ -52,15 +57,19 @@ class Network:
             first: row from which on nothing is known.
             roots: for each variable, whether its departures are taken of square roots.
             leads: of the forecasts, in steps.
+            neural_seed: seed of a network that is tried in the evolution; None tries none.
         """
         times, values = record.times[:first], record.components[:first]
         scales = tuple(SCALES["sqrt" if root else "none"] for root in roots) * len(record.names)
         anomalies = Anomalies.fit(times, values, scales)
         x = anomalies.forward(times, values)
         found, near = learn_regional_filter(x, record.places, regions_of(x, record.places))
+        told = ""
+        if neural_seed is not None:
+            found, told = learn_neural_evolution(found, x, len(record.names), neural_seed)
         forecasts = learn_forecasts(times, found.run(x).mean, x, near, leads)
         intervals = Intervals.learn(times, forecasts.missed, leads)
-        return cls(anomalies, near, found, forecasts, intervals, ForecastReferences.fit(x, near, leads))
+        return cls(anomalies, near, found, forecasts, intervals, ForecastReferences.fit(x, near, leads), told)
 
     def departures(self, record: Record, rows: slice) -> np.ndarray:
         """Return the standardized departures of some rows, NaN where missing, shape (time, component)."""
@@ -87,7 +96,7 @@ class Network:
             },
             "std": self.anomalies.std,
             "roots": np.array([scale.name == "sqrt" for scale in self.anomalies.scales]),
-            "near": self.near,
+            "near": self.near, "told": np.frombuffer(self.told.encode() or b" ", np.uint8),
             **{f"filter {k}": _filter_arrays(*each) for k, each in enumerate(zip(*self.filter, strict=True))},
             "forecasts": {
                 "leads": np.array(f.leads), "patterns": f.regressors.patterns, "damping": f.damping,
@@ -116,20 +125,25 @@ class Network:
             Anomalies(scales, cycle, arrays["std"]), near,
             RegionalFilter(*zip(*(_filter_from(arrays[f"filter {k}"]) for k in range(count)), strict=True)),
             forecasts, Intervals(**arrays["intervals"]), ForecastReferences(**arrays["references"], near=near),
+            arrays["told"].tobytes().decode().strip(),
         )  # fmt: skip
 
 
 def _filter_arrays(region: Region, found: StationFilter) -> dict[str, np.ndarray]:
-    evolution = found.evolution
+    linear, neural = found.evolution, {}
+    if isinstance(linear, NeuralEvolution):
+        neural, linear = linear.to_arrays(), linear.linear
     return {
-        "own": region.own, "seen": region.seen, "coefficients": np.asarray(evolution.coefficients),
-        "regressors": np.asarray(evolution.regressors), "error": found.error, "start": found.start,
-        "share": np.asarray(found.share), "carried": np.asarray(found.carried),
+        "own": region.own, "seen": region.seen, "coefficients": np.asarray(linear.coefficients),
+        "regressors": np.asarray(linear.regressors), "error": found.error, "start": found.start,
+        "share": np.asarray(found.share), "carried": np.asarray(found.carried), **neural,
     }  # fmt: skip
 
 
 def _filter_from(arrays: dict[str, Any]) -> tuple[Region, StationFilter]:
-    evolution = LinearEvolution(arrays["coefficients"], arrays["regressors"])
+    evolution: Any = LinearEvolution(arrays["coefficients"], arrays["regressors"])
+    if "kinds" in arrays:
+        evolution = NeuralEvolution.from_arrays(evolution, arrays)
     share, carried = float(arrays["share"]), bool(arrays["carried"])
     return Region(arrays["own"], arrays["seen"]), StationFilter(
         evolution, arrays["error"], arrays["start"], share, carried

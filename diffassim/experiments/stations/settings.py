@@ -91,6 +91,8 @@ class StationsConfiguration(Configuration):
             one after the other.
         unseen: stations of which nothing is ever seen: names, or a share such as 0.2, drawn by the seed.
         grid: spacing, degrees, of maps of the analyses in the verification; default: no maps.
+        evolution: "linear", or "neural": a network that all stations share is added to the linear evolution, if it
+            makes a part of the training period likelier that it does not know.
     """
 
     file: Path | None = None
@@ -121,6 +123,7 @@ class StationsConfiguration(Configuration):
     withheld: Literal["each"] | tuple[str, ...] = ()
     unseen: Annotated[float, Field(gt=0, lt=1)] | tuple[str, ...] = ()
     grid: Annotated[float, Field(gt=0, le=30)] | None = None
+    evolution: Literal["linear", "neural"] = "linear"
 
     @field_validator("step", "leads")
     @classmethod

@@ -122,7 +122,8 @@ class Stations(StagedExperiment):
 
     def _learn(self, config: Any, carry: dict[str, Any], _: int) -> tuple[dict[str, Any], xr.Dataset]:
         record = self.sources(config).record
-        network = Network.learn(record, steps_of(config, record)[0], roots_of(config), config.lead_steps)
+        seed = config.seed if config.evolution == "neural" else None
+        network = Network.learn(record, steps_of(config, record)[0], roots_of(config), config.lead_steps, seed)
         return {"network": network.to_arrays()}, xr.Dataset()
 
     def _assimilate(self, config: Any, carry: dict[str, Any], _: int) -> tuple[dict[str, Any], xr.Dataset]:
@@ -144,7 +145,7 @@ class Stations(StagedExperiment):
         if config.grid is not None:
             found |= analyze_map(network, record, departures, rows, first, config.grid)
         dataset = as_dataset(found, sources.record, sources.unseen, rows, config.lead_steps)
-        return {}, dataset.assign_attrs({LEFT_OUT: "\n".join(sources.notes)})
+        return {}, dataset.assign_attrs({LEFT_OUT: "\n".join([network.told, *sources.notes]).strip()})
 
 
 @functools.lru_cache(maxsize=1)
