@@ -21,7 +21,7 @@ PLACES = np.full((STATIONS, 3), np.nan)
 
 
 def departures(bent: float, seed: int = 1) -> np.ndarray:
-    """Return stations that swing by a tent map as far as they are bent, and decay otherwise; one value in ten missing."""
+    """Return stations that swing by a tent map as far as bent, and decay otherwise; one value in ten missing."""
     rng = np.random.default_rng(seed)
     x = np.zeros((STEPS, STATIONS))
     for k in range(1, STEPS):
