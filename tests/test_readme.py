@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 from pathlib import Path
-from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import pytest
-
-import diffassim as da
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,18 +70,6 @@ def test_own_parts_run_with_a_library(library):
     chosen = [code for code in others if library in needed(code)]
     assert chosen
     run_own_parts([first, *chosen])
-
-
-@pytest.mark.parametrize("page", ["docs/coming_from.md", "docs/own_parts.md"])
-def test_names_on_a_page_exist(page):
-    names = set(re.findall(r"\bda((?:\.[A-Za-z_]\w*)+)", (ROOT / page).read_text()))
-    assert len(names) > 15
-    for name in names:
-        found = da
-        for part in name.strip(".").split("."):
-            if isinstance(found, ModuleType) and not hasattr(found, part):
-                importlib.import_module(f"{found.__name__}.{part}")
-            found = getattr(found, part)
 
 
 def test_the_first_commands_are_those_that_ci_runs():
