@@ -1,12 +1,17 @@
 """Settings of the documentation site: `sphinx-build docs site`."""
 
 import re
+import sys
 from importlib.metadata import version as version_of
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # notebook_gallery
 
 project = "diffassim"
 author = "The diffassim developers"
 release = version_of("diffassim")
-extensions = ["myst_parser", "sphinx.ext.napoleon", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
+extensions = ["myst_nb", "notebook_gallery", "sphinx.ext.napoleon", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
+nb_execution_mode = "off"  # notebooks are shown with the outputs that are stored; they are run elsewhere
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 html_theme = "furo"
@@ -15,7 +20,6 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # arguments are described in words, with shapes and units
 napoleon_google_docstring = True
 napoleon_use_ivar = True
-suppress_warnings = ["myst.xref_missing"]  # links to files of the repository that the site does not hold
 
 
 TOKENS = re.compile(r":[a-z]+:`[^`]*`|``.+?``|`(?P<code>[^`\n]+)`|(?P<bar>\|)|(?P<star>\*)")
