@@ -63,13 +63,17 @@ def test_own_parts_run_one_after_the_other(capsys):
 
 @pytest.mark.slow
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # of PyTorch's own forward mode
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_own_parts_run_with_a_library(library):
-    pytest.importorskip(library, reason=f"the blocks of docs/own_parts.md with {library} need it")
+def test_own_parts_run_with_a_library(library, capsys):
+    pytest.importorskip(
+        library, reason=f"the blocks of docs/own_parts.md with {library} need it: pip install {library}"
+    )
     first, *others = blocks("python", "docs/own_parts.md")
     chosen = [code for code in others if library in needed(code)]
     assert chosen
     run_own_parts([first, *chosen])
+    assert "FAILED" not in capsys.readouterr().out
 
 
 def test_the_first_commands_are_those_that_ci_runs():
