@@ -9,11 +9,12 @@ from diffassim.diagnostics.innovations import InnovationStatistics, innovation_s
 from diffassim.diagnostics.memory import MemoryReport, explain_memory
 from diffassim.diagnostics.model import ModelReport, check_model
 from diffassim.diagnostics.observability import observability
-from diffassim.diagnostics.ranks import RankHistogram, rank_histogram
+from diffassim.diagnostics.ranks import RankHistogram, independent_count, rank_histogram
 from diffassim.diagnostics.reliability import (
     Coverage,
     Exceedance,
     SpreadError,
+    binned_spread_error,
     exceedance_reliability,
     interval_coverage,
     spread_error,
@@ -31,6 +32,7 @@ __all__ = [
     "RankHistogram",
     "Spectrum",
     "SpreadError",
+    "binned_spread_error",
     "check_adjoint",
     "check_covariance",
     "check_gradient",
@@ -40,6 +42,7 @@ __all__ = [
     "exceedance_reliability",
     "explain",
     "explain_memory",
+    "independent_count",
     "innovation_statistics",
     "interval_coverage",
     "observability",

@@ -9,10 +9,10 @@ import numpy as np
 from jax.scipy.special import gammaincc
 from jaxtyping import Array, Float
 
-from diffassim.core.errors import DataError, ShapeError
+from diffassim.core.errors import ConfigurationError, DataError, ShapeError
 from diffassim.core.pytree import Pytree, static
 
-__all__ = ["RankHistogram", "known_pairs", "rank_histogram"]
+__all__ = ["RankHistogram", "independent_count", "known_pairs", "rank_histogram"]
 
 
 class RankHistogram(Pytree):
@@ -113,6 +113,45 @@ def rank_histogram(members: Float[Array, N * shape], value: Float[Array, "*shape
     # Add the share at the lowest possible rank, take it away after the highest, and sum.
     edges = np.bincount(low, share, N + 2) - np.bincount(high + 1, share, N + 2)
     return RankHistogram(jnp.asarray(np.cumsum(edges)[: N + 1]), skipped)
+
+
+def independent_count(ranks: Any, size: int, blocks: int = 20) -> float:
+    r"""Estimate how many independent values would make a rank histogram vary as this one does from time to time.
+
+    .. math:: n = M \Big/ \max\Big(1, \frac{\sum_k s_k^2}{\sum_k p_k (1 - p_k) / m}\Big)
+
+    with M values in blocks of m, the share \(p_k\) of rank k, and the sample variance \(s_k^2\) of its share over the
+    blocks. Values near each other in time and space are not independent, so that frequencies vary more than their
+    number says.
+
+    Args:
+        ranks: integers from 0 to size - 1, times first; negative ones are missing.
+        size: number of ranks.
+        blocks: of successive times (fewer if there are fewer times).
+
+    Returns:
+        Number between 1 and that of the values; 0 without any.
+
+    Raises:
+        ConfigurationError: if a rank is too large.
+
+    Example:
+        >>> ranks = np.repeat(np.random.default_rng(0).integers(0, 5, 2000), 10)  # each stays for ten times
+        >>> bool(1500 < independent_count(ranks, 5, blocks=200) < 2600)
+        True
+    """
+    r = np.asarray(ranks)
+    if r.size and r.max() >= size:
+        raise ConfigurationError(f"independent_count: found the rank {r.max()}; size={size} has ranks 0 to {size - 1}")
+    parts = [part[part >= 0].ravel() for part in np.array_split(r, max(1, min(blocks, len(r))))]
+    counts = np.array([np.bincount(part, minlength=size) for part in parts if part.size], float).reshape(-1, size)
+    M = float(counts.sum())
+    if len(counts) < 2:
+        return M
+    p, m = counts.sum(0) / M, counts.sum(1)
+    varied = np.sum(np.var(counts / m[:, None], axis=0, ddof=1))
+    expected = np.sum(p * (1 - p)) * np.mean(1 / m)
+    return M if varied <= expected else max(1.0, float(M * expected / varied))
 
 
 def known_pairs(name: str, members: Any, value: Any) -> tuple[np.ndarray, np.ndarray, int]:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Array, Float
 
-from diffassim.core.errors import ConfigurationError, ShapeError
+from diffassim.core.errors import ConfigurationError, DataError, ShapeError
 from diffassim.core.pytree import Pytree
 from diffassim.diagnostics.ranks import known_pairs
 
-__all__ = ["Coverage", "Exceedance", "SpreadError", "exceedance_reliability", "interval_coverage", "spread_error"]
+__all__ = [
+    "Coverage",
+    "Exceedance",
+    "SpreadError",
+    "binned_spread_error",
+    "exceedance_reliability",
+    "interval_coverage",
+    "spread_error",
+]
 
 
 class SpreadError(Pytree):
@@ -68,15 +76,47 @@ def spread_error(members: Float[Array, N * shape], value: Float[Array, "*shape"]
     N = len(E)
     if N < 2:
         raise ShapeError("spread_error: a single member has no spread; at least two are needed")
-    variance, error = np.var(E, axis=0, ddof=1) * (1 + 1 / N), np.mean(E, axis=0) - y
-    parts = np.array_split(np.argsort(variance, kind="stable"), min(bins, y.size))
-    spread, apart = np.sqrt(variance), np.abs(error)
-    constant = any(np.ptp(x) <= 1e-12 * np.max(x) for x in (spread, apart))  # up to rounding
+    return binned_spread_error(np.std(E, axis=0, ddof=1) * np.sqrt(1 + 1 / N), np.mean(E, axis=0) - y, bins)
+
+
+def binned_spread_error(spread: Float[Array, "*shape"], error: Float[Array, "*shape"], bins: int = 10) -> SpreadError:
+    """Compare the error that is claimed with the real one, where means and spreads are known instead of members.
+
+    Args:
+        spread: standard deviation that each error should have; for the mean of N members their sample standard
+            deviation times sqrt(1 + 1/N).
+        error: what it really was; NaN in either is missing.
+        bins: number of bins from small to large spread, with equal numbers of pairs (fewer if there are fewer pairs).
+
+    Returns:
+        `SpreadError`.
+
+    Raises:
+        ShapeError: if the shapes differ.
+        ConfigurationError: if there is no bin.
+        DataError: if no complete pair is left.
+
+    Example:
+        >>> found = binned_spread_error(np.array([1.0, 2.0, 1.0]), np.array([1.0, -2.0, np.nan]), bins=2)
+        >>> found.spread.tolist(), found.error.tolist(), found.ratio
+        ([1.0, 2.0], [1.0, 2.0], 1.0)
+    """
+    if bins < 1:
+        raise ConfigurationError(f"binned_spread_error: bins={bins} must be at least 1")
+    std, e = np.asarray(spread), np.asarray(error)
+    if std.shape != e.shape:
+        raise ShapeError(f"binned_spread_error: spread of shape {std.shape} and errors of shape {e.shape} differ")
+    known = np.isfinite(std) & np.isfinite(e)
+    if not known.any():
+        raise DataError(f"binned_spread_error: none of {std.size} pairs of a spread and an error is complete")
+    std, apart = std[known], np.abs(e[known])
+    parts = np.array_split(np.argsort(std, kind="stable"), min(bins, std.size))
+    constant = any(np.ptp(x) <= 1e-12 * np.max(x) for x in (std, apart))  # up to rounding
     return SpreadError(
-        np.array([np.sqrt(np.mean(variance[part])) for part in parts]),
-        np.array([np.sqrt(np.mean(error[part] ** 2)) for part in parts]),
+        np.array([np.sqrt(np.mean(std[part] ** 2)) for part in parts]),
+        np.array([np.sqrt(np.mean(apart[part] ** 2)) for part in parts]),
         np.array([part.size for part in parts]),
-        float("nan") if constant else float(np.corrcoef(spread, apart)[0, 1]),
+        float("nan") if constant else float(np.corrcoef(std, apart)[0, 1]),
     )
 
 

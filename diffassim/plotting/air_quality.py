@@ -8,9 +8,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from diffassim.plotting.innovations import draw_departures
+from diffassim.plotting.searches import draw_cost_history
 from diffassim.plotting.style import COLORS, figure, panel_label, style
 
-__all__ = ["overview"]
+__all__ = ["observations_used", "overview"]
 
 NORMAL_90 = 1.6448536269514722
 _LOOKS = (("gray", "s"), ("green", "v"), ("orange", "^"), ("blue", "o"))
@@ -30,6 +32,47 @@ def overview(dataset: xr.Dataset) -> Figure:
         _rates(rates, dataset.isel(time=0))
         _errors(errors, dataset)
     return drawn
+
+
+def observations_used(dataset: xr.Dataset, noise: float) -> Figure:
+    """Return the figure of what withheld stations depend on, how observations are met, and how the searches went.
+
+    Args:
+        dataset: output of the experiment.
+        noise: standard deviation of the observation errors.
+    """
+    departures = np.moveaxis(dataset["departure"].values, 0, -1) / noise  # run, hour, station, case
+    with style():
+        drawn = figure(9.4, 6.8)
+        (left, right), (below, last) = drawn.subplots(2, 2)
+        _footprint(drawn, left, dataset.isel(time=0))
+        hours = dataset["hour"].values + 1
+        draw_cost_history(right, dataset["cost"].values, np.isfinite(departures[1]).sum(axis=(0, 1)))
+        panel_label(right, "b", "cost of the cases")
+        for axes, letter, name, values in ((below, "c", "prior", departures[0]), (last, "d", "4D-Var", departures[1])):
+            draw_departures(axes, hours, {"": values}, expected=None if letter == "c" else 1.0)
+            axes.set(xlabel="hour of the window", ylabel="over the observation error")
+            panel_label(axes, letter, f"observations minus {name}, all cases")
+    return drawn
+
+
+def _footprint(drawn: Any, axes: Any, case: xr.Dataset) -> None:
+    """Draw where the air of the withheld stations was."""
+    mesh = axes.pcolormesh(
+        case["x"], case["y"], 100 * case["footprint"], shading="nearest", cmap="Greys", vmin=0, rasterized=True
+    )
+    drawn.colorbar(mesh, ax=axes, label="sensitivity, percent", shrink=0.9)
+    spacing = float(case["x"][1] - case["x"][0])
+    for name, marker, color, label in (("withheld", "X", "orange", "withheld"), ("station", "o", "sky", "reports")):
+        y, x = (case[f"{name}_cell"].values.T + 0.5) * spacing
+        axes.plot(
+            x, y, marker, color=COLORS[color], markersize=6, markeredgecolor="black", markeredgewidth=0.7,
+            linestyle="none", label=label,
+        )  # fmt: skip
+    axes.grid(visible=False)
+    axes.set(xlabel="km", ylabel="km", aspect="equal")
+    axes.legend(loc="upper left", fontsize=7, frameon=True)
+    panel_label(axes, "a", f"withheld stations at the end, by the field {case['footprint'].attrs['hours']} h before")
 
 
 def _maps(row: Any, axes: Any, case: xr.Dataset) -> None:

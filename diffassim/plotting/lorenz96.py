@@ -7,9 +7,11 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
+from diffassim.plotting.innovations import draw_departures
+from diffassim.plotting.searches import draw_cost_history
 from diffassim.plotting.style import COLORS, figure, panel_label, style
 
-__all__ = ["overview"]
+__all__ = ["overview", "search"]
 
 _COLORS = {"analysis": COLORS["blue"], "background": COLORS["orange"], "free run": COLORS["gray"]}
 _SHOWN = 400  # time rows in the space-time panels
@@ -58,6 +60,31 @@ def overview(dataset: xr.Dataset, scores: pd.DataFrame, observation_std: float) 
         right.set(xlabel="lead after the last observation", ylabel="root-mean-square error", ylim=(0, None))
         right.legend()
         panel_label(right, "d", "error by lead")
+    return drawn
+
+
+def search(dataset: xr.Dataset, window: int, observation_std: float) -> Figure:
+    """Return a figure of the cost by iteration, and of what observations differ from background and analysis by.
+
+    Args:
+        dataset: whole windows of the output.
+        window: their length, steps.
+        observation_std: standard deviation of the observation errors.
+    """
+    observed = np.isfinite(dataset["observation"].values).sum(axis=1).reshape(-1, window).sum(axis=1)
+    departures = {
+        f"from {name}": ((dataset["observation"] - dataset[name]) / observation_std).values
+        for name in ("background", "analysis")
+    }
+    with style():
+        drawn = figure(8.4, 3.6)
+        left, right = drawn.subplots(1, 2, width_ratios=[1, 1.5])
+        draw_cost_history(left, dataset["cost"].values[window - 1 :: window], observed)
+        panel_label(left, "a", "cost of the windows")
+        draw_departures(right, dataset["time"], departures, expected=None)
+        right.axhline(1.0, color="black", linestyle=":", linewidth=0.9)
+        right.set(xlabel="time", ylabel="over the observation error")
+        panel_label(right, "b", "departures of the observations")
     return drawn
 
 

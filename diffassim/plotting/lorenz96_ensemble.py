@@ -8,21 +8,23 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from diffassim.plotting.ensembles import draw_rank_histogram
+from diffassim.plotting.ensembles import draw_rank_histogram, draw_spread_error
+from diffassim.plotting.innovations import draw_departures
 from diffassim.plotting.style import COLORS, figure, panel_label, style
 
-__all__ = ["overview"]
+__all__ = ["overview", "reliability"]
 
 _SHOWN = 200  # analyses in the space-time panels
 
 
-def overview(dataset: xr.Dataset, frequencies: Any, observation_std: float) -> Figure:
+def overview(dataset: xr.Dataset, frequencies: Any, observation_std: float, independent: float | None = None) -> Figure:
     """Return a figure of the analysis error, the spread, both over time, and the rank histogram.
 
     Args:
         dataset: output of the experiment.
         frequencies: of the ranks of the truth, 1 where flat; None where no analysis counts.
         observation_std: standard deviation of the observation errors, drawn for comparison.
+        independent: number of independent values among the ranks, for their band.
     """
     with style():
         drawn = figure(8.0, 6.0)
@@ -58,6 +60,27 @@ def overview(dataset: xr.Dataset, frequencies: Any, observation_std: float) -> F
         if frequencies is None:
             right.set_axis_off()
         else:
-            draw_rank_histogram(right, frequencies)
+            draw_rank_histogram(right, frequencies, count=independent)
         panel_label(right, "d", "ranks of the truth among the members")
+    return drawn
+
+
+def reliability(times: Any, found: dict[str, Any], innovations: Any) -> Figure:
+    """Return a figure of spread beside error, and of the innovations over time.
+
+    Args:
+        times: of the analyses that count.
+        found: `SpreadError` of background and analysis.
+        innovations: over their expected standard deviation, shape (time, site); NaN where nothing was observed.
+    """
+    with style():
+        drawn = figure(8.4, 3.6)
+        left, right = drawn.subplots(1, 2, width_ratios=[1, 1.7])
+        for (name, each), (color, marker) in zip(found.items(), (("orange", "s"), ("blue", "o")), strict=True):
+            draw_spread_error(left, each, f"{name} ({each.ratio:.2f})", marker, color=COLORS[color])
+        left.legend(loc="upper left", title="claimed / real error", title_fontsize=8)
+        panel_label(left, "a", "spread and error")
+        draw_departures(right, times, {"": innovations})
+        right.set(xlabel="time", ylabel="over spread and observation error")
+        panel_label(right, "b", "innovations of successive times, and where 90 % lie")
     return drawn

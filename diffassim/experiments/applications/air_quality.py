@@ -22,6 +22,7 @@ from diffassim.experiments.applications.air_quality_setting import (
     STEPS,
     AirQuality2D,
     Case,
+    at_cells,
     cost_of,
     draw_case,
     field_covariance,
@@ -30,7 +31,7 @@ from diffassim.experiments.framework.base import Configuration, Results, Stage, 
 from diffassim.experiments.framework.twin import states_at
 from diffassim.gaussian import CycledThreeDVar, Gaussian
 from diffassim.models import AdvectionDiffusion, rollout
-from diffassim.plotting.air_quality import overview
+from diffassim.plotting.air_quality import observations_used, overview
 from diffassim.variational import GaussNewton, minimize, posterior
 
 __all__ = ["METHODS", "AirQuality", "AirQualityConfiguration", "source_receptor"]
@@ -38,6 +39,8 @@ __all__ = ["METHODS", "AirQuality", "AirQualityConfiguration", "source_receptor"
 METHODS = ("prior", "interpolation", "source-receptor", "4D-Var")
 NORMAL_90 = 1.6448536269514722
 TOLERANCE = 0.03  # of the gradient: of a standard deviation of the prior
+ITERATIONS = 60  # of a search, whose costs are in the output
+FOOTPRINT = 4  # hours over which the withheld stations are followed back
 
 
 class AirQualityConfiguration(Configuration):
@@ -106,7 +109,8 @@ class AirQuality(StagedExperiment):
     def finish(self, config: AirQualityConfiguration, dataset: xr.Dataset) -> Results:
         """Return errors, table and figure."""
         scores = _scores(dataset)
-        return Results(scores, {"air_quality": overview(dataset)}, _table(dataset, scores), dataset.sizes["time"])
+        figures = {"air_quality": overview(dataset), "observations": observations_used(dataset, config.noise)}
+        return Results(scores, figures, _table(dataset, scores), dataset.sizes["time"])
 
 
 def source_receptor(case: Case, steps: int) -> np.ndarray:
@@ -165,7 +169,56 @@ def _assimilate(
         if first is not None
     ]
     runs.insert(1, _interpolated(setting, case, leads))
-    return carry, _row(config, case, index, (np.stack([np.asarray(run) for run in runs]), models, variance, solution))
+    row = _row(config, case, index, (np.stack([np.asarray(run) for run in runs]), models, variance, solution))
+    return carry, row.assign(_account(config, case, solution))
+
+
+def footprint(setting: AirQuality2D, case: Case, hours: int) -> np.ndarray:
+    """Return the derivative of the mean over the withheld stations at the window's end by the field some hours before.
+
+    Args:
+        setting: of the twin.
+        case: one truth; the given winds count.
+        hours: before the end.
+
+    Returns:
+        Of each cell (ug/m^3 over ug/m^3), shape (y, x).
+    """
+    model = _from_hour(case.model, setting.window - hours)
+    cells = jnp.asarray(case.withheld)
+    mean = lambda c: jnp.mean(at_cells(rollout(model, c, STEPS * hours)[-1], cells))  # noqa: E731
+    return np.asarray(jax.jit(jax.grad(mean))(case.background))
+
+
+def _from_hour(model: AdvectionDiffusion, hour: int) -> AdvectionDiffusion:
+    """Return the model whose step 0 has the winds and rates of an hour."""
+    return model.replace(
+        wind=tuple(jnp.roll(w, -hour, axis=0) for w in model.wind), emissions=jnp.roll(model.emissions, -hour, axis=0)
+    )
+
+
+def _account(config: AirQualityConfiguration, case: Case, solution: Any) -> dict[str, Any]:
+    """Return how the search went, the departures of observations, and the footprint, as variables of the output."""
+    J = np.full(ITERATIONS, np.nan)
+    given = np.asarray(solution.search.cost_history)[:ITERATIONS]
+    J[: given.size] = given
+    y, cells = case.observations, case.stations.T
+    seen = [
+        np.asarray(states_at(model, first, y.steps))[:, cells[0], cells[1]]
+        for model, first in ((case.model, case.background), (solution.model, solution.state))
+    ]
+    values = np.where(y.mask, y.values, np.nan)
+    hours = min(FOOTPRINT, config.window)
+    variables: dict[str, Any] = {
+        "cost": ("iteration", J, {"long_name": "J of 4D-Var at the start of an iteration"}),
+        "departure": (("run", "hour", "station"), np.stack([values - each for each in seen]), {"units": "ug m-3"}),
+        "footprint": (("y", "x"), footprint(config.setting, case, hours), {"units": "1", "hours": hours}),
+    }
+    own = {name: ((dims,) if isinstance(dims, str) else dims) for name, (dims, *_) in variables.items()}
+    return {
+        name: (("time", *own[name]), np.asarray(values)[None], attributes)
+        for name, (_, values, attributes) in variables.items()
+    }
 
 
 def _interpolated(setting: AirQuality2D, case: Case, leads: np.ndarray) -> Any:
@@ -173,12 +226,7 @@ def _interpolated(setting: AirQuality2D, case: Case, leads: np.ndarray) -> Any:
     prior = Gaussian.from_covariance(case.background, field_covariance(setting, case.background))
     belief, _ = cycle(CycledThreeDVar(prior), case.model, case.background, case.observations)
     # The record of the rates and winds of step 0 must be that of the end of the window.
-    shift = -setting.window
-    rolled = case.model.replace(
-        wind=tuple(jnp.roll(w, shift, axis=0) for w in case.model.wind),
-        emissions=jnp.roll(case.model.emissions, shift, axis=0),
-    )
-    return states_at(rolled, belief.mean, STEPS * leads)
+    return states_at(_from_hour(case.model, setting.window), belief.mean, STEPS * leads)
 
 
 def _log_rates(cost: Any, v: Any, window: int) -> dict[str, Array]:

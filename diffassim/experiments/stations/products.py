@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy.special import ndtr
 
 from diffassim.experiments.stations.network import Network
 from diffassim.experiments.stations.record import Record, great_circle, lead_unit, require_places
@@ -26,7 +27,8 @@ def forecast(network: Network, record: Record, rows: slice) -> dict[str, Any]:
 
     Returns:
         Arrays by name: `analysis` and `analysis_std` (time, station, variable), `forecast` (time, method, lead, ...),
-        `lower` and `upper` (time, lead, ...), the central 90 %.
+        `lower` and `upper` (time, lead, ...), the central 90 %, and `probability` (time, lead, ...), that of a lower
+        value than the one that was then observed (NaN if none was).
     """
     leads, anomalies = network.forecasts.leads, network.anomalies
     start = max(rows.start - max(leads) - WARM_UP, 0)
@@ -40,7 +42,7 @@ def forecast(network: Network, record: Record, rows: slice) -> dict[str, Any]:
     known = np.maximum.accumulate(np.isfinite(seen), axis=0)[stretch]
     last = np.where(known, last_known(seen)[stretch], anomalies.cycle(times))
     shape = (len(record.names), len(record.variables))
-    forecasts, lower, upper = [], [], []
+    forecasts, lower, upper, probability = [], [], [], []
     for k, lead in enumerate(leads):
         valid = times[keep] + lead * record.step
         std = network.references.std[:, k]
@@ -50,6 +52,8 @@ def forecast(network: Network, record: Record, rows: slice) -> dict[str, Any]:
         forecasts.append(np.stack([*references, anomalies.means(valid, center, half / NORMAL)], axis=1))
         lower.append(anomalies.quantiles(valid, center - half))
         upper.append(anomalies.quantiles(valid, center + half))
+        standard = (_shifted(x, lead)[keep] - center) * NORMAL / np.maximum(half, np.finfo(float).tiny)
+        probability.append(ndtr(standard))
     analysis = anomalies.means(times[keep], filtered.mean[keep], filtered.std[keep])
     return {
         "analysis": analysis.reshape(-1, *shape),
@@ -57,7 +61,13 @@ def forecast(network: Network, record: Record, rows: slice) -> dict[str, Any]:
         "forecast": np.stack(forecasts, axis=2).reshape(len(analysis), len(FORECAST_METHODS), len(leads), *shape),
         "lower": np.stack(lower, axis=1).reshape(len(analysis), len(leads), *shape),
         "upper": np.stack(upper, axis=1).reshape(len(analysis), len(leads), *shape),
+        "probability": np.stack(probability, axis=1).reshape(len(analysis), len(leads), *shape),
     }
+
+
+def _shifted(values: np.ndarray, lead: int) -> np.ndarray:
+    """Return for each time what was observed `lead` steps later, NaN where the record has ended."""
+    return np.concatenate([values[lead:], np.full((min(lead, len(values)), *values.shape[1:]), np.nan)])
 
 
 def analyze_withheld(network: Network, record: Record, rows: slice, groups: list[np.ndarray]) -> dict[str, Any]:
@@ -177,7 +187,7 @@ def as_dataset(
     dims = {
         "observed": ("time", "station"), "analysis": ("time", "station"), "analysis_std": ("time", "station"),
         "forecast": ("time", "method", "lead", "station"), "lower": ("time", "lead", "station"),
-        "upper": ("time", "lead", "station"),
+        "upper": ("time", "lead", "station"), "probability": ("time", "lead", "station"),
     }  # fmt: skip
     if "withheld" in found:
         coords["withheld_method"] = found["withheld_methods"]
@@ -203,5 +213,6 @@ def as_dataset(
             values = found[name][..., v]
             if axes[-1] == "station":
                 values = np.where(present[:, v], values, np.nan)
-            dataset[f"{variable.name}_{name}"] = (axes, values, {"units": variable.units})
+            units = "1" if name == "probability" else variable.units
+            dataset[f"{variable.name}_{name}"] = (axes, values, {"units": units})
     return dataset

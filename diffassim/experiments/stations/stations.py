@@ -13,8 +13,9 @@ from diffassim.core.errors import ConfigurationError
 from diffassim.experiments.framework.base import Results, Stage, StagedExperiment
 from diffassim.experiments.stations.network import Network
 from diffassim.experiments.stations.products import analyze_map, analyze_unseen, analyze_withheld, as_dataset, forecast
-from diffassim.experiments.stations.record import Record
+from diffassim.experiments.stations.record import SHORT, Record
 from diffassim.experiments.stations.regional_filter import covariance_numbers
+from diffassim.experiments.stations.reliability import reliability_of
 from diffassim.experiments.stations.settings import (
     StationsConfiguration,
     as_record,
@@ -23,6 +24,7 @@ from diffassim.experiments.stations.settings import (
     usable_record,
 )
 from diffassim.experiments.stations.station_scores import score_stations, score_table
+from diffassim.plotting.station_reliability import network_reliability
 from diffassim.plotting.stations import network_overview
 
 __all__ = ["Sources", "Stations"]
@@ -118,7 +120,10 @@ class Stations(StagedExperiment):
         scores = score_stations(dataset, start, roots_of(config))
         table = f"{score_table(dataset, scores)}\n{dataset.attrs[LEFT_OUT]}".rstrip()
         own = scores[(scores["method"] == "assimilation") & (scores["metric"] == "rmse")]
-        return Results(scores, {"stations": network_overview(dataset, scores, start)}, table, int(own["n"].min()))
+        figures = {"stations": network_overview(dataset, scores, start)}
+        if found := reliability_of(dataset, start):
+            figures["reliability"] = network_reliability(found, SHORT[dataset["lead"].attrs["units"]])
+        return Results(scores, figures, table, int(own["n"].min()))
 
     def _learn(self, config: Any, carry: dict[str, Any], _: int) -> tuple[dict[str, Any], xr.Dataset]:
         record = self.sources(config).record

@@ -19,12 +19,13 @@ from diffassim.experiments.framework.twin import Draw, observe, random_stream, s
 from diffassim.experiments.twins.lorenz96_setting import Lorenz96Setting, sound_length
 from diffassim.io.netcdf import to_dataset
 from diffassim.observations import Observations
-from diffassim.plotting.lorenz96 import overview
+from diffassim.plotting.lorenz96 import overview, search
 
 __all__ = ["Lorenz96Configuration", "Lorenz96Twin"]
 
 CYCLES_PER_CHUNK = 10
 FIELDS = 6  # of one number for each variable and step, in the output
+KEPT = 40  # iterations of a search, whose costs are in the output
 FAILURES = (Result.NON_FINITE, Result.STALLED, Result.DIVERGED)  # of a minimization: its analysis is no minimum
 
 
@@ -74,7 +75,7 @@ class Lorenz96Twin(Experiment):
         """Return what the largest arrays need: the output, and the trajectories of a chunk with their adjoints."""
         rows = config.n * config.window
         return {
-            "the output (cycles x window x n)": config.bytes_of(FIELDS * rows * config.cycles),
+            "the output (cycles x window x n)": config.bytes_of((FIELDS * rows + KEPT * config.window) * config.cycles),
             "the adjoint over a chunk (window x n)": config.bytes_of(FIELDS * rows * CYCLES_PER_CHUNK),
         }
 
@@ -109,6 +110,14 @@ class Lorenz96Twin(Experiment):
         dataset = to_dataset(fields, variables, {"time": config.dt * (first + 1 + np.arange(steps))})
         code = np.repeat(np.asarray(history.search.result, np.int8), config.window)
         dataset["result"] = ("time", code, {"long_name": "result code of the window's minimization"})
+        J = np.asarray(history.search.cost_history)[:, :KEPT]
+        costs = np.full((steps, KEPT), np.nan, config.dtype)
+        costs[config.window - 1 :: config.window, : J.shape[1]] = J
+        dataset["cost"] = (
+            ("time", "iteration"),
+            costs,
+            {"long_name": "J at the start of an iteration, at window ends"},
+        )
         return {"truth": truth[-1], "background": background, "free": free[-1]}, dataset
 
     def finish(self, config: Lorenz96Configuration, dataset: xr.Dataset) -> Results:
@@ -120,9 +129,12 @@ class Lorenz96Twin(Experiment):
         code = dataset["result"].values[:: config.window]
         counted = slice(min(config.discarded_cycles, sound), sound)
         failed = int(np.isin(code[counted], FAILURES).sum())
-        scores = _scores(config, dataset.isel(time=slice(counted.start * config.window, sound * config.window)))
+        rows = slice(counted.start * config.window, sound * config.window)
+        scores = _scores(config, dataset.isel(time=rows))
         table = _table(config, scores, sound, failed, code)
         figures = {"overview": overview(dataset, scores, config.observation_std)}
+        if counted.stop > counted.start:
+            figures["search"] = search(dataset.isel(time=rows), config.window, config.observation_std)
         return Results(scores, figures, table, max(sound - config.discarded_cycles, 0) - failed)
 
 

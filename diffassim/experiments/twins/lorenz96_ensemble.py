@@ -13,14 +13,14 @@ from pydantic import Field
 
 from diffassim.core.results import Result
 from diffassim.cycling import cycle
-from diffassim.diagnostics import RankHistogram, crps
+from diffassim.diagnostics import RankHistogram, SpreadError, binned_spread_error, crps, independent_count
 from diffassim.ensemble import ETKF, LETKF, DEnKF, EnKF, EnKFN, EnSRF, GaspariCohn
 from diffassim.experiments.framework.base import Experiment, Results, score_rows
 from diffassim.experiments.framework.twin import Draw, observe, random_stream, states_at
 from diffassim.experiments.twins.lorenz96_setting import Lorenz96Setting, sound_length
 from diffassim.io.netcdf import to_dataset
 from diffassim.observations import Observations
-from diffassim.plotting.lorenz96_ensemble import overview
+from diffassim.plotting.lorenz96_ensemble import overview, reliability
 
 __all__ = ["Lorenz96Ensemble", "Lorenz96EnsembleConfiguration"]
 
@@ -131,7 +131,12 @@ class Lorenz96Ensemble(Experiment):
         histogram = _ranks(counted, config.members)
         scores = _scores(config, counted, histogram)
         frequencies = None if histogram is None else np.asarray(histogram.frequencies)
-        figures = {"overview": overview(dataset, frequencies, config.observation_std)}
+        independent = independent_count(counted["rank"].values, config.members + 1)
+        figures = {"overview": overview(dataset, frequencies, config.observation_std, independent)}
+        if counted.sizes["time"]:
+            figures["reliability"] = reliability(
+                counted["time"], _spread_errors(config, counted), _innovations(config, counted)
+            )
         count = counted.sizes["time"]
         return Results(scores, figures, _table(config, scores, count, sound), count)
 
@@ -150,6 +155,21 @@ def _fields(history: Any, observations: Observations, truth: Any) -> dict[str, A
 def _ranks(counted: xr.Dataset, members: int) -> RankHistogram | None:
     ranks = counted["rank"].values.ravel()
     return RankHistogram(jnp.asarray(np.bincount(ranks, minlength=members + 1), float)) if ranks.size else None
+
+
+def _spread_errors(config: Lorenz96EnsembleConfiguration, counted: xr.Dataset) -> dict[str, SpreadError]:
+    """Return the real beside the claimed error of the mean, before and after the analyses."""
+    claimed = (1 + 1 / config.members) ** 0.5
+    return {
+        name: binned_spread_error(claimed * counted[f"{name}_spread"].values, (counted[name] - counted["truth"]).values)
+        for name in ("background", "analysis")
+    }
+
+
+def _innovations(config: Lorenz96EnsembleConfiguration, counted: xr.Dataset) -> np.ndarray:
+    """Return innovations over the standard deviation that spread and R claim for them."""
+    expected = np.sqrt(counted["background_spread"] ** 2 + config.observation_std**2)
+    return ((counted["observation"] - counted["background"]) / expected).values
 
 
 def _scores(
