@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
+from diffassim.plotting.impact import draw_impact
 from diffassim.plotting.innovations import draw_departures
 from diffassim.plotting.searches import draw_cost_history
 from diffassim.plotting.style import COLORS, figure, panel_label, style
@@ -63,13 +66,14 @@ def overview(dataset: xr.Dataset, scores: pd.DataFrame, observation_std: float) 
     return drawn
 
 
-def search(dataset: xr.Dataset, window: int, observation_std: float) -> Figure:
-    """Return a figure of the cost by iteration, and of what observations differ from background and analysis by.
+def search(dataset: xr.Dataset, window: int, observation_std: float, impact: Any = None) -> Figure:
+    """Return a figure of the cost by iteration, of departures of observations, and of what these were worth.
 
     Args:
         dataset: whole windows of the output.
         window: their length, steps.
         observation_std: standard deviation of the observation errors.
+        impact: `steps`, `impact`, `beneficial`, `change` and `windows` of the observation times in a window; or None.
     """
     observed = np.isfinite(dataset["observation"].values).sum(axis=1).reshape(-1, window).sum(axis=1)
     departures = {
@@ -77,14 +81,21 @@ def search(dataset: xr.Dataset, window: int, observation_std: float) -> Figure:
         for name in ("background", "analysis")
     }
     with style():
-        drawn = figure(8.4, 3.6)
-        left, right = drawn.subplots(1, 2, width_ratios=[1, 1.5])
+        drawn = figure(8.4, 3.6 if impact is None else 6.4)
+        parts: Any = drawn.subfigures(1 if impact is None else 2, 1, squeeze=False)[:, 0]
+        left, right = parts[0].subplots(1, 2, width_ratios=[1, 1.5])
         draw_cost_history(left, dataset["cost"].values[window - 1 :: window], observed)
         panel_label(left, "a", "cost of the windows")
         draw_departures(right, dataset["time"], departures, expected=None)
         right.axhline(1.0, color="black", linestyle=":", linewidth=0.9)
         right.set(xlabel="time", ylabel="over the observation error")
         panel_label(right, "b", "departures of the observations")
+        if impact is not None:
+            axes = parts[1].subplots()
+            names = [f"step {step} of {window}" for step in impact.steps]
+            draw_impact(axes, names, impact.impact, impact.beneficial, "impact on the squared error of the forecast")
+            total = f"{impact.impact.sum():.1f} in all, the error changed by {impact.change:.1f}"
+            panel_label(axes, "c", f"observation times, {impact.windows} windows, share of good values: {total}")
     return drawn
 
 

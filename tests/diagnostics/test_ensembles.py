@@ -13,7 +13,9 @@ from scipy import stats
 import diffassim as da
 from diffassim.core.errors import ConfigurationError, DataError, ShapeError
 from diffassim.diagnostics import (
+    binned_spread_error,
     exceedance_reliability,
+    independent_count,
     innovation_statistics,
     interval_coverage,
     rank_histogram,
@@ -132,6 +134,35 @@ def test_innovations_of_a_cycle_that_is_right():
     _, history = da.cycle(da.EKF(Q=Q), da.models.FunctionModel(lambda x, t: x), start, obs, key=key[2])
     (found,) = innovation_statistics(history.background.mean[:, None], obs, history.step)
     assert abs(found.correlation) < 4 / 3200**0.5 and abs(found.bias) < 4 * found.bias_error
+
+
+def test_spreads_beside_errors_are_those_of_the_members():
+    members, value = pairs(spread=0.7, size=500)
+    value[:20] = np.nan
+    std, error = np.std(members, axis=0, ddof=1) * np.sqrt(1 + 1 / N), members.mean(0) - value
+    found, expected = binned_spread_error(std, error, bins=7), spread_error(members, value, bins=7)
+    for name in ("spread", "error", "count", "correlation"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-12)
+    with pytest.raises(ShapeError, match="differ"):
+        binned_spread_error(std, error[1:])
+    with pytest.raises(DataError, match="none of 500 pairs"):
+        binned_spread_error(std, np.nan * error)
+    with pytest.raises(ConfigurationError, match="bins=0"):
+        binned_spread_error(std, error, bins=0)
+
+
+def test_the_number_of_independent_ranks():
+    rng = np.random.default_rng(0)
+    ranks = rng.integers(0, 8, (4000, 3))
+    assert independent_count(ranks, 8, blocks=200) > 0.85 * ranks.size
+    # Places that always agree count as one, and a value that stays for ten times as one.
+    together = np.repeat(np.repeat(ranks[:2000, :1], 10, axis=0), 3, axis=1)
+    assert 0.8 < independent_count(together, 8, blocks=200) / 2000 < 1.25
+    gaps = np.where(rng.uniform(size=ranks.shape) < 0.5, -1, ranks)
+    assert independent_count(gaps, 8, blocks=200) <= (gaps >= 0).sum()
+    assert independent_count(np.full((5, 2), -1), 8) == 0 and independent_count(ranks[:1], 8) == 3
+    with pytest.raises(ConfigurationError, match="found the rank 7"):
+        independent_count(ranks, 7)
 
 
 def test_bad_input_is_named():

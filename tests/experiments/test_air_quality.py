@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 from jax.flatten_util import ravel_pytree
 from matplotlib.figure import Figure
 
@@ -16,6 +17,7 @@ from diffassim.experiments.applications.air_quality import (
     METHODS,
     AirQuality,
     AirQualityConfiguration,
+    footprint,
     source_receptor,
 )
 from diffassim.experiments.applications.air_quality_setting import (
@@ -147,6 +149,29 @@ def test_the_experiment_improves_on_its_references(tmp_path):
     assert 0 < value["4D-Var", "emission rate", 0, "median_log_std"] < config.spread
     assert isinstance(results.figures["air_quality"], Figure) and "90 % intervals" in results.table
     assert results.counted == 2
+    with xr.open_dataset(tmp_path / "out" / "analysis.nc") as dataset:
+        d = dataset["departure"].values[:, 1] / config.noise  # of 4D-Var
+        J = [row[np.isfinite(row)] for row in dataset["cost"].values]
+        misfit = dataset["misfit"].values * np.isfinite(d).sum(axis=(1, 2))
+    for k in range(2):
+        assert np.all(np.diff(J[k]) < 1e-9) and 2 * J[k][-1] >= misfit[k] * (1 - 1e-3)
+        assert np.nansum(d[k] ** 2) < misfit[k]  # what is left of 2 J is that of the prior
+    assert set(results.figures) == {"air_quality", "observations"}
+
+
+@pytest.mark.slow
+def test_the_footprint_is_the_derivative_of_the_withheld_mean():
+    case = draw_case(LINEAR, 3)
+    hours, rng = 2, np.random.default_rng(0)
+    change = rng.normal(size=case.background.shape)
+    field = footprint(LINEAR, case, hours)
+    rolled = lambda x: jnp.roll(x, -(LINEAR.window - hours), axis=0)  # noqa: E731
+    model = case.model.replace(wind=tuple(rolled(w) for w in case.model.wind), emissions=rolled(case.model.emissions))
+    ends = [da.rollout(model, case.background + s * change, hours * STEPS)[-1] for s in (0.0, 1.0)]
+    y, x = case.withheld.T
+    difference = float(jnp.mean(ends[1][y, x]) - jnp.mean(ends[0][y, x]))
+    np.testing.assert_allclose(np.sum(field * change), difference, rtol=1e-9)
+    assert np.all(field > -1e-12)
 
 
 def test_settings_that_cannot_be_are_refused():

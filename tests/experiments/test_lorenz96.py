@@ -16,6 +16,7 @@ from diffassim.experiments.framework import run as runs
 from diffassim.experiments.framework.configuration import build_configuration
 from diffassim.experiments.twins import lorenz96
 from diffassim.experiments.twins.lorenz96 import Lorenz96Configuration, Lorenz96Twin
+from diffassim.experiments.twins.lorenz96_impact import impact_of_times
 from diffassim.experiments.twins.lorenz96_setting import sound_length
 
 SMALL = {"n": 4, "window": 2, "cycles": 6, "discarded_cycles": 2}
@@ -101,7 +102,7 @@ def test_a_truth_that_blows_up_is_named():
 @pytest.mark.slow
 def test_the_analysis_is_better_than_the_forecast_and_a_resumed_run_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(lorenz96, "CYCLES_PER_CHUNK", 10)
-    config = Lorenz96Configuration(cycles=30, discarded_cycles=10)
+    config = Lorenz96Configuration(cycles=30, discarded_cycles=10, impact_windows=2)
 
     def stop(finished, count):
         if finished == 2:
@@ -111,5 +112,22 @@ def test_the_analysis_is_better_than_the_forecast_and_a_resumed_run_the_same(tmp
         runs.run(Lorenz96Twin(), config, tmp_path / "parts", stop)
     parts = runs.resume(tmp_path / "parts")
     whole = runs.run(Lorenz96Twin(), config, tmp_path / "whole")
+    with xr.open_dataset(tmp_path / "whole" / "analysis.nc") as dataset:
+        observed = int(np.isfinite(dataset["observation"][80:]).sum())
+        costs = dataset["cost"].values
+        found = impact_of_times(config, dataset.load(), 10, 30, 4)
+    at = np.flatnonzero(np.isfinite(costs).any(axis=1))
+    assert at.tolist() == list(range(7, 240, 8))  # at window ends
+    last = [row[np.isfinite(row)][-1] for row in costs[at]]
+    assert 0.6 < 2 * np.sum(last[10:]) / observed < 1.4
+    assert found.windows == 4 and found.steps.tolist() == list(range(1, 9))
+    assert found.change < 0 and 0.4 < found.impact.sum() / found.change < 1.6 and np.all(found.beneficial > 0.4)
+    assert set(whole.figures) == {"overview", "search"}
     assert whole.scores.equals(parts.scores) and whole.counted == 20
     assert max(value(whole, "analysis")) < 0.6 < max(value(whole, "background")) < 1.2 < min(value(whole, "free run"))
+
+
+def test_there_is_no_impact_where_no_window_is_verified():
+    config = Lorenz96Configuration(**SMALL)
+    assert impact_of_times(config, output(config), 5, 6, 3) is None
+    assert impact_of_times(config, output(config), 0, 6, 0) is None

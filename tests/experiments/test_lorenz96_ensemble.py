@@ -49,6 +49,12 @@ def test_scores_are_those_of_the_saved_members(tmp_path, small_chunks):
     assert value(results, "analysis", "rmse") < value(results, "background", "rmse") < 0.6
     assert value(results, "free run", "rmse") > 3
     assert (tmp_path / "run" / "overview.png").stat().st_size > 10_000
+    left, right = results.figures["reliability"].axes
+    found = diagnostics.spread_error(members, truth)
+    drawn = next(line for line in left.lines if str(line.get_label()).startswith("analysis"))
+    np.testing.assert_allclose(drawn.get_xydata(), np.stack([found.spread, found.error], axis=1), rtol=1e-5)
+    size = next(line for line in right.lines if line.get_label() == "size")
+    np.testing.assert_allclose(np.mean(size.get_ydata() ** 2), value(results, "analysis", "chi_square"), rtol=0.05)
     assert "LETKF, 10 members, means over 70 analyses" in results.table
 
 

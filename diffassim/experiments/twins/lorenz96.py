@@ -16,6 +16,7 @@ from diffassim.covariances import Diagonal
 from diffassim.cycling import FourDVar, cycle, split_windows
 from diffassim.experiments.framework.base import Experiment, Results, score_rows
 from diffassim.experiments.framework.twin import Draw, observe, random_stream, states_at
+from diffassim.experiments.twins.lorenz96_impact import impact_of_times
 from diffassim.experiments.twins.lorenz96_setting import Lorenz96Setting, sound_length
 from diffassim.io.netcdf import to_dataset
 from diffassim.observations import Observations
@@ -35,10 +36,12 @@ class Lorenz96Configuration(Lorenz96Setting):
     Args:
         background_std: standard deviation in B.
         window: length of the assimilation window.
+        impact_windows: windows whose observations' impact on the forecasts is drawn.
     """
 
     background_std: Annotated[float, Field(gt=0)] = 0.5
     window: Annotated[int, Field(ge=1)] = 8
+    impact_windows: Annotated[int, Field(ge=0, le=1000)] = 10
 
     @model_validator(mode="after")
     def _windows_hold_observations(self) -> Self:
@@ -133,8 +136,9 @@ class Lorenz96Twin(Experiment):
         scores = _scores(config, dataset.isel(time=rows))
         table = _table(config, scores, sound, failed, code)
         figures = {"overview": overview(dataset, scores, config.observation_std)}
-        if counted.stop > counted.start:
-            figures["search"] = search(dataset.isel(time=rows), config.window, config.observation_std)
+        if counted.stop > counted.start and "cost" in dataset:  # an output of earlier versions has none
+            impact = impact_of_times(config, dataset, counted.start, sound, config.impact_windows)
+            figures["search"] = search(dataset.isel(time=rows), config.window, config.observation_std, impact)
         return Results(scores, figures, table, max(sound - config.discarded_cycles, 0) - failed)
 
 

@@ -147,8 +147,15 @@ def test_places_that_nothing_was_seen_of(tmp_path):
     scores = pd.read_csv(tmp_path / "out" / "scores.csv")
     value = scores[(scores["metric"] == "rmse") & (scores["variable"] == "pm10, unseen")].set_index("method")["value"]
     assert value["assimilation"] == value.min()
+    assert (tmp_path / "out" / "reliability.png").stat().st_size > 10_000
     assert scores[scores["metric"] == "coverage_90"]["value"].between(0.75, 1).all()
     with xr.open_dataset(tmp_path / "out" / "analysis.nc") as dataset:
+        # the probability of less than what was observed, and the interval, tell the same
+        p = dataset["pm10_probability"].isel(lead=0).values
+        low, high = (dataset[f"pm10_{name}"].isel(lead=0).values[:-1] for name in ("lower", "upper"))
+        later = dataset["pm10_observed"].values[1:]
+        assert np.isnan(p[-1]).all() and np.isfinite(p[:-1]).all()
+        np.testing.assert_array_equal((p[:-1] > 0.05) & (p[:-1] < 0.95), (later > low) & (later < high))
         values, std = dataset["pm10_map"], dataset["pm10_map_std"]
         assert values.dims == ("time", "latitude_of_map", "longitude_of_map")
         assert np.isfinite(values).all()
