@@ -14,10 +14,11 @@ pytest.importorskip("xarray")
 pytest.importorskip("pydantic")
 pytest.importorskip("pint")
 
-import jax
 import pandas as pd
 
 from diffassim.cli import main
+
+pytestmark = pytest.mark.usefixtures("command_line")
 
 DATA = Path(os.environ.get("DIFFASSIM_TEST_DATA", Path(__file__).parents[3] / "data"))
 
@@ -51,15 +52,6 @@ wanted = "m s-1"
 bounds = "wind_speed"
 root = true
 """
-
-
-@pytest.fixture(autouse=True)
-def as_the_command_line(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("warnings.showwarning", None)
-    x64 = jax.config.jax_enable_x64
-    yield
-    jax.config.update("jax_enable_x64", x64)
 
 
 def scored(name: str, settings: str, folder: Path) -> pd.DataFrame:
