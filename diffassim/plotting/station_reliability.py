@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -20,7 +20,7 @@ LOOKS = (("blue", "o"), ("orange", "s"))
 
 
 def network_reliability(found: Sequence[Any], unit: str) -> Figure:
-    """Return a row of panels for each variable: histograms of probabilities, claimed and real errors, both over time.
+    """Return panels for each variable: histograms of probabilities, claimed and real errors, both over time.
 
     Args:
         found: for every variable and some of its leads `variable`, `lead`, `valid`, `probability`, `independent`,
@@ -30,21 +30,26 @@ def network_reliability(found: Sequence[Any], unit: str) -> Figure:
     groups = [(name, list(rows)) for name, rows in groupby(found, key=lambda each: each.variable)][:MOST]
     letters = iter("abcdefghijklmnopqrstuvwx")
     with style():
-        drawn = figure(11.0, 2.7 * len(groups))
-        grid: Any = drawn.subplots(len(groups), 4, width_ratios=[1, 1, 1, 1.7], squeeze=False)
-        for axes, (name, rows) in zip(grid, groups, strict=True):
-            title = name.replace("_", " ")
-            for panel, each in zip(axes[:2], (rows[0], rows[-1]), strict=True):
-                label = f"{each.lead:g} {unit} ahead"
-                draw_pit_histogram(panel, each.probability, label=label, count=each.independent)
-                panel_label(panel, next(letters), title)
-            for each, (color, marker) in zip(rows, LOOKS, strict=False):
-                draw_spread_error(axes[2], each.spread, f"{each.lead:g} {unit}", marker, color=COLORS[color])
-            axes[2].set(xlabel="claimed error", ylabel="real error")
-            axes[2].legend(loc="upper left")
-            panel_label(axes[2], next(letters), "in bins of the claimed error")
-            draw_departures(axes[3], rows[0].valid, {"": rows[0].departures})
-            axes[3].xaxis.set_major_formatter(mdates.ConciseDateFormatter(axes[3].xaxis.get_major_locator()))
-            axes[3].set_ylabel("error over the claimed one")
-            panel_label(axes[3], next(letters), f"over time, {rows[0].lead:g} {unit} ahead")
+        drawn = figure(8.4, 4.7 * len(groups))
+        parts: Any = drawn.subfigures(len(groups), 1, squeeze=False)[:, 0]
+        for part, (name, rows) in zip(parts, groups, strict=True):
+            upper, lower = part.subfigures(2, 1, height_ratios=[1.35, 1])
+            _one_time(upper.subplots(1, 3), name.replace("_", " "), rows, unit, letters)
+            axes = lower.subplots()
+            draw_departures(axes, rows[0].valid, {"": rows[0].departures})
+            axes.xaxis.set_major_formatter(mdates.ConciseDateFormatter(axes.xaxis.get_major_locator()))
+            axes.set_ylabel("error / claimed")
+            panel_label(axes, next(letters), f"errors over claimed ones in time, {rows[0].lead:g} {unit} ahead")
     return drawn
+
+
+def _one_time(panels: Any, title: str, rows: Sequence[Any], unit: str, letters: Iterator[str]) -> None:
+    """Draw the histograms of the shortest and the longest lead, and errors in bins of the claimed one."""
+    for axes, each in zip(panels[:2], (rows[0], rows[-1]), strict=True):
+        draw_pit_histogram(axes, each.probability, label=f"{each.lead:g} {unit} ahead", count=each.independent)
+        panel_label(axes, next(letters), title)
+    for each, (color, marker) in zip(rows, LOOKS, strict=False):
+        draw_spread_error(panels[2], each.spread, f"{each.lead:g} {unit}", marker, color=COLORS[color])
+    panels[2].set(xlabel="claimed error", ylabel="real error")
+    panels[2].legend(loc="upper left")
+    panel_label(panels[2], next(letters), "claimed and real errors")
