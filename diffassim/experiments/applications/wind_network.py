@@ -40,7 +40,7 @@ def train_wind_network(inputs: np.ndarray, speed: np.ndarray, seed: int) -> Any:
 
     def loss(network: Any, batch: Any, key: Any) -> Any:
         x, y = batch
-        return jnp.mean(jnp.square((network(x) - y) / network.output_spread))
+        return jnp.mean(jnp.square((network(x) - y) / network.output_spread[None]))
 
     batch = min(BATCH, len(x))
     found = fit(loss, network, (x, y), optimizer=optax.adam(RATE), steps=UPDATES, batch_size=batch, key=keys[1])
