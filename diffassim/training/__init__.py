@@ -12,6 +12,7 @@ from diffassim.training.fit import Fit, TrainingError, fit
 from diffassim.training.frozen import paths_of, training_only
 from diffassim.training.metrics import CsvMetrics, TensorBoardMetrics
 from diffassim.training.online import OnlineState, OnlineTraining
+from diffassim.training.private import Private, privacy_spent
 from diffassim.training.progress import ProgressLine
 from diffassim.training.routes import AnalysisForecast, FilterCycle, FilterForecast, Forecast, Route, WindowSample
 from diffassim.training.scores import CRPS, EnergyScore, GaussianLikelihood, Loss, MeanSquare, Score, Spectral
@@ -37,6 +38,7 @@ __all__ = [
     "MeanSquare",
     "OnlineState",
     "OnlineTraining",
+    "Private",
     "ProgressLine",
     "Route",
     "Score",
@@ -54,6 +56,7 @@ __all__ = [
     "load_checkpoint",
     "paths_of",
     "perturbed",
+    "privacy_spent",
     "save_checkpoint",
     "training_only",
     "worst_errors",
