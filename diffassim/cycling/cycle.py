@@ -29,10 +29,10 @@ def cycle(method: Any, model: Any, background: Any, observations: Any, **options
 
     - a `SequentialMethod` (`ETKF`, `EKF`, `ParticleFilter`, ...) analyses an ensemble, a Gaussian or weighted particles
       at each observation time of a record: see
-      `cycle_ensemble(method, model, ensemble, observations, *, key, start, members)`;
+      `cycle_ensemble(method, model, ensemble, observations, *, key, start, members, priors)`;
     - an `EnsembleWindowMethod` (`IEnKS`, `AsynchronousFilter`) analyses an ensemble over windows cut by
       `split_windows`: see `cycle_ensemble_windows(method, model, ensemble, windows, *, steps, shift, key, start, at,
-      members)`;
+      members, priors)`;
     - a `WindowMethod` (`FourDVar`, `HybridFourDVar`) analyses windows cut by `split_windows`: see
       `cycle_windows(method, model, background, windows, *, steps, shift, key, start, at, operators)`.
 

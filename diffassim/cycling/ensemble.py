@@ -50,6 +50,7 @@ class EnsembleHistory(Pytree):
         info: the method's account.
         members: the analysed members, shape (time, member, ...), or `Gaussian` or `Particles` with a leading time axis,
             where they were asked for.
+        priors: the same before each analysis, where they were asked for.
     """
 
     step: Int[Array, " time"]
@@ -57,6 +58,7 @@ class EnsembleHistory(Pytree):
     analysis: Moments
     info: AnalysisInfo
     members: Any = None
+    priors: Any = None
 
     @property
     def log_likelihood(self) -> Float[Array, ""]:
@@ -73,6 +75,7 @@ def cycle_ensemble(
     key: Any = None,
     start: Any = 0,
     members: bool = False,
+    priors: bool = False,
 ) -> tuple[Any, EnsembleHistory]:
     """Forecast an ensemble, or what else a method hands on, to each observation time in turn, and analyse there.
 
@@ -97,6 +100,7 @@ def cycle_ensemble(
             for the same steps draws the same numbers: experiments that should be independent need keys of their own.
         start: number of the first step, passed to the model as t (run-time integer).
         members: whether to keep the analysed members (`Gaussian`, `Particles`) of all times (static).
+        priors: whether to keep the members before each analysis as well (static).
 
     Returns:
         The ensemble after the last analysis, and `EnsembleHistory`.
@@ -127,7 +131,7 @@ def cycle_ensemble(
     gaps = concrete(times.gaps)
     require_forcing("cycle", model, start, 0 if gaps is None else int(gaps.sum()))
     with forward_mode(f"cycle with {name}", "UKF and the ensemble filters need no derivatives"):
-        ensemble, history = _cycle(method, model, ensemble, times, numbers, key, start, members)
+        ensemble, history = _cycle(method, model, ensemble, times, numbers, key, start, members, priors)
     report_divergence(history.info.result, history.step)
     return ensemble, history
 
@@ -164,8 +168,9 @@ def _keys(key: Any, step: Any) -> tuple[Any, Any]:
 
 
 def _run(
-    prepared: Any, model: Any, ensemble: Any, times: AnalysisTimes, numbers: Any, key: Any, start: Any, members: bool
-) -> Any:
+    prepared: Any, model: Any, ensemble: Any, times: AnalysisTimes, numbers: Any, key: Any, start: Any, members: bool,
+    priors: bool,
+) -> Any:  # fmt: skip
     def body(carry: Any, now: Any) -> tuple[Any, EnsembleHistory]:
         (ensemble, step), (gap, rows, real, number) = carry, now
         method = prepared if number is None else prepared.at(number)
@@ -177,14 +182,15 @@ def _run(
         posterior, info = method.analyze(step_key, prior, times.observations(rows, real))
         (mean, spread), info = method.estimate(posterior, info)
         background, analysis = Moments(*method.moments(prior)), Moments(mean, spread)
-        return (posterior, step), EnsembleHistory(step, background, analysis, info, posterior if members else None)
+        kept = posterior if members else None, prior if priors else None
+        return (posterior, step), EnsembleHistory(step, background, analysis, info, *kept)
 
     body = jax.checkpoint(body, prevent_cse=False)
     (ensemble, _), history = lax.scan(body, (ensemble, start), (times.gaps, times.rows, times.real, numbers))
     return ensemble, history
 
 
-_cycle = jax.jit(_run, static_argnums=7)
+_cycle = jax.jit(_run, static_argnums=(7, 8))
 
 
 def report_divergence(result: Any, steps: Any) -> None:

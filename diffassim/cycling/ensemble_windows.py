@@ -30,6 +30,7 @@ class EnsembleWindowHistory(Pytree):
         analysis: moments after it (inflation included): at the window start the smoother's, at its end the filter's.
         info: the method's account of each window.
         members: the analysed members, shape (window, rows, member, ...), where they were asked for.
+        priors: the members before the analysis, of the same shape, where they were asked for.
     """
 
     step: Int[Array, "window rows"]
@@ -37,6 +38,7 @@ class EnsembleWindowHistory(Pytree):
     analysis: Moments
     info: AnalysisInfo
     members: Any = None
+    priors: Any = None
 
     @property
     def log_likelihood(self) -> Float[Array, ""]:
@@ -56,6 +58,7 @@ def cycle_ensemble_windows(
     start: Any = 0,
     at: Any = None,
     members: bool = False,
+    priors: bool = False,
 ) -> tuple[Any, EnsembleWindowHistory]:
     """Alternate analysis and forecast of an ensemble over consecutive windows, which may overlap.
 
@@ -76,6 +79,7 @@ def cycle_ensemble_windows(
         start: number of the first step of the first window, passed to the model as t.
         at: steps of each window whose moments are kept, integers in [0, steps]; default: first and last.
         members: whether to keep the analysed members at these steps (static).
+        priors: whether to keep the members before the analysis at these steps as well (static).
 
     Returns:
         The ensemble at the start of the next window, before its observations, and `EnsembleWindowHistory`.
@@ -109,14 +113,16 @@ def cycle_ensemble_windows(
     start = check_windows(model, jax.tree.map(lambda leaf: leaf[0], ensemble), windows, start, steps, shift)
     method, numbers = method.prepared(ensemble, windows)
     rows = checked_rows("cycle", at, steps)
-    ensemble, history = _cycle(method, model, ensemble, windows, numbers, key, start, rows, steps, shift, members)
+    ensemble, history = _cycle(
+        method, model, ensemble, windows, numbers, key, start, rows, steps, shift, members, priors
+    )
     report_divergence(history.info.result, history.step[:, 0])
     return ensemble, history
 
 
 def _run(
     prepared: Any, model: Any, ensemble: Any, windows: Any, numbers: Any, key: Any, start: Any, rows: Any, steps: int,
-    shift: int, members: bool,
+    shift: int, members: bool, priors: bool,
 ) -> Any:  # fmt: skip
     wanted = jnp.concatenate([rows, jnp.asarray([shift], jnp.int32)])
 
@@ -127,13 +133,16 @@ def _run(
         found = method.analyze(window_key, model, ensemble, as_streams(observations), first, steps, wanted)
         background, analysis = (jax.tree.map(lambda leaf: leaf[:, :-1], trajectory) for trajectory in found[:2])
         following = jax.tree.map(lambda leaf: leaf[:, -1], found[1])
-        kept = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), analysis) if members else None
+        kept = [
+            jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), trajectory) if wished else None
+            for trajectory, wished in ((analysis, members), (background, priors))
+        ]
         before, after = (Moments(mean(trajectory), spread(trajectory)) for trajectory in (background, analysis))
-        return (following, first + shift), EnsembleWindowHistory(first + rows, before, after, found[2], kept)
+        return (following, first + shift), EnsembleWindowHistory(first + rows, before, after, found[2], *kept)
 
     body = jax.checkpoint(window, prevent_cse=False)
     (ensemble, _), history = lax.scan(body, (ensemble, start), (windows, numbers))
     return ensemble, history
 
 
-_cycle = jax.jit(_run, static_argnums=(8, 9, 10))
+_cycle = jax.jit(_run, static_argnums=(8, 9, 10, 11))

@@ -175,7 +175,7 @@ def test_rows_of_a_file_are_built_and_run(tmp_path, capsys, monkeypatch):
     [
         (("EnKF", "EnKG"), "there is no method or part 'EnKG'"),
         (("inflation = 1.04, Q", "inflation = -1.0, Q"), "row 1: .*inflation|factor must be finite and positive"),
-        (("inflation = 1.04, Q", "inflatoin = 1.04, Q"), "unexpected keyword argument 'inflatoin'"),
+        (("inflation = 1.04, Q", "inflatoin = 1.04, Q"), "takes no argument 'inflatoin'; did you mean 'inflation'"),
         (('"laplace"', '"cauchy"'), "there is no law 'cauchy'; known: normal, laplace"),
         (("model_error = 0.01", "model_error = -1"), "setup model_error=-1 must be a positive number"),
         (("burn_in", "burnin"), "has no 'burnin' to change"),

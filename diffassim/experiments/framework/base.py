@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import pandas as pd
@@ -13,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from diffassim.io.messages import require_plain_name
 
-__all__ = ["Configuration", "Experiment", "Results", "Stage", "StagedExperiment", "quantity", "score_rows"]
+__all__ = ["SCORE_COLUMNS", "Configuration", "Experiment", "Results", "Stage", "StagedExperiment", "quantity", "score_rows"]
 
 LARGEST = 2**63  # integers from here on fit no array
 SCORE_COLUMNS = ["method", "variable", "lead", "metric", "value", "n"]
@@ -49,12 +50,14 @@ class Results(NamedTuple):
         table: scores as text, with the number of what failed.
         counted: windows, analyses or forecasts that finished and that the scores rest on; with none the command line
             ends with an error.
+        tables: more tables by file name.
     """
 
     scores: pd.DataFrame
     figures: dict[str, Any]
     table: str
     counted: int = 1
+    tables: Mapping[str, pd.DataFrame] = MappingProxyType({})
 
 
 class Experiment(ABC):

@@ -55,6 +55,10 @@ def report_page(experiment: Any, results: Results, settings: str, provenance: di
         _section("What was done", _words(experiment)),
         _section("Figures", "\n".join(figures) or "<p>none</p>"),
         _section("Scores, beside those of simple methods", f"<pre>{html.escape(results.table.rstrip())}</pre>"),
+        *(
+            _section(name.capitalize(), _folded(f"{len(table)} rows", _table(table)))
+            for name, table in results.tables.items()
+        ),
         _section("All scores", _folded(f"{len(results.scores)} rows", _table(results.scores))),
         _section("Settings", f"<pre>{html.escape(settings.rstrip())}</pre>"),
         _section("Made with", f"<pre>{html.escape(json.dumps(provenance, indent=2))}</pre>"),
@@ -86,5 +90,6 @@ def _words(experiment: Any) -> str:
 
 def _table(scores: pd.DataFrame) -> str:
     shown = scores.copy()
-    shown["value"] = [f"{value:.{DIGITS}g}" for value in shown["value"]]
+    for name in shown.select_dtypes("floating").columns:
+        shown[name] = [f"{value:.{DIGITS}g}" for value in shown[name]]
     return f'<div class="wide">{shown.to_html(index=False, border=0, escape=True)}</div>'

@@ -179,6 +179,8 @@ class RunDirectory:
         """Write scores, table, figures, and the page that holds them all."""
         _replace(self.scores, lambda path: results.scores.to_csv(path, index=False))
         _replace(self.table, lambda path: path.write_text(results.table.rstrip() + "\n"))
+        for name, table in results.tables.items():
+            _replace(self.path / f"{name}.csv", _table_writer(table))
         for name, figure in results.figures.items():
             _replace(self.path / f"{name}.png", _figure_writer(figure))
         page = report_page(experiment, results, self.config.read_text("utf-8"), self._made_with(), self.path)
@@ -257,6 +259,10 @@ def _load(path: Path) -> xr.Dataset:
 
 def _figure_writer(figure: Any) -> Callable[[Path], Any]:
     return lambda path: figure.savefig(path, dpi=150, format="png")
+
+
+def _table_writer(table: Any) -> Callable[[Path], Any]:
+    return lambda path: table.to_csv(path, index=False)
 
 
 def _beside(path: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,15 +11,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.covariances import Diagonal
-from diffassim.models import rollout
+from diffassim.models import Model, rollout
 from diffassim.observations import Identity, Observations
 
-__all__ = ["Draw", "observe", "on_attractor", "random_stream", "states_at"]
+__all__ = ["LAWS", "Draw", "Perturbed", "observe", "on_attractor", "random_stream", "states_at"]
 
 
 _EVERYTHING = Identity()
+
+# Draws of unit variance, (key, shape, dtype). The methods are told the variance, not the law.
+LAWS: dict[str, Callable[..., Any]] = {
+    "normal": jax.random.normal,
+    "laplace": lambda key, shape, dtype: jax.random.laplace(key, shape, dtype) / 2**0.5,
+}
 
 
 class Draw(enum.IntEnum):
@@ -28,6 +36,43 @@ class Draw(enum.IntEnum):
     BACKGROUND = 2
     OBSERVATIONS = 3
     ANALYSIS = 4
+
+
+class Perturbed(Model):
+    r"""A model whose every step ends with a random error, \(x_{k+1} = M(x_k) + \eta_k,\ \eta_k \sim N(0, Q)\).
+
+    It makes the truth that an imperfect model follows.
+
+    Args:
+        model: the model.
+        Q: covariance of the error of a step.
+        key: random key; the error of step t is drawn from the key folded with t.
+
+    Example:
+        >>> from diffassim.models import Lorenz63
+        >>> noisy = Perturbed(Lorenz63(), Diagonal(std=0.1), jax.random.key(0))
+        >>> x = jnp.asarray([1.0, 1.0, 1.0])
+        >>> bool(0 < jnp.max(jnp.abs(noisy.step(x, 0) - Lorenz63().step(x, 0))) < 1)
+        True
+    """
+
+    model: Any
+    Q: Any
+    key: Any
+
+    @property
+    def dt(self) -> Any:
+        """Time step of the model."""
+        return self.model.dt
+
+    def step(self, x: Any, t: Any) -> Any:
+        """Advance by one step, and add the error."""
+        following = self.model.step(x, t)
+        return tree.add(following, self.Q.sample(jax.random.fold_in(self.key, t), following))
+
+    def variables(self) -> Any:
+        """Return those of the model."""
+        return self.model.variables()
 
 
 def random_stream(seed: int, *numbers: int) -> jax.Array:
@@ -91,7 +136,16 @@ def states_at(model: Any, x: Any, steps: Any) -> Any:
 
 
 def observe(
-    key: jax.Array, truth: Any, steps: Any, std: float, *, operator: Any = _EVERYTHING, fraction: float = 1.0
+    key: jax.Array,
+    truth: Any,
+    steps: Any,
+    std: Any,
+    *,
+    operator: Any = _EVERYTHING,
+    fraction: float = 1.0,
+    law: str = "normal",
+    where: Any = None,
+    assumed: Any = 1.0,
 ) -> Observations:
     """Return observations y = H(x) + std * noise of the truth, and of these a part at random, drawn anew each time.
 
@@ -102,6 +156,9 @@ def observe(
         std: standard deviation of the errors.
         operator: what is observed of a state.
         fraction: part of the values that are observed at each time; at least one is.
+        law: of the noise, one of `LAWS`.
+        where: places of each time, for an operator that takes some.
+        assumed: factor between the standard deviation that the assimilation is told and the true one.
 
     Returns:
         `Observations`; what is not observed is masked.
@@ -111,11 +168,11 @@ def observe(
         >>> y.mask.sum(axis=1).tolist()
         [2, 2, 2]
     """
-    exact = jax.vmap(operator)(truth)
+    exact = jax.vmap(operator)(truth) if where is None else jax.vmap(operator)(truth, where)
     noise, places = (key, None) if fraction >= 1 else jax.random.split(key)
-    values = exact + std * jax.random.normal(noise, exact.shape, exact.dtype)
+    values = exact + std * LAWS[law](noise, exact.shape, exact.dtype)
     mask = None if places is None else _some(places, values.shape, fraction)
-    return Observations(values, steps, operator=operator, error=Diagonal(std=std), mask=mask)
+    return Observations(values, steps, operator=operator, error=Diagonal(std=assumed * std), mask=mask, where=where)
 
 
 def _some(key: jax.Array, shape: tuple[int, ...], fraction: float) -> Any:

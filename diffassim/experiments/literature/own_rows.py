@@ -5,25 +5,16 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import diffassim.covariances
-import diffassim.cycling
-import diffassim.ensemble
-import diffassim.gaussian
-import diffassim.methods
-import diffassim.variational
-from diffassim.core.errors import AssimilationError, ConfigurationError
+from diffassim.core.errors import ConfigurationError
+from diffassim.experiments.framework.parts import built
 from diffassim.experiments.literature.rows import Persistence, Row
 from diffassim.experiments.literature.setups import LAWS, SETUPS, Setup
 from diffassim.io.messages import require_plain_name, shortened, single_line
 
 __all__ = ["read_rows"]
 
-PARTS = tuple(
-    getattr(diffassim, part) for part in ("ensemble", "gaussian", "cycling", "covariances", "methods", "variational")
-)
 # What a row may change of a set-up: steps, times and variances (of observations, start, and each step of the truth).
 CHANGES = ("interval", "cycles", "burn_in", "noise", "law", "model_error", "variance")
 
@@ -87,10 +78,10 @@ def _row(name: str, table: dict[str, Any]) -> Row:
     documented = table["documented"]
     if isinstance(documented, bool) or not isinstance(documented, int | float) or not 0 < documented < float("inf"):
         raise ConfigurationError(f"{name}: documented={shortened(repr(documented))} must be a positive number")
-    built = Persistence() if method == "Persistence" else _built(name, method)
+    made = Persistence() if method == "Persistence" else built(name, method)
     label = str(table.get("label", method if isinstance(method, str) else next(iter(method))))
     return Row(
-        case, label, built, float(documented), note=str(table.get("note", "")), line=str(table.get("line", name)),
+        case, label, made, float(documented), note=str(table.get("note", "")), line=str(table.get("line", name)),
         changed=_changed(name, SETUPS[case], table.get("setup", {})), **counts,
     )  # fmt: skip
 
@@ -112,28 +103,3 @@ def _changed(name: str, setup: Setup, changes: Any) -> Setup | None:
         elif not number or not least <= value < float("inf"):
             raise ConfigurationError(f"{name}: setup {key}={shortened(repr(value))} must be a positive number")
     return dataclasses.replace(setup, **changes) if changes else None
-
-
-def _built(name: str, value: Any) -> Any:
-    """Return the object that {Class = {argument = value}} describes; numbers, texts and lists stay what they are."""
-    if not isinstance(value, dict):
-        return value
-    if len(value) != 1:
-        raise ConfigurationError(
-            f"{name}: {shortened(repr(value))} must name one class with its arguments, such as {{ETKF = {{}}}}"
-        )
-    ((word, arguments),) = value.items()
-    kind = next((getattr(part, word) for part in PARTS if word in _public(part)), None)
-    if not isinstance(kind, type):
-        raise ConfigurationError(f"{name}: there is no method or part {shortened(repr(word))}")
-    arguments = arguments if isinstance(arguments, dict) else {"": arguments}
-    built = {key: _built(name, argument) for key, argument in arguments.items()}
-    positional = [built.pop("")] if "" in built else []
-    try:
-        return kind(*positional, **built)
-    except (AssimilationError, TypeError) as error:
-        raise ConfigurationError(f"{name}: {single_line(error, 300)}") from None
-
-
-def _public(part: ModuleType) -> list[str]:
-    return list(part.__all__)

@@ -13,12 +13,11 @@ import numpy as np
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.results import Result
-from diffassim.cycling import FourDVar, cycle, split_windows
+from diffassim.covariances import Diagonal
 from diffassim.ensemble import ParticleFilter
+from diffassim.experiments.framework.assimilation import Record, assimilated, first_belief
 from diffassim.experiments.literature.rows import OfClimatology, Persistence, Row
-from diffassim.gaussian import Gaussian, GaussianMethod
-from diffassim.gaussian.static import StaticMethod
-from diffassim.methods.windows import EnsembleWindowMethod
+from diffassim.gaussian import Gaussian
 
 __all__ = ["Outcome", "rerun"]
 
@@ -149,38 +148,13 @@ def _run(row: Row, cycles: int, key: jax.Array) -> tuple[Any, Any, Any]:
         method = (
             row.method.build(Gaussian.from_samples(states)) if isinstance(row.method, OfClimatology) else row.method
         )
-        background = _background(row, method, jax.tree.map(lambda leaf: leaf[1:], draws))
-        obs = setup.observe(keys[1], truth, cycles)
-        analysis, spread, result = _cycled(row, method, background, obs, cycles, keys[2])
+        members = jax.tree.map(lambda leaf: leaf[1:], draws)
+        background = first_belief(method, setup.center, lambda center: Diagonal(std=setup.variance**0.5), members)
+        record = Record(setup.observe(keys[1], truth, cycles), cycles, setup.interval, row.lag)
+        _, found = assimilated(method, setup.model, background, record, key=keys[2])
+        analysis, result = found.analysis.mean, found.result
+        spread = jnp.zeros(record.analyses) if found.info is None else found.info.analysis_spread
         truth = jax.tree.map(lambda leaf: leaf[max(row.lag - 1, 0) :], truth)
     error = jnp.sqrt(jnp.mean(jnp.square(tree.flat_rows(tree.subtract(analysis, truth))), axis=1))
     kept = slice(setup.burn_in, None)
     return jnp.mean(error[kept]), jnp.mean(spread[kept]), Result.worst_code(result)
-
-
-def _background(row: Row, method: Any, draws: Any) -> Any:
-    """Return what the method starts from: members, a Gaussian, or a state."""
-    setup = row.setup
-    if isinstance(method, FourDVar | StaticMethod):
-        return setup.center()
-    if isinstance(method, GaussianMethod):
-        center = setup.center()
-        return Gaussian(center, setup.variance**0.5 * jnp.eye(center.size))
-    return draws
-
-
-def _cycled(row: Row, method: Any, background: Any, obs: Any, cycles: int, key: jax.Array) -> tuple[Any, Any, Any]:
-    """Return the means of the analysis at (the end of the window of) each time, their spread and result codes."""
-    model, shift = row.setup.model, row.setup.interval
-    if not row.lag:
-        _, history = cycle(method, model, background, obs, key=key)
-        return history.analysis.mean, history.info.analysis_spread, history.info.result
-    steps = row.lag * shift
-    windows = split_windows(obs, steps, cycles - row.lag + 1, shift=shift)
-    options = {"steps": steps, "shift": shift, "at": [steps]}
-    _, found = cycle(method, model, background, windows, key=key, **options)
-    if isinstance(method, EnsembleWindowMethod):
-        return (
-            jax.tree.map(lambda leaf: leaf[:, 0], found.analysis.mean), found.info.analysis_spread, found.info.result
-        )  # fmt: skip
-    return jax.tree.map(lambda leaf: leaf[:, 0], found.analysis), jnp.zeros(cycles - row.lag + 1), found.search.result

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from diffassim.core import tree
 from diffassim.covariances import Diagonal
+from diffassim.experiments.framework.twin import LAWS, Perturbed, observe
 from diffassim.models import (
-    FunctionModel,
     KuramotoSivashinsky,
     Lorenz63,
     Lorenz96,
@@ -25,12 +24,6 @@ from diffassim.models import (
 from diffassim.observations import Field, Identity, Observations, Subsample
 
 __all__ = ["LAWS", "SETUPS", "Setup"]
-
-# Draws of unit variance, (key, shape, dtype). The methods are told the variance, not the law.
-LAWS: dict[str, Callable[..., Any]] = {
-    "normal": jax.random.normal,
-    "laplace": lambda key, shape, dtype: jax.random.laplace(key, shape, dtype) / 2**0.5,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,21 +81,14 @@ class Setup:
     def truth(self, key: jax.Array, first: Any, cycles: int) -> Any:
         """Return the true states at the start and at the observation times, a pytree with a leading axis."""
         at = np.insert(self.steps(cycles), 0, 0)
-        if not self.model_error:
-            return rollout(self.model, first, int(at[-1]), at=at)
-        error = Diagonal(std=self.model_error**0.5)
-
-        def step(x: Any, t: Any) -> Any:
-            following = self.model.step(x, t)
-            return tree.add(following, error.sample(jax.random.fold_in(key, t), following))
-
-        return rollout(FunctionModel(step), first, int(at[-1]), at=at)
+        model = Perturbed(self.model, Diagonal(std=self.model_error**0.5), key) if self.model_error else self.model
+        return rollout(model, first, int(at[-1]), at=at)
 
     def observe(self, key: jax.Array, truth: Any, cycles: int) -> Observations:
         """Return observations of the truth, whose rows are the states at `steps`."""
-        exact = jax.vmap(self.operator)(truth)
-        values = exact + self.noise**0.5 * LAWS[self.law](key, exact.shape, exact.dtype)
-        return Observations(values, self.steps(cycles), self.operator, Diagonal(std=self.noise**0.5))
+        return observe(
+            key, truth, self.steps(cycles), self.noise**0.5, operator=self.operator, law=self.law
+        )  # fmt: skip
 
 
 def _unit(n: int) -> Callable[[], Any]:

@@ -1,0 +1,121 @@
+"""Methods and their parts from a file: an object is written as its class with its arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import diffassim.covariances
+import diffassim.cycling
+import diffassim.ensemble
+import diffassim.gaussian
+import diffassim.methods
+import diffassim.variational
+from diffassim.core.errors import AssimilationError, ConfigurationError
+from diffassim.io.messages import shortened, single_line, suggested
+
+__all__ = ["built", "find_part"]
+
+PARTS = tuple(
+    getattr(diffassim, part) for part in ("ensemble", "gaussian", "cycling", "covariances", "methods", "variational")
+)
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+def find_part(name: str, word: Any) -> type:
+    """Return the public class of that name among methods, covariances, minimizers and their parts.
+
+    Args:
+        name: who asks, for messages.
+        word: name of the class.
+
+    Raises:
+        ConfigurationError: if there is none.
+
+    Example:
+        >>> find_part("row 1", "ETKF").__name__
+        'ETKF'
+    """
+    kind = next((getattr(part, word) for part in PARTS if word in part.__all__), None)
+    if not isinstance(kind, type):
+        known = [word for part in PARTS for word in part.__all__ if isinstance(getattr(part, word), type)]
+        raise ConfigurationError(f"{name}: there is no method or part {shortened(repr(word))}{suggested(word, known)}")
+    return kind
+
+
+def built(name: str, value: Any, given: Mapping[str, Any] = _NOTHING, words: Mapping[str, Any] = _NOTHING) -> Any:
+    """Return the object that {Class = {argument = value}} describes; numbers, texts and lists stay what they are.
+
+    Args:
+        name: who asks, for messages.
+        value: the description: a table, or the class's name alone.
+        given: arguments by name that a class which takes them gets where the description does not say them.
+        words: functions by a name that may stand where a class does.
+
+    Raises:
+        ConfigurationError: if there is no such class, or it does not take these arguments.
+
+    Example:
+        >>> built("row 1", {"LETKF": {"inflation": 1.04, "localization": {"GaspariCohn": 4.0}}}).inflation
+        1.04
+        >>> built("row 1", "ETKF").rotation
+        False
+    """
+    if isinstance(value, str):
+        return _made(name, value, {}, given, words)
+    if isinstance(value, dict):
+        if len(value) != 1:
+            raise ConfigurationError(
+                f"{name}: {shortened(repr(value))} must name one class with its arguments, such as {{ETKF = {{}}}}"
+            )
+        ((word, arguments),) = value.items()
+        return _made(name, word, arguments if isinstance(arguments, dict) else {"": arguments}, given, words)
+    return value
+
+
+def _made(
+    name: str, word: str, arguments: dict[str, Any], given: Mapping[str, Any], words: Mapping[str, Any]
+) -> Any:  # fmt: skip
+    # A text inside of arguments is one, unless it is one of the words.
+    inner = {
+        key: built(name, argument, given, words) if isinstance(argument, dict) or _is_word(argument, words) else argument
+        for key, argument in arguments.items()
+    }
+    positional = [inner.pop("")] if "" in inner else []
+    kind = words[word] if word in words else find_part(name, word)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        for key in inner:
+            if key not in fields:
+                known = ", ".join(fields) or "none"
+                raise ConfigurationError(
+                    f"{name}: {word} takes no argument {shortened(repr(key))}{suggested(key, fields)}; it takes: {known}"
+                )
+        inner = {key: _plain(argument, fields[key]) for key, argument in inner.items()}
+        taken = set(inner) | set(list(fields)[: len(positional)])
+        inner |= {key: value for key, value in given.items() if key in fields and key not in taken}
+        missing = [key for key, field in fields.items() if _required(field) and key not in taken | set(inner)]
+        if missing:
+            raise ConfigurationError(
+                f"{name}: {word} needs {missing[0]!r}; write for example {{{word} = {{{missing[0]} = ...}}}}"
+            )
+    try:
+        return kind(*positional, **inner)
+    except (AssimilationError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigurationError(f"{name}: {word}: {single_line(error, 300)}") from None
+
+
+def _is_word(argument: Any, words: Mapping[str, Any]) -> bool:
+    return isinstance(argument, str) and argument in words
+
+
+def _plain(value: Any, field: Any) -> Any:
+    """Return a whole number as a real one where the argument is one: 1 and 1.0 are the same to whoever writes them."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if whole and isinstance(field.default, float) else value
+
+
+def _required(field: Any) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
