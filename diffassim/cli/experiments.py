@@ -1,4 +1,4 @@
-"""The commands about experiments: list, template, check, run, score."""
+"""The commands about experiments: list, template, check, run, score, observe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import cyclopts
 from cyclopts import Parameter
 
-from diffassim.cli.environment import configure_jax, need_data_extra, require_something
+from diffassim.cli.environment import check_numbers_file, configure_jax, need_data_extra, require_something
 from diffassim.cli.watching import interruptible, progress
 from diffassim.core.errors import ConfigurationError
 
@@ -76,9 +76,58 @@ def run(
     require_something(results)
 
 
-def score(directory: Path, /) -> None:
-    """Compute scores and figures of a finished run anew, and print its table."""
+Settings = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)]
+Names = Annotated[tuple[str, ...], Parameter(name="--name", negative=(), show_default=False)]
+
+
+def score(
+    run: Path,
+    /,
+    *,
+    against: Path | None = None,
+    layout: Path | None = None,
+    settings: Settings = (),
+    names: Names = (),
+    out: Path | None = None,
+) -> None:
+    """Compute scores and figures of a finished run anew, or score it against a table of observations.
+
+    Parameters
+    ----------
+    run
+        Directory of a run; with --against also a file of fields, netCDF or zarr.
+    against
+        Table of observations: CSV, parquet, or netCDF in the layout of IODA.
+    layout
+        TOML file that says how the table is written, as `diffassim new stations` writes it; default: that of the run.
+    settings
+        A setting of the table that is another one, key=value; may be repeated.
+    names
+        Which variable of the run belongs to one of the table, TABLE=RUN; may be repeated.
+    out
+        File for the scores against the table, .json or .csv.
+    """
     need_data_extra()
+    if against is None:
+        if layout is not None or settings or names or out is not None:
+            raise ConfigurationError("score: --layout, --set, --name and --out are about a table; name it: --against")
+        _score_anew(run)
+        return
+    from diffassim.experiments.framework.configuration import parse_setting
+    from diffassim.experiments.verification.scoring import score_against, scores_as_text
+    from diffassim.experiments.verification.sources import open_run, read_observations
+
+    check_numbers_file(out)
+    configure_jax("float64")
+    dataset = open_run(run)
+    table = read_observations(against, layout, dict(map(parse_setting, settings)), run)
+    scores = score_against(dataset, table, str(run), _pairs(names))
+    if out is not None:
+        scores.to_csv(out, index=False) if out.suffix == ".csv" else scores.to_json(out, orient="records", indent=1)
+    print(scores_as_text(scores, table))
+
+
+def _score_anew(directory: Path) -> None:
     from diffassim.experiments.framework import run as runs
     from diffassim.experiments.framework.configuration import read_toml
 
@@ -86,6 +135,63 @@ def score(directory: Path, /) -> None:
     results = runs.score(directory)
     print(results.table.rstrip())
     require_something(results)
+
+
+def observe(
+    run: Path,
+    table: Path,
+    /,
+    *,
+    out: Path,
+    layout: Path | None = None,
+    settings: Settings = (),
+    names: Names = (),
+) -> None:
+    """Write what a run, or fields, have at the times and places of a table of observations, without assimilating it.
+
+    Parameters
+    ----------
+    run
+        Directory of a finished run, or a file of fields, netCDF or zarr.
+    table
+        The observations: CSV, parquet, or netCDF in the layout of IODA.
+    out
+        File for the table with equivalents, departures, spreads and flags: .csv, .csv.gz or .parquet.
+    layout
+        TOML file that says how the table is written, as `diffassim new stations` writes it; default: that of the run.
+    settings
+        A setting of the table that is another one, key=value; may be repeated.
+    names
+        Which variable of the run belongs to one of the table, TABLE=RUN; may be repeated.
+    """
+    need_data_extra()
+    from diffassim.experiments.framework.configuration import parse_setting
+    from diffassim.experiments.verification.observing import observe_run
+    from diffassim.experiments.verification.sources import open_run, read_observations
+    from diffassim.io.write_table import write_table
+
+    if out.exists() and table.exists() and out.samefile(table):
+        raise ConfigurationError(f"--out {out}: is the table itself; give another name")
+    if not out.name.endswith((".csv", ".csv.gz", ".parquet")):
+        raise ConfigurationError(f"--out {out}: must end in .csv, .csv.gz or .parquet")
+    configure_jax("float64")
+    dataset = open_run(run)
+    found = read_observations(table, layout, dict(map(parse_setting, settings)), run)
+    frame, text = observe_run(dataset, found, str(run), _pairs(names))
+    write_table(frame, out)
+    print(text)
+    print(f"\nequivalents, departures and flags of {len(frame)} reports: {out}")
+
+
+def _pairs(words: tuple[str, ...]) -> dict[str, str]:
+    """Return names of the run by names of the table."""
+    found = {}
+    for word in words:
+        mine, equals, theirs = word.partition("=")
+        if not equals or not mine or not theirs:
+            raise ConfigurationError(f"--name {word}: write it as NAME_IN_TABLE=NAME_IN_RUN")
+        found[mine] = theirs
+    return found
 
 
 def new(kind: str, /) -> None:
@@ -125,5 +231,5 @@ def check(file: Path, /) -> None:
 def add_commands(app: cyclopts.App) -> None:
     """Register the commands."""
     app.command(list_experiments, name="list")
-    for command in (new, check, run, score):
+    for command in (new, check, run, score, observe):
         app.command(command)

@@ -118,14 +118,16 @@ class Interpolate(Operator):
             weight.append((index - first).astype(x.dtype))
         total: Any = 0.0
         for corner in itertools.product((0, 1), repeat=dimensions):
-            indices, product = [], None
+            indices: list[Any] = []
+            product: Any = None
             for axis, c in enumerate(corner):
                 count = x.shape[x.ndim - dimensions + axis]
                 i = lower[axis] + c
                 indices.append(i % count if self.periodic[axis] else jnp.clip(i, 0, count - 1))
                 factor = weight[axis] if c else 1 - weight[axis]
                 product = factor if product is None else product * factor
-            total = total + product * x[(..., *indices)]
+            values = x[(..., *indices)]
+            total = total + jnp.reshape(product, (1,) * (values.ndim - product.ndim) + product.shape) * values
         return total
 
     def value_places(self, points: Float[Array, "*grid D"], where: Any = None) -> Float[Array, "... D"]:

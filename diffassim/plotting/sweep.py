@@ -13,13 +13,13 @@ from diffassim.plotting.style import COLORS, figure, panel_label, style
 __all__ = ["sweep_figure"]
 
 MOST_LINES, MOST_BARS, MOST_FIELDS = 8, 40, 3
-WIDE = 30  # ratio from which on an axis is logarithmic
+WIDE = 10  # ratio from which on an axis is logarithmic
 _LINES = ("blue", "orange", "green", "red", "purple", "sky", "black", "gray")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
 def sweep_figure(table: pd.DataFrame, axes: list[str], fields: list[str]) -> Figure:
-    """Return the error of analysis and forecast, and their spread, against the first swept number.
+    """Return the error of analysis and forecast, and their spread, against a swept number.
 
     Where nothing is swept, methods stand beside each other. Crosses at the upper edge are runs of which repeats
     diverged; those are not in the means.
@@ -27,7 +27,8 @@ def sweep_figure(table: pd.DataFrame, axes: list[str], fields: list[str]) -> Fig
     Args:
         table: a row for each run: method, a column for each swept path, "diverged", "analysis_rmse" and so on with
             standard errors in "..._se"; with several fields "analysis_rmse_FIELD".
-        axes: swept paths; the first whose values are numbers is drawn along the abscissa.
+        axes: swept paths; the first whose values are numbers is drawn along the
+            abscissa, of those that mean something to most of the methods.
         fields: names.
 
     Example:
@@ -36,7 +37,10 @@ def sweep_figure(table: pd.DataFrame, axes: list[str], fields: list[str]) -> Fig
         >>> [axes.get_xlabel() for axes in sweep_figure(table, ["observe.std"], ["x"]).axes]
         ['observe.std', 'observe.std']
     """
-    axis = next((path for path in axes if path in table.columns and _is_number(table[path])), None)
+    numbers = [path for path in axes if path in table.columns and _is_number(table[path])]
+    axis = min(
+        numbers, key=lambda path: int(np.sum(pd.isna(table[path].to_numpy()))), default=None
+    )  # what most runs have, the first
     suffixes = [""] if len(fields) == 1 else [f"_{field}" for field in fields[:MOST_FIELDS]]
     with style():
         drawn = figure(8.0, 3.6 * len(suffixes))
@@ -52,9 +56,11 @@ def sweep_figure(table: pd.DataFrame, axes: list[str], fields: list[str]) -> Fig
                     _bars(panel, table, axes, column, f"{stage}_spread{suffix}")
                 else:
                     _curves(panel, table, axis, axes, column, f"{stage}_spread{suffix}")
-                of = f" of {suffix[1:]}" if suffix else ""
-                panel_label(panel, letter, f"{stage}{of}: error (lines, +- standard error), spread (dashed)"
-                            if axis is not None else f"{stage}{of}: error (+- standard error), spread (|)")  # fmt: skip
+                panel_label(panel, letter, f"{stage} of {suffix[1:]}" if suffix else stage)
+        told = "points: error +- standard error; bars (|): spread" if axis is None else (
+            "solid: error, band of its standard error; dashed: spread"
+        )  # fmt: skip
+        drawn.suptitle(f"{told}; crosses: repeats diverged", fontsize=8)
         if axis is not None:
             handles, labels = panels[0, 0].get_legend_handles_labels()
             if len(labels) > 1:
@@ -86,11 +92,7 @@ def _curves(panel: Any, table: pd.DataFrame, axis: str, axes: list[str], column:
             panel.fill_between(x, y - error, y + error, color=color, alpha=0.25, linewidth=0)
         if spread in rows.columns:
             panel.plot(x, rows[spread].to_numpy(float), color=color, linestyle="--", linewidth=0.9)
-        bad = x[rows["diverged"].to_numpy() > 0]
-        panel.plot(
-            bad, np.full(bad.size, 0.98 - 0.03 * number), "x", color=color, transform=panel.get_xaxis_transform(),
-            clip_on=False,
-        )  # fmt: skip
+        _crosses(panel, x[rows["diverged"].to_numpy() > 0], 0.98 - 0.03 * number, color)
     if len(labels) > MOST_LINES:
         panel.annotate(f"and {len(labels) - MOST_LINES} more lines in runs.csv", (0.02, 0.02), xycoords="axes fraction")
     x = table[axis].dropna().to_numpy(float)
@@ -100,6 +102,8 @@ def _curves(panel: Any, table: pd.DataFrame, axis: str, axes: list[str], column:
     y = table[column].dropna().to_numpy(float)
     if y.size and y.min() > 0 and y.max() / y.min() > WIDE:
         panel.set_yscale("log")
+        for which in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
+            which(lambda value, _: f"{value:g}")
 
 
 def _bars(panel: Any, table: pd.DataFrame, axes: list[str], column: str, spread: str) -> None:
@@ -110,13 +114,18 @@ def _bars(panel: Any, table: pd.DataFrame, axes: list[str], column: str, spread:
     panel.errorbar(rows[column].to_numpy(float), y, xerr=error, fmt="o", color=COLORS["blue"], capsize=3)
     if spread in rows.columns:
         panel.plot(rows[spread].to_numpy(float), y, "|", color=COLORS["red"], markersize=12)
-    bad = y[rows["diverged"].to_numpy() > 0]
-    panel.plot(
-        np.full(bad.size, 0.98), bad, "x", color="black", transform=panel.get_yaxis_transform(), clip_on=False
-    )  # fmt: skip
+    _crosses(panel, y[rows["diverged"].to_numpy() > 0], 0.98, "black", along_x=False)
     panel.set_yticks(y, labels)
     panel.set(xlabel="root-mean-square error", ylim=(len(rows) - 0.5, -0.5))
     panel.set_xlim(left=0)
+
+
+def _crosses(panel: Any, places: Any, height: float, color: str, along_x: bool = True) -> None:
+    """Mark places of an axis, at a height that is a share of the other one."""
+    transform = panel.get_xaxis_transform() if along_x else panel.get_yaxis_transform()
+    edge = np.full(places.size, height)
+    for line in panel.plot(*((places, edge) if along_x else (edge, places)), "x", color=color, transform=transform):
+        line.set_in_layout(False)
 
 
 def _label(row: Any, paths: list[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from diffassim.core.errors import ConfigurationError
-from diffassim.cycling import analysis_times, cycle, split_windows
+from diffassim.cycling import EnsembleWindowHistory, analysis_times, cycle, split_windows
 from diffassim.ensemble import EnKS
 from diffassim.ensemble.smoothers.enks import Lagged
 from diffassim.gaussian import Gaussian, GaussianMethod, StaticMethod
@@ -116,17 +116,28 @@ def first_belief(
 
 
 def assimilated(
-    method: Any, model: Any, belief: Any, record: Record, *, key: Any, part: slice | None = None, beliefs: bool = False
+    method: Any,
+    model: Any,
+    belief: Any,
+    record: Record,
+    *,
+    key: Any,
+    start: Any = 0,
+    beliefs: bool = False,
 ) -> tuple[Any, Found]:
-    """Cycle a method over a record, or a part of its analyses.
+    """Cycle a method over a record.
+
+    A long record may be assimilated in parts, each with the belief that the part before handed on: `start` is then the
+    number of the model step before the first one of the part, and of overlapping windows only the last `shift`
+    observation times of the first window may be observed, because the part before has used the others.
 
     Args:
         method: any method that `cycle` takes.
         model: forward model.
-        belief: what the method starts from, or what this function returned for the part before.
-        record: the observations.
+        belief: what the method starts from (`first_belief`), or what this function returned for the part before.
+        record: the observations; their steps count from the start of the part.
         key: random key, the same for all parts.
-        part: consecutive analyses; default: all.
+        start: number of the first step.
         beliefs: whether members (`Gaussian`, `Particles`) are kept.
 
     Returns:
@@ -151,35 +162,19 @@ def assimilated(
             if needs_window(method)
             else f"{kind} analyses one time after the other: it takes no window, lag = 0"
         )
-    part = slice(0, record.analyses) if part is None else part
+    options = {"key": key, "start": start}
+    if isinstance(method, EnsembleWindowMethod | SequentialMethod):
+        options |= {"members": beliefs, "priors": beliefs}
     if isinstance(method, SequentialMethod):
-        return _sequential(method, model, belief, record, key, part, beliefs)
+        belief, history = cycle(method, model, belief, analysis_times(record.observations), **options)
+        return belief, _of_times(method, history)
     steps, shift = record.lag * record.interval, record.shift * record.interval
     windows = split_windows(record.observations, steps, record.analyses, shift=shift)
-    windows = jax.tree.map(lambda leaf: leaf[part], windows)
-    options = {"steps": steps, "shift": shift, "at": [0, steps], "key": key, "start": part.start * shift}
-    if isinstance(method, EnsembleWindowMethod):
-        belief, history = cycle(method, model, belief, windows, members=beliefs, priors=beliefs, **options)
-        before, after = (
-            [Estimate(*_row((moments.mean, moments.spread, members), row)) for row in (0, 1)]
-            for moments, members in ((history.background, history.priors), (history.analysis, history.members))
-        )
-        return belief, Found(before[1], after[1], after[0], history.info.result, history.info)
-    belief, history = cycle(method, model, belief, windows, **options)
-    forecast, smoothed, analysis = (
-        Estimate(_row(rows, k)) for rows, k in ((history.background, 1), (history.analysis, 0), (history.analysis, 1))
-    )
-    return belief, Found(forecast, analysis, smoothed, history.search.result, None)
+    belief, history = cycle(method, model, belief, windows, steps=steps, shift=shift, at=[0, steps], **options)
+    return belief, _of_windows(history)
 
 
-def _sequential(
-    method: Any, model: Any, belief: Any, record: Record, key: Any, part: slice, beliefs: bool
-) -> tuple[Any, Found]:  # fmt: skip
-    times = analysis_times(record.observations)[part]
-    start = part.start * record.interval
-    belief, history = cycle(
-        method, model, belief, times, key=key, start=start, members=beliefs, priors=beliefs
-    )  # fmt: skip
+def _of_times(method: Any, history: Any) -> Found:
     before, after = (
         Estimate(moments.mean, moments.spread, members)
         for moments, members in ((history.background, history.priors), (history.analysis, history.members))
@@ -188,7 +183,20 @@ def _sequential(
     if isinstance(method, EnKS):  # rows of the past, after the axis of time
         smoothed = _of_row(after, method.lag)
         before, after = _of_row(before, 0), _of_row(after, 0)
-    return belief, Found(before, after, smoothed, history.info.result, history.info)
+    return Found(before, after, smoothed, history.info.result, history.info)
+
+
+def _of_windows(history: Any) -> Found:
+    if isinstance(history, EnsembleWindowHistory):
+        before, after = (
+            [Estimate(*_row((moments.mean, moments.spread, members), row)) for row in (0, 1)]
+            for moments, members in ((history.background, history.priors), (history.analysis, history.members))
+        )
+        return Found(before[1], after[1], after[0], history.info.result, history.info)
+    forecast, smoothed, analysis = (
+        Estimate(_row(rows, k)) for rows, k in ((history.background, 1), (history.analysis, 0), (history.analysis, 1))
+    )
+    return Found(forecast, analysis, smoothed, history.search.result, None)
 
 
 def _row(rows: Any, k: int) -> Any:

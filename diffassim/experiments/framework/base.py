@@ -14,7 +14,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from diffassim.io.messages import require_plain_name
 
-__all__ = ["SCORE_COLUMNS", "Configuration", "Experiment", "Results", "Stage", "StagedExperiment", "quantity", "score_rows"]
+__all__ = [
+    "SCORE_COLUMNS",
+    "Configuration",
+    "Experiment",
+    "Results",
+    "Stage",
+    "StagedExperiment",
+    "quantity",
+    "score_rows",
+]
 
 LARGEST = 2**63  # integers from here on fit no array
 SCORE_COLUMNS = ["method", "variable", "lead", "metric", "value", "n"]

@@ -78,20 +78,16 @@ def built(name: str, value: Any, given: Mapping[str, Any] = _NOTHING, words: Map
 def _made(
     name: str, word: str, arguments: dict[str, Any], given: Mapping[str, Any], words: Mapping[str, Any]
 ) -> Any:  # fmt: skip
-    # A text inside of arguments is one, unless it is one of the words.
-    inner = {
-        key: built(name, argument, given, words) if isinstance(argument, dict) or _is_word(argument, words) else argument
-        for key, argument in arguments.items()
-    }
+    inner = {key: _inside(name, word, key, argument, given, words) for key, argument in arguments.items()}
     positional = [inner.pop("")] if "" in inner else []
     kind = words[word] if word in words else find_part(name, word)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         fields = {field.name: field for field in dataclasses.fields(kind)}
         for key in inner:
             if key not in fields:
-                known = ", ".join(fields) or "none"
                 raise ConfigurationError(
-                    f"{name}: {word} takes no argument {shortened(repr(key))}{suggested(key, fields)}; it takes: {known}"
+                    f"{name}: {word} takes no argument {shortened(repr(key))}{suggested(key, fields)}; it takes: "
+                    f"{', '.join(fields) or 'none'}"
                 )
         inner = {key: _plain(argument, fields[key]) for key, argument in inner.items()}
         taken = set(inner) | set(list(fields)[: len(positional)])
@@ -107,8 +103,23 @@ def _made(
         raise ConfigurationError(f"{name}: {word}: {single_line(error, 300)}") from None
 
 
-def _is_word(argument: Any, words: Mapping[str, Any]) -> bool:
-    return isinstance(argument, str) and argument in words
+def _inside(
+    name: str, word: str, key: str, argument: Any, given: Mapping[str, Any], words: Mapping[str, Any]
+) -> Any:  # fmt: skip
+    """Return an argument of the class `word`; a text that is the name of a part stands for it."""
+    if isinstance(argument, dict):
+        return built(name, argument, given, words)
+    if isinstance(argument, str) and _wants_class(word, key):
+        return find_part(name, argument)
+    named = isinstance(argument, str) and (argument in words or any(argument in part.__all__ for part in PARTS))
+    return built(name, argument, given, words) if named else argument
+
+
+def _wants_class(word: str, key: str) -> bool:
+    """Return whether an argument is a class itself, such as the form of a cost."""
+    kind = next((getattr(part, word) for part in PARTS if word in part.__all__), None)
+    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    return any(field.name == key and isinstance(field.default, type) for field in fields)
 
 
 def _plain(value: Any, field: Any) -> Any:

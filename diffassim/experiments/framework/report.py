@@ -90,6 +90,6 @@ def _words(experiment: Any) -> str:
 
 def _table(scores: pd.DataFrame) -> str:
     shown = scores.copy()
-    for name in shown.select_dtypes("floating").columns:
+    for name in (name for name in shown.columns if shown[name].dtype.kind == "f"):
         shown[name] = [f"{value:.{DIGITS}g}" for value in shown[name]]
     return f'<div class="wide">{shown.to_html(index=False, border=0, escape=True)}</div>'

@@ -145,7 +145,6 @@ def observe(
     fraction: float = 1.0,
     law: str = "normal",
     where: Any = None,
-    assumed: Any = 1.0,
 ) -> Observations:
     """Return observations y = H(x) + std * noise of the truth, and of these a part at random, drawn anew each time.
 
@@ -158,7 +157,6 @@ def observe(
         fraction: part of the values that are observed at each time; at least one is.
         law: of the noise, one of `LAWS`.
         where: places of each time, for an operator that takes some.
-        assumed: factor between the standard deviation that the assimilation is told and the true one.
 
     Returns:
         `Observations`; what is not observed is masked.
@@ -172,7 +170,7 @@ def observe(
     noise, places = (key, None) if fraction >= 1 else jax.random.split(key)
     values = exact + std * LAWS[law](noise, exact.shape, exact.dtype)
     mask = None if places is None else _some(places, values.shape, fraction)
-    return Observations(values, steps, operator=operator, error=Diagonal(std=assumed * std), mask=mask, where=where)
+    return Observations(values, steps, operator=operator, error=Diagonal(std=std), mask=mask, where=where)
 
 
 def _some(key: jax.Array, shape: tuple[int, ...], fraction: float) -> Any:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from diffassim.core.errors import ConfigurationError, DataError
-from diffassim.experiments.framework.base import Configuration
+from diffassim.experiments.framework.table_settings import StationVariable, TableConfiguration
 from diffassim.experiments.stations.record import Record
-from diffassim.io.columns import StationTable, TableVariable, TextFormat, TimeColumns
-from diffassim.io.layout import MISSING, LongLayout, TableLayout, WideLayout
 from diffassim.io.messages import shortened, suggested
 from diffassim.io.observation_table import ObservationTable, StationGrid
-from diffassim.io.read_table import read_table
 
 __all__ = ["StationVariable", "StationsConfiguration", "as_record", "chosen_stations", "steps_of", "usable_record"]
 
@@ -26,64 +22,12 @@ LEAST_TRAINING = 30  # steps
 LEAST_VALUES, LEAST_SHARE = 20, 0.05  # of a variable at a station, before the verification
 
 
-class StationVariable(BaseModel):
-    """An observed variable, as `TableVariable` describes it, and the scale on which its departures are nearly normal.
+class StationsConfiguration(TableConfiguration):
+    """Settings of a network of stations: of its table (`TableConfiguration`), and of what is done with it.
 
     Args:
-        name: for files, tables and figures.
-        column: in the file; empty: like the name.
-        unit: in the file.
-        wanted: unit of the results; empty: as in the file.
-        scale: of the cells.
-        bounds: least and greatest plausible value, or a kind such as "air_temperature"; empty: any.
-        root: whether square roots are closer to a normal law, as of wind speeds and precipitation.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    name: Annotated[str, Field(min_length=1)]
-    column: str = ""
-    unit: str = ""
-    wanted: str = ""
-    scale: float = 1.0
-    bounds: tuple[float, float] | str = ""
-    root: bool = False
-
-    @property
-    def of_table(self) -> TableVariable:
-        """What the reader of tables is told."""
-        return TableVariable(
-            self.name, self.column or None, self.unit or None, self.wanted or None, scale=self.scale,
-            bounds=self.bounds or None,
-        )  # fmt: skip
-
-
-class StationsConfiguration(Configuration):
-    """Settings of a network of stations.
-
-    Args:
-        file: CSV, parquet, or netCDF in the layout of IODA.
-        layout: "long" has a row for each report, "wide" a row for each time and a column for each station.
-        variables: what was observed; one for the wide layout.
         step: of the record, such as "1h" or "1D".
         off_step: what becomes of reports between the steps: "error", "nearest", "mean" or "missing".
-        time: column of the times, or columns of their parts (year, month, day, hour, minute).
-        time_format: as for strptime; empty: ISO 8601, or what the columns' names say.
-        zone: time zone of the times, such as "Europe/Berlin".
-        century: is added to years below 100.
-        doubled: what becomes of a local hour that comes twice: "error", "first", "second", "order" or "missing".
-        skipped: what becomes of a local hour that does not exist: "error", "missing" or "shift".
-        station: column of the stations' names (long layout), or of `stations_file`.
-        longitude: column of degrees east, in the file or in `stations_file`; empty: places are not known.
-        latitude: column of degrees north.
-        elevation: column of meters above the sea; empty: not known.
-        stations_file: table of the stations; empty: places are in the file, or not known.
-        stations_in_order: whether its rows are in the order of the wide file's columns, rather than named like them.
-        separator: between cells; empty: found out.
-        decimal: "." or ",".
-        encoding: of the characters; empty: found out.
-        missing: numbers or texts that mean missing, beside the usual ones.
-        duplicates: of one station and time: "error", "first", "last" or "mean".
         verify_from: first time whose values nothing is learned from (UTC).
         verify_until: time from which on nothing is scored; default: the end of the record.
         leads: of the forecasts, such as ["1h", "1D"]; default: 1, 3, 6, 12 and 24 steps, or 1, 2, 3, 5 and 7 days.
@@ -95,28 +39,8 @@ class StationsConfiguration(Configuration):
             makes a part of the training period likelier that it does not know.
     """
 
-    file: Path | None = None
-    layout: Literal["long", "wide"] = "long"
-    variables: Annotated[tuple[StationVariable, ...], Field(min_length=1)]
     step: str = "1h"
     off_step: Literal["error", "nearest", "mean", "missing"] = "error"
-    time: str | tuple[str, ...] = "time"
-    time_format: str = ""
-    zone: str = "UTC"
-    century: int = 0
-    doubled: Literal["error", "first", "second", "order", "missing"] = "error"
-    skipped: Literal["error", "missing", "shift"] = "error"
-    station: str = "station"
-    longitude: str = ""
-    latitude: str = ""
-    elevation: str = ""
-    stations_file: Path | None = None
-    stations_in_order: bool = False
-    separator: str = ""
-    decimal: Literal[".", ","] = "."
-    encoding: str = ""
-    missing: tuple[float | str, ...] = ()
-    duplicates: Literal["error", "first", "last", "mean"] = "error"
     verify_from: datetime.datetime
     verify_until: datetime.datetime | None = None
     leads: tuple[str, ...] = ()
@@ -134,12 +58,6 @@ class StationsConfiguration(Configuration):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.layout == "wide" and len(self.variables) != 1:
-            raise ValueError(f"variables: the wide layout has one, found {len(self.variables)}")
-        if len({each.name for each in self.variables}) < len(self.variables):
-            raise ValueError("variables: two have the same name")
-        if bool(self.longitude) != bool(self.latitude):
-            raise ValueError("longitude: give both longitude and latitude, or neither")
         for name in ("unseen", "grid"):
             if getattr(self, name) and not self.longitude:
                 raise ValueError(f"{name}: values at a place that nothing was seen of need longitude and latitude")
@@ -155,42 +73,6 @@ class StationsConfiguration(Configuration):
         if self.leads:
             return tuple(sorted({int(length_of(lead) / step) for lead in self.leads}))
         return (1, 2, 3, 5, 7) if step >= pd.Timedelta("1D") else (1, 3, 6, 12, 24)
-
-    def table_layout(self) -> TableLayout:
-        """Return what the reader of tables is told."""
-        text = TextFormat(self.encoding or None, self.separator or None, self.decimal)
-        stations = None
-        if self.stations_file is not None:
-            stations = StationTable(
-                self.stations_file, self.station, self.longitude, self.latitude, self.elevation or None, text
-            )
-        common: dict[str, Any] = {
-            "time": TimeColumns(
-                self.time, self.time_format or None, zone=self.zone, doubled=self.doubled, skipped=self.skipped,
-                century=self.century or None,
-            ),
-            "stations": stations, "text": text, "missing": (*MISSING, *self.missing), "duplicates": self.duplicates,
-        }  # fmt: skip
-        variables = tuple(each.of_table for each in self.variables)
-        if self.layout == "wide":
-            return WideLayout(variable=variables[0], columns="order" if self.stations_in_order else None, **common)
-        here = stations is None
-        return LongLayout(
-            variables=variables, station=self.station, longitude=(self.longitude or None) if here else None,
-            latitude=(self.latitude or None) if here else None,
-            elevation=(self.elevation or None) if here else None, **common,
-        )  # fmt: skip
-
-    def read(self) -> ObservationTable:
-        """Return the table of observations.
-
-        Raises:
-            ConfigurationError: if the settings do not fit the file, or name none.
-            DataError: if the file cannot be read.
-        """
-        if self.file is None:
-            raise ConfigurationError("file: name a table of observations; `diffassim new stations` writes a template")
-        return read_table(self.file, self.table_layout())
 
 
 def length_of(text: str) -> pd.Timedelta:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,15 +11,18 @@ import numpy as np
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
+from diffassim.core.pytree import Pytree, static
 from diffassim.covariances import Dense, Diagonal, Ensemble
 from diffassim.experiments.framework.assimilation import needs_window
 from diffassim.experiments.framework.parts import built, find_part
-from diffassim.experiments.framework.twin import Draw, Perturbed, random_stream, states_at
+from diffassim.experiments.framework.twin import Draw, Perturbed, random_stream
 from diffassim.experiments.twins.named_models import build_model, find_model
 from diffassim.experiments.twins.observing import Instrument, instruments
 from diffassim.experiments.twins.plan import ToldBy
 from diffassim.gaussian import Gaussian, GaussianMethod
 from diffassim.methods import EnsembleWindowMethod, SequentialMethod, WindowMethod
+from diffassim.models import rollout
+from diffassim.observations import Observations
 
 __all__ = ["Assembled", "assembled", "climatology", "first_states"]
 
@@ -27,7 +30,7 @@ DENSE = 600  # components of a state up to which its climatological covariance i
 START_SHARE = 0.3  # of the climatological standard deviation, where nothing else is said
 
 
-class Assembled(NamedTuple):
+class Assembled(Pytree):
     """What a run consists of.
 
     Args:
@@ -38,7 +41,7 @@ class Assembled(NamedTuple):
         Q: covariance of the truth's error in every step, or None.
         instruments: what is observed.
         method: the method.
-        lag: observation times of a window, 0 for a filter.
+        lag: observation times of a window, 0 for a filter (static).
     """
 
     model: Any
@@ -46,9 +49,9 @@ class Assembled(NamedTuple):
     samples: Any
     start: Any
     Q: Any
-    instruments: list[Instrument]
+    instruments: tuple[Instrument, ...]
     method: Any
-    lag: int
+    lag: int = static()
 
     def truth_with(self, key: Any) -> Any:
         """Return the model that makes the truth of one repeat."""
@@ -68,7 +71,7 @@ def assembled(settings: Any, samples: Any) -> Assembled:
     model, truth_model, size = _models(settings)
     grid = find_model(settings.model.name).grid(size)
     names = f"methods: {settings.methods[0].name}"
-    spread = jax.tree.map(lambda leaf: jnp.sqrt(jnp.mean(jnp.var(leaf, axis=0, ddof=1))), samples)
+    spread = jax.tree.map(lambda leaf: float(np.mean(np.var(np.asarray(leaf), axis=0, ddof=1)) ** 0.5), samples)
     truth = settings.truth
     if truth.model_error and truth.model_error_share:
         raise ConfigurationError("truth: give model_error or model_error_share, not both")
@@ -76,7 +79,9 @@ def assembled(settings: Any, samples: Any) -> Assembled:
     Q = (
         Diagonal(std=truth.model_error)
         if truth.model_error
-        else Diagonal(std=jax.tree.map(lambda std, leaf: jnp.full(leaf.shape[1:], share * std), spread, samples))
+        else Diagonal(
+            std=jax.tree.map(lambda std, leaf: np.full(leaf.shape[1:], share * std, leaf.dtype), spread, samples)
+        )
         if share
         else None
     )
@@ -96,7 +101,22 @@ def assembled(settings: Any, samples: Any) -> Assembled:
         raise ConfigurationError(f"{names}: lag = {lag} must lie between 1 and the {settings.cycles} cycles")
     if settings.methods[0].shift > max(lag, 1):
         raise ConfigurationError(f"{names}: shift = {settings.methods[0].shift} must not be more than lag = {lag}")
-    return Assembled(model, truth_model, samples, covariance, Q, seen, method, lag)
+    if isinstance(method, SequentialMethod) and not settings.observe.anew:
+        method = _searched(method, samples, seen)
+    return Assembled(model, truth_model, samples, covariance, Q, tuple(seen), method, lag)
+
+
+def _searched(method: Any, samples: Any, seen: list[Instrument]) -> Any:
+    """Return a local method that knows what lies near what, which is the same at all times."""
+    state = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), samples)
+    streams = tuple(
+        Observations(np.zeros((1, *jax.eval_shape(i.operator, state).shape)), [0], i.operator, Diagonal(std=1.0))
+        for i in seen
+    )
+    if not any(stream.values.size for stream in streams) or isinstance(method, GaussianMethod):
+        return method
+    members = jax.tree.map(lambda leaf: np.zeros((2, *leaf.shape), leaf.dtype), state)
+    return method.prepared(method.init(members), streams)[0]
 
 
 def climatology(settings: Any) -> Any:
@@ -123,14 +143,13 @@ def _climatology(told: ToldBy) -> Any:
     runs = min(known.runs, truth.samples)
     each = -(-truth.samples // runs)
     steps = spin_up + apart * np.arange(each)
-    starts = first_states(settings, runs)
-    states = jax.vmap(lambda x: states_at(model, x, steps))(starts) if runs > 1 else _alone(model, starts, steps)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: truth.samples], states)
+    states = _long_runs(model, first_states(settings, runs), steps, int(steps[-1]))
+    return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:])[: truth.samples], states)
 
 
-def _alone(model: Any, starts: Any, steps: Any) -> Any:
-    states = states_at(model, jax.tree.map(lambda leaf: leaf[0], starts), steps)
-    return jax.tree.map(lambda leaf: leaf[None], states)
+@functools.partial(jax.jit, static_argnums=3)
+def _long_runs(model: Any, starts: Any, steps: Any, last: int) -> Any:
+    return jax.vmap(lambda x: rollout(model, x, last, at=steps))(starts)
 
 
 def first_states(settings: Any, count: int) -> Any:
@@ -138,8 +157,12 @@ def first_states(settings: Any, count: int) -> Any:
     known = find_model(settings.model.name)
     _, model, size = _models(settings)
     keys = jax.random.split(random_stream(settings.seed, Draw.TRUTH), count)
-    dtype = jnp.dtype(settings.dtype)
-    return jax.vmap(lambda key: known.start(key, model, size, dtype))(keys)
+    return _starts(keys, model, known.start, size, str(settings.dtype))
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _starts(keys: Any, model: Any, start: Any, size: tuple[int, ...], dtype: str) -> Any:
+    return jax.vmap(lambda key: start(key, model, size, jnp.dtype(dtype)))(keys)
 
 
 def _models(settings: Any) -> tuple[Any, Any, tuple[int, ...]]:

@@ -13,7 +13,7 @@ from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree, static
 from diffassim.experiments.framework.twin import observe
 from diffassim.io.messages import shortened, suggested
-from diffassim.observations import Compose, Field, Identity, Interpolate, Observations, Subset
+from diffassim.observations import Compose, Field, Identity, Interpolate, Subset
 
 __all__ = ["Instrument", "field_names", "instruments", "observed_by"]
 
@@ -106,20 +106,19 @@ class AtPlaces(Field):
         return self.operator.value_places(points, where)
 
 
-def observed_by(instrument: Instrument, key: Any, truth: Any, steps: Any, settings: Any) -> Observations:
-    """Return the observations of one instrument.
+def observed_by(instrument: Instrument, key: Any, truth: Any, law: str) -> Any:
+    """Return the values that an instrument reads, errors included.
 
     Args:
         instrument: see `instruments`.
         key: random key of the errors.
         truth: states at the observation times.
-        steps: model steps of these times.
-        settings: `ObserveSettings`.
+        law: of the errors, one of `LAWS`.
     """
+    times = np.arange(jax.tree.leaves(truth)[0].shape[0])
     return observe(
-        key, truth, steps, instrument.std, operator=instrument.operator, law=settings.law, where=instrument.where,
-        assumed=settings.assumed,
-    )  # fmt: skip
+        key, truth, times, instrument.std, operator=instrument.operator, law=law, where=instrument.where
+    ).values
 
 
 def _function(name: str) -> Callable[..., Any] | None:
@@ -193,5 +192,11 @@ def _std(settings: Any, name: str, operator: Any, where: Any, samples: Any, dtyp
     if settings.share is None:
         return jnp.asarray(1.0 if settings.std is None else settings.std, dtype)
     first = None if where is None else where[0]
-    seen = jax.vmap(lambda x: operator(x) if first is None else operator(x, first))(samples)
-    return settings.share * jnp.sqrt(jnp.mean(jnp.var(seen, axis=0, ddof=1))).astype(dtype)
+    return (settings.share * jnp.sqrt(_variance(operator, first, samples))).astype(dtype)
+
+
+@jax.jit
+def _variance(operator: Any, where: Any, samples: Any) -> Any:
+    """Return the variance of what is observed, averaged over its components."""
+    seen = jax.vmap(lambda x: operator(x, where))(samples)
+    return jnp.mean(jnp.var(seen, axis=0, ddof=1))

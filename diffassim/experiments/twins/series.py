@@ -99,7 +99,7 @@ def normal_crps(mean: Any, std: Any, value: Any) -> Any:
     return jnp.where(sure, jnp.abs(value - mean), score)
 
 
-def weighted_crps(members: Float[Array, "N *shape"], weights: Float[Array, " N"], value: Any) -> Any:
+def weighted_crps(members: Float[Array, N * shape], weights: Float[Array, " N"], value: Any) -> Any:
     r"""Return \(\sum_i w_i |x_i - y| - \tfrac12 \sum_{i, j} w_i w_j |x_i - x_j|\) for every component.
 
     Args:

@@ -53,8 +53,12 @@ class Twin(Experiment):
         first = plan.runs[0].settings
         trial = assembled(first, first_states(first, 3))
         state = jax.tree.map(lambda leaf: leaf[0], trial.samples)
-        lines = [self.summary, f"  model {trial.model}", f"  state of {plan.sizes[0]} numbers: {', '.join(plan.fields)}"]
-        if trial.truth_model != trial.model:
+        lines = [
+            self.summary,
+            f"  model {trial.model}",
+            f"  state of {plan.sizes[0]} numbers: {', '.join(plan.fields)}",
+        ]
+        if str(trial.truth_model) != str(trial.model):
             lines.append(f"  truth {trial.truth_model}")
         for instrument in trial.instruments:
             where = None if instrument.where is None else instrument.where[0]

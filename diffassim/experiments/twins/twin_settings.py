@@ -139,8 +139,8 @@ class ObserveSettings(Table):
     def _plausible(self) -> Self:
         if self.std is not None and self.share is not None:
             raise ValueError("observe: give std or share, not both")
-        chosen = [name for name, value in (("every", self.every > 1), ("indices", self.indices), ("random", self.random))
-                  if value]  # fmt: skip
+        given = {"every": self.every > 1, "indices": self.indices, "random": self.random}
+        chosen = [name for name, value in given.items() if value]
         if len(chosen) > 1:
             raise ValueError(f"observe: give {chosen[0]} or {chosen[1]}, not both")
         if self.anew and not self.random:

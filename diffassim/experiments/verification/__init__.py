@@ -1,0 +1,1 @@
+"""Runs and fields beside a table of observations: model equivalents, and scores."""
