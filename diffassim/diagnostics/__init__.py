@@ -1,7 +1,7 @@
 """Tests, accounts and scores for the user's own models and assimilations."""
 
 from diffassim.diagnostics.covariance import check_covariance
-from diffassim.diagnostics.crps import crps
+from diffassim.diagnostics.crps import crps, normal_crps, weighted_crps
 from diffassim.diagnostics.cycle_summary import cycle_summary
 from diffassim.diagnostics.explain import Explanation, explain
 from diffassim.diagnostics.gradient import check_adjoint, check_gradient
@@ -45,10 +45,12 @@ __all__ = [
     "independent_count",
     "innovation_statistics",
     "interval_coverage",
+    "normal_crps",
     "observability",
     "power_spectrum",
     "rank_histogram",
     "spherical_power_spectrum",
     "spread_error",
     "summary",
+    "weighted_crps",
 ]

@@ -1,13 +1,16 @@
-"""The continuous ranked probability score of ensembles, differentiable, for scores and for training."""
+"""The continuous ranked probability score, differentiable, for scores and for training."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
+from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ShapeError
 
-__all__ = ["crps"]
+__all__ = ["crps", "normal_crps", "weighted_crps"]
 
 
 def crps(members: Float[Array, N * shape], value: Float[Array, "*shape"], fair: bool = True) -> Float[Array, "*shape"]:
@@ -52,3 +55,44 @@ def crps(members: Float[Array, N * shape], value: Float[Array, "*shape"], fair: 
     ranks = (2 * jnp.arange(N) - (N - 1)).astype(members.dtype).reshape((N,) + (1,) * value.ndim)
     score = jnp.mean(jnp.abs(centered), axis=0) - jnp.sum(ranks * jnp.sort(centered, axis=0), axis=0) / pairs
     return jnp.where(known, score, jnp.nan)
+
+
+def normal_crps(mean: Any, std: Any, value: Any) -> Any:
+    r"""Return the score of a normal distribution, \(\sigma (z (2 \Phi(z) - 1) + 2 \varphi(z) - \pi^{-1/2})\).
+
+    Args:
+        mean: of the distribution.
+        std: its standard deviation; 0 scores the absolute error.
+        value: what it is verified against.
+
+    Example:
+        >>> round(float(normal_crps(jnp.asarray(0.0), jnp.asarray(1.0), jnp.asarray(0.0))), 4)
+        0.2337
+
+    Source: Gneiting et al. (2005), equation 5.
+    """
+    sure = std <= 0
+    safe = jnp.where(sure, 1, std)
+    z = (value - mean) / safe
+    score = safe * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - jnp.pi**-0.5)
+    return jnp.where(sure, jnp.abs(value - mean), score)
+
+
+def weighted_crps(members: Float[Array, N * shape], weights: Float[Array, " N"], value: Any) -> Any:
+    r"""Return \(\sum_i w_i |x_i - y| - \tfrac12 \sum_{i, j} w_i w_j |x_i - x_j|\) for every component.
+
+    Args:
+        members: leading axis N.
+        weights: of sum one, shape (N,).
+        value: shape of a member.
+
+    Example:
+        >>> x, w = jnp.asarray([[1.0], [3.0]]), jnp.asarray([0.5, 0.5])
+        >>> weighted_crps(x, w, jnp.asarray([2.0])).tolist()
+        [0.5]
+    """
+    order = jnp.argsort(members, axis=0)
+    sorted_members = jnp.take_along_axis(members, order, axis=0) - value[None]
+    w = weights[order]
+    until = jnp.cumsum(w, axis=0)
+    return jnp.sum(w * (jnp.abs(sorted_members) - sorted_members * (2 * until - w - 1)), axis=0)

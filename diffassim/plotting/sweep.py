@@ -35,7 +35,7 @@ def sweep_figure(table: pd.DataFrame, axes: list[str], fields: list[str]) -> Fig
         >>> table = pd.DataFrame({"method": "ETKF", "observe.std": [0.5, 1.0], "diverged": 0})
         >>> table = table.assign(analysis_rmse=[0.1, 0.2], analysis_rmse_se=0.01)
         >>> [axes.get_xlabel() for axes in sweep_figure(table, ["observe.std"], ["x"]).axes]
-        ['observe.std', 'observe.std']
+        ['observe.std', '']
     """
     numbers = [path for path in axes if path in table.columns and _is_number(table[path])]
     axis = min(

@@ -10,7 +10,7 @@ import xarray as xr
 from scores.probability import crps_for_ensemble
 
 import diffassim as da
-from diffassim.diagnostics import crps
+from diffassim.diagnostics import crps, normal_crps, weighted_crps
 
 RNG = np.random.default_rng(0)
 MEMBERS, VALUES = RNG.normal(size=(7, 3, 5)), RNG.normal(size=(3, 5))
@@ -48,3 +48,26 @@ def test_gradient_with_missing_values():
 def test_wrong_shapes(members, text):
     with pytest.raises(da.ShapeError, match=text):
         crps(members, VALUES)
+
+
+def test_of_a_normal_distribution_it_is_that_of_a_large_ensemble_and_of_no_spread_the_error():
+    draws = 1.0 + 2.0 * np.random.default_rng(0).normal(size=(200_000, 1))
+    for value in (-3.0, 1.0, 2.5):
+        exact = float(normal_crps(jnp.asarray(1.0), jnp.asarray(2.0), jnp.asarray(value)))
+        np.testing.assert_allclose(crps(draws, np.array([value]))[0], exact, rtol=0.01)
+    assert float(normal_crps(jnp.asarray(1.0), jnp.asarray(0.0), jnp.asarray(3.0))) == 2.0
+    assert float(normal_crps(jnp.asarray(1.0), jnp.asarray(1e-9), jnp.asarray(3.0))) == pytest.approx(2.0)
+
+
+def test_with_equal_weights_it_is_that_of_the_members_and_weights_are_repeated_members():
+    equal = np.full(len(MEMBERS), 1 / len(MEMBERS))
+    known = np.nan_to_num(VALUES)
+    np.testing.assert_allclose(
+        weighted_crps(jnp.asarray(MEMBERS), jnp.asarray(equal), jnp.asarray(known)), crps(MEMBERS, known, fair=False),
+        rtol=1e-10,
+    )  # fmt: skip
+    twice, once = jnp.asarray([1.0, 1.0, 4.0]), jnp.asarray([1.0, 4.0])
+    value = jnp.asarray(2.5)
+    np.testing.assert_allclose(
+        weighted_crps(once, jnp.asarray([2 / 3, 1 / 3]), value), crps(twice, value, fair=False), rtol=1e-6
+    )

@@ -89,7 +89,7 @@ def _made(
                     f"{name}: {word} takes no argument {shortened(repr(key))}{suggested(key, fields)}; it takes: "
                     f"{', '.join(fields) or 'none'}"
                 )
-        inner = {key: _plain(argument, fields[key]) for key, argument in inner.items()}
+        inner = {key: _plain(f"{name}: {word}.{key}", argument, fields[key]) for key, argument in inner.items()}
         taken = set(inner) | set(list(fields)[: len(positional)])
         inner |= {key: value for key, value in given.items() if key in fields and key not in taken}
         missing = [key for key, field in fields.items() if _required(field) and key not in taken | set(inner)]
@@ -122,10 +122,21 @@ def _wants_class(word: str, key: str) -> bool:
     return any(field.name == key and isinstance(field.default, type) for field in fields)
 
 
-def _plain(value: Any, field: Any) -> Any:
-    """Return a whole number as a real one where the argument is one: 1 and 1.0 are the same to whoever writes them."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if whole and isinstance(field.default, float) else value
+def _plain(name: str, value: Any, field: Any) -> Any:
+    """Return a whole number as a real one where the argument is one: 1 and 1.0 are the same to whoever writes them.
+
+    Raises:
+        ConfigurationError: for a text, or a truth value, where something else belongs.
+    """
+    truth, flag = isinstance(value, bool), isinstance(field.default, bool)
+    number = isinstance(field.default, int | float) and not flag
+    wrong = (
+        (isinstance(value, str) and not isinstance(field.default, str)) or (truth and number) or (flag and not truth)
+    )
+    if wrong:
+        what = "true or false" if flag else "a number, or a part such as {Class = {...}}"
+        raise ConfigurationError(f"{name} must be {what}, found {shortened(repr(value))}")
+    return float(value) if isinstance(value, int) and not truth and isinstance(field.default, float) else value
 
 
 def _required(field: Any) -> bool:

@@ -13,7 +13,6 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree, static
 from diffassim.covariances import Dense, Diagonal, Ensemble
-from diffassim.experiments.framework.assimilation import needs_window
 from diffassim.experiments.framework.parts import built, find_part
 from diffassim.experiments.framework.twin import Draw, Perturbed, random_stream
 from diffassim.experiments.twins.named_models import build_model, find_model
@@ -90,17 +89,7 @@ def assembled(settings: Any, samples: Any) -> Assembled:
     covariance = Diagonal(std=start.std) if start.std is not None else (start.share or START_SHARE) ** 2 * drawn
     seen = instruments(settings.observe, model, grid, samples, settings.cycles, settings.seed)
     method = _method(names, settings.methods[0], samples, grid)
-    lag = settings.methods[0].lag
-    if lag and not needs_window(method):
-        raise ConfigurationError(
-            f"{names}: {type(method).__name__} analyses one time after the other: it takes no lag (EnKS takes one as "
-            "its argument)"
-        )
-    lag = int(needs_window(method)) if lag is None else lag
-    if needs_window(method) and not 1 <= lag <= settings.cycles:
-        raise ConfigurationError(f"{names}: lag = {lag} must lie between 1 and the {settings.cycles} cycles")
-    if settings.methods[0].shift > max(lag, 1):
-        raise ConfigurationError(f"{names}: shift = {settings.methods[0].shift} must not be more than lag = {lag}")
+    lag = settings.methods[0].window
     if isinstance(method, SequentialMethod) and not settings.observe.anew:
         method = _searched(method, samples, seen)
     return Assembled(model, truth_model, samples, covariance, Q, tuple(seen), method, lag)

@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffassim.experiments.framework.assimilation import Record, needs_window
-from diffassim.experiments.framework.parts import find_part
+from diffassim.experiments.framework.assimilation import Record
 from diffassim.experiments.twins.named_models import build_model, find_model
 from diffassim.experiments.twins.observing import field_names
 from diffassim.experiments.twins.sweep import PlannedRun, planned_runs
 
-__all__ = ["Part", "Plan", "ToldBy", "lag_of", "plan_of"]
+__all__ = ["Part", "Plan", "ToldBy", "plan_of"]
 
 PART_BYTES = 2**28  # of members that are kept until they are scored
 PART_ANALYSES = 1000
@@ -106,15 +105,8 @@ def _facts(told: ToldBy) -> tuple[int, list[str]]:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)), field_names(model, shapes)
 
 
-def lag_of(run: PlannedRun) -> int:
-    """Return the observation times in a window of the run's method, 0 for a filter."""
-    if run.method.lag is not None:
-        return int(run.method.lag)
-    return int(needs_window(find_part("methods", run.method.kind)))
-
-
 def _parts(run: PlannedRun, size: int) -> list[Part]:
-    count = Record((), run.settings.cycles, 1, lag_of(run), run.method.shift).analyses
+    count = Record((), run.settings.cycles, 1, run.method.window, run.method.shift).analyses
     each = 4 * 8 * run.settings.seeds * max(run.method.members, 4) * size
     parts = -(-count // max(1, min(PART_ANALYSES, PART_BYTES // each)))
     # Parts of one length share what is compiled.

@@ -6,15 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
-from diffassim.diagnostics import crps
+from diffassim.diagnostics import crps, normal_crps, weighted_crps
 from diffassim.ensemble import Particles
 from diffassim.experiments.framework.assimilation import Estimate, Found
 from diffassim.gaussian import Gaussian
 
-__all__ = ["METRICS", "NUMBERS", "STAGES", "error_series", "normal_crps", "weighted_crps"]
+__all__ = ["METRICS", "NUMBERS", "STAGES", "error_series"]
 
 STAGES = ("forecast", "analysis", "smoothed")
 METRICS = ("rmse", "spread", "crps")
@@ -76,47 +75,6 @@ def _crps(estimate: Estimate, truth: Any) -> Any:
         return jax.tree.map(lambda x, y: jax.vmap(weighted_crps)(x, w.astype(x.dtype), y), belief.members, truth)
     members = belief if jax.tree.structure(belief) == jax.tree.structure(truth) else belief.members
     return jax.tree.map(jax.vmap(crps), members, truth)
-
-
-def normal_crps(mean: Any, std: Any, value: Any) -> Any:
-    r"""Return the score of a normal distribution, \(\sigma (z (2 \Phi(z) - 1) + 2 \varphi(z) - \pi^{-1/2})\).
-
-    Args:
-        mean: of the distribution.
-        std: its standard deviation; 0 scores the absolute error.
-        value: what it is verified against.
-
-    Example:
-        >>> round(float(normal_crps(jnp.asarray(0.0), jnp.asarray(1.0), jnp.asarray(0.0))), 4)
-        0.2337
-
-    Source: Gneiting et al. (2005), equation 5.
-    """
-    sure = std <= 0
-    safe = jnp.where(sure, 1, std)
-    z = (value - mean) / safe
-    score = safe * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - jnp.pi**-0.5)
-    return jnp.where(sure, jnp.abs(value - mean), score)
-
-
-def weighted_crps(members: Float[Array, N * shape], weights: Float[Array, " N"], value: Any) -> Any:
-    r"""Return \(\sum_i w_i |x_i - y| - \tfrac12 \sum_{i, j} w_i w_j |x_i - x_j|\) for every component.
-
-    Args:
-        members: leading axis N.
-        weights: of sum one, shape (N,).
-        value: shape of a member.
-
-    Example:
-        >>> x, w = jnp.asarray([[1.0], [3.0]]), jnp.asarray([0.5, 0.5])
-        >>> weighted_crps(x, w, jnp.asarray([2.0])).tolist()
-        [0.5]
-    """
-    order = jnp.argsort(members, axis=0)
-    sorted_members = jnp.take_along_axis(members, order, axis=0) - value[None]
-    w = weights[order]
-    until = jnp.cumsum(w, axis=0)
-    return jnp.sum(w * (jnp.abs(sorted_members) - sorted_members * (2 * until - w - 1)), axis=0)
 
 
 def _root_mean(squares: Any) -> Any:

@@ -17,7 +17,7 @@ from diffassim.experiments.framework.assimilation import Record, assimilated, fi
 from diffassim.experiments.framework.twin import Draw, random_stream
 from diffassim.experiments.twins.assembly import Assembled, assembled, climatology, first_states
 from diffassim.experiments.twins.observing import observed_by
-from diffassim.experiments.twins.plan import Part, ToldBy, lag_of
+from diffassim.experiments.twins.plan import Part, ToldBy
 from diffassim.experiments.twins.series import error_series
 from diffassim.experiments.twins.sweep import PlannedRun
 from diffassim.io.messages import single_line
@@ -29,7 +29,7 @@ __all__ = ["computed", "observation_times", "try_runs"]
 
 def observation_times(part: Part) -> Any:
     """Return the numbers, from 1 on, of the observation times of a part's analyses (the ends of windows)."""
-    lag, analyses = lag_of(part.run), np.arange(part.analyses.start, part.analyses.stop)
+    lag, analyses = part.run.method.window, np.arange(part.analyses.start, part.analyses.stop)
     return lag + part.run.method.shift * analyses if lag else 1 + analyses
 
 

@@ -6,7 +6,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from diffassim.core.errors import ConfigurationError
+from diffassim.experiments.framework.assimilation import needs_window
 from diffassim.experiments.framework.base import Configuration
+from diffassim.experiments.framework.parts import find_part
 from diffassim.experiments.framework.twin import LAWS
 from diffassim.experiments.twins.sweep import planned_runs
 from diffassim.io.messages import shortened, suggested
@@ -182,6 +185,25 @@ class MethodSettings(Table):
         """What tables call it."""
         return self.label or self.kind
 
+    @property
+    def window(self) -> int:
+        """Observation times in a window, 0 for a method that analyses one time after the other."""
+        return int(needs_window(find_part("methods", self.kind))) if self.lag is None else self.lag
+
+    def check_window(self, cycles: int) -> None:
+        """Raise `ConfigurationError` if the method has no windows of this kind."""
+        name = f"methods: {self.name}"
+        windowed = needs_window(find_part(name, self.kind))
+        if self.lag and not windowed:
+            raise ConfigurationError(
+                f"{name}: {self.kind} analyses one time after the other: it takes no lag (EnKS takes one as its "
+                "argument)"
+            )
+        if windowed and not 1 <= self.window <= cycles:
+            raise ConfigurationError(f"{name}: lag = {self.window} must lie between 1 and the {cycles} cycles")
+        if self.shift > max(self.window, 1):
+            raise ConfigurationError(f"{name}: shift = {self.shift} must not be more than lag = {self.window}")
+
 
 class TwinConfiguration(Configuration):
     """Settings of a twin experiment, and of what is swept.
@@ -224,6 +246,9 @@ class TwinConfiguration(Configuration):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"methods: {names.count(name)} of them are called {name!r}; give each its own label")
+        if not self.sweep:
+            for method in self.methods:
+                method.check_window(self.cycles)
         for path in self.best_over:
             if path not in self.sweep:
                 raise ValueError(f"best_over: {path!r} is not swept{suggested(path, self.sweep)}")

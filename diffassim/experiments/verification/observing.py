@@ -61,7 +61,7 @@ def observe_run(
         equivalents[one.variable] = (value, spread)
         departure = np.where(passed & (own == QCFlag.PASS), table.values[one.variable] - value, np.nan)
         lines.append(_line(one, table, np.where(passed, own, table.final(one.variable)), departure, spread))
-    require_overlap(dataset, table, file, [flag for flag in flags.values()])
+    require_overlap(dataset, table, file, list(flags.values()))
     frame = table.with_flags(flags).to_frame()
     units = dict(frame.attrs["units"])
     for name, (value, spread) in equivalents.items():

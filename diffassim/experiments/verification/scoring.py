@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from diffassim.diagnostics import crps
+from diffassim.diagnostics import crps, normal_crps
 from diffassim.experiments.framework.base import score_rows
-from diffassim.experiments.twins.series import normal_crps
 from diffassim.experiments.verification.observing import MEMBER, require_overlap
 from diffassim.experiments.verification.sources import (
     ANALYSIS,

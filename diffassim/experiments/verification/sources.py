@@ -224,9 +224,10 @@ def lead_times(times: Any, lead: float, units: str) -> Any:
     """
     index = pd.DatetimeIndex(times)
     if units.rstrip("s") in ("month", "year"):
-        whole = pd.DateOffset(**{f"{units.rstrip('s')}s": int(lead)})
-        return (index + whole).to_numpy()
+        months = int(lead) * (12 if units.startswith("year") else 1)
+        return (index + pd.DateOffset(months=months)).to_numpy()
     try:
-        return (index + pd.Timedelta(lead, units.rstrip("s") if len(units) > 3 else units)).to_numpy()
+        unit: Any = units.rstrip("s") if len(units) > 3 else units
+        return (index + pd.Timedelta(lead, unit)).to_numpy()
     except (ValueError, TypeError):
         raise DataError(f"the unit {units!r} of the leads is not known, so their times are not") from None
