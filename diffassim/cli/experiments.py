@@ -119,9 +119,9 @@ def score(
 
     check_numbers_file(out)
     configure_jax("float64")
-    dataset = open_run(run)
     table = read_observations(against, layout, dict(map(parse_setting, settings)), run)
-    scores = score_against(dataset, table, str(run), _pairs(names))
+    with open_run(run) as dataset:
+        scores = score_against(dataset, table, str(run), _pairs(names))
     if out is not None:
         scores.to_csv(out, index=False) if out.suffix == ".csv" else scores.to_json(out, orient="records", indent=1)
     print(scores_as_text(scores, table))
@@ -175,9 +175,9 @@ def observe(
     if not out.name.endswith((".csv", ".csv.gz", ".parquet")):
         raise ConfigurationError(f"--out {out}: must end in .csv, .csv.gz or .parquet")
     configure_jax("float64")
-    dataset = open_run(run)
     found = read_observations(table, layout, dict(map(parse_setting, settings)), run)
-    frame, text = observe_run(dataset, found, str(run), _pairs(names))
+    with open_run(run) as dataset:
+        frame, text = observe_run(dataset, found, str(run), _pairs(names))
     write_table(frame, out)
     print(text)
     print(f"\nequivalents, departures and flags of {len(frame)} reports: {out}")

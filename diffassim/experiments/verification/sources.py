@@ -53,7 +53,7 @@ class Predicted(NamedTuple):
 
 
 def open_run(path: Path) -> xr.Dataset:
-    """Return the output of a run's directory, or fields from netCDF or zarr.
+    """Return the output of a run's directory, or fields from netCDF or zarr; to be closed, it is read where it is used.
 
     Raises:
         ConfigurationError: if there is nothing of that name.
