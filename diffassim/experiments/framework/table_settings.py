@@ -27,6 +27,8 @@ class StationVariable(BaseModel):
         wanted: unit of the results; empty: as in the file.
         scale: of the cells.
         bounds: least and greatest plausible value, or a kind such as "air_temperature"; empty: any.
+        std: standard deviation of the errors: a number in the unit of the results, or a column in the unit of the file;
+            empty: not known.
         root: whether square roots are closer to a normal law, as of wind speeds and precipitation.
     """
 
@@ -38,6 +40,7 @@ class StationVariable(BaseModel):
     wanted: str = ""
     scale: float = 1.0
     bounds: tuple[float, float] | str = ""
+    std: Annotated[float, Field(gt=0)] | str = ""
     root: bool = False
 
     @property
@@ -45,7 +48,7 @@ class StationVariable(BaseModel):
         """What the reader of tables is told."""
         return TableVariable(
             self.name, self.column or None, self.unit or None, self.wanted or None, scale=self.scale,
-            bounds=self.bounds or None,
+            bounds=self.bounds or None, std=self.std or None,
         )  # fmt: skip
 
 

@@ -109,6 +109,17 @@ def test_scores_by_lead_and_method_are_closed_forms(capsys):
     assert counts[0.0] == 96 and counts[1.0] == 94 and counts[6.0] == 84  # what is valid within the table
 
 
+def test_the_error_of_observations_is_part_of_what_is_expected(capsys):
+    write_run(spread=0.1)
+    write_table()
+    for std, covered in (("", 0.0), (", std = 0.5", 1.0)):
+        settings = VARIABLE.replace("}", f"{std}}}")
+        main(["score", "run.nc", "--against", "table.csv", "--set", settings, "--out", "scores.csv"])
+        scores = pd.read_csv("scores.csv").set_index(["method", "metric"])["value"]
+        assert scores["analysis", "coverage_90"] == covered  # departures of .5
+    capsys.readouterr()
+
+
 def test_of_members_the_spread_and_the_score_are_theirs(capsys):
     draws = np.random.default_rng(0).normal(size=(8, 48, 1)) + 5
     xr.Dataset(
