@@ -58,8 +58,8 @@ class _Axis(NamedTuple):
 def equivalents_at(array: xr.DataArray, table: ObservationTable, file: str = "run") -> Equivalents:
     """Interpolate an array linearly to the times and places of all reports of a table.
 
-    Places are those of its latitude and longitude, or its stations (by name, else by place), or one for all reports
-    where it has neither. Between times that are further apart than one and a half of the usual step, nothing is
+    Places are those of its latitude and longitude, or its stations (by name, else by place); where it has neither,
+    the only one. Between times that are further apart than one and a half of the usual step, nothing is
     interpolated. A value that is missing in the array counts where its weight is zero.
 
     Args:
@@ -68,7 +68,7 @@ def equivalents_at(array: xr.DataArray, table: ObservationTable, file: str = "ru
         file: of the array, for messages.
 
     Raises:
-        DataError: if times are no dates, or stations do not tell places apart.
+        DataError: if times are no dates, places of stations are not known, or there is one place for several stations.
 
     Example:
         >>> import pandas as pd
@@ -168,8 +168,14 @@ def _in_space(array: xr.DataArray, table: ObservationTable, file: str) -> dict[s
     try:
         axes = find_axes(file, array.to_dataset(name="_"))
     except DataError:
-        return {}  # of one place, the only one
-    if axes.latitude not in array.dims or axes.longitude not in array.dims:
+        axes = None
+    if axes is None or axes.latitude not in array.dims or axes.longitude not in array.dims:
+        count = len(np.unique(table.station))
+        if count > 1:
+            raise DataError(
+                f"{file}: is of one place, but {table.file} has reports of {count} stations; leave only those of that "
+                "place in it"
+            )
         return {}
     longitude, latitude, _ = table.places().T
     if np.isnan(longitude).all() and len(table):

@@ -114,3 +114,10 @@ def test_times_that_are_no_dates_and_unknown_places_are_refused():
         equivalents_at(array, table(["2021-01-01"]))
     with pytest.raises(DataError, match="places of its stations are not known"):
         equivalents_at(fields([5.0, 6.0], [40.0, 41.0]), table(["2021-01-01"]))
+
+
+def test_what_is_of_one_place_serves_one_station_only():
+    array = xr.DataArray(np.arange(5.0), {"time": DAYS}, ("time",))
+    assert equivalents_at(array, table(["2021-01-02T12"])).values.tolist() == [1.5]
+    with pytest.raises(DataError, match="reports of 2 stations"):
+        equivalents_at(array, table(["2021-01-02"] * 2, station=["A", "B"]))

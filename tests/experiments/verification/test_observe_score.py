@@ -185,6 +185,50 @@ def test_bad_input_is_one_line(capsys):
     )
 
 
+def test_forecasts_of_fields_by_months_and_quantiles_of_one_place(capsys):
+    months = np.arange("2020-01", "2021-01", dtype="M8[M]").astype("M8[ns]")
+    lat, lon = np.array([0.0, 1.0]), np.array([10.0, 11.0])
+    grid = {"latitude": ("latitude", lat, {"units": "degrees_north"}),
+            "longitude": ("longitude", lon, {"units": "degrees_east"})}  # fmt: skip
+    due = np.arange(12.0)[:, None] + np.array([1, 3])  # what is true one and three months later
+    values = np.broadcast_to(due[..., None, None] + 0.5, (12, 2, 2, 2))
+    dims = ("time", "step", "latitude", "longitude")
+    run = xr.Dataset(
+        {
+            "forecast": (dims, values, {"units": "K"}),
+            "forecast_std": (dims, np.full(values.shape, 1.0), {"units": "K"}),
+        },
+        {"time": months, "step": ("step", [1, 3], {"units": "months"}), **grid},
+    )
+    run.to_netcdf("run.nc", engine="netcdf4")
+    table = pd.DataFrame({"time": months, "station": "A", "x": 10.5, "y": 0.25, "sst": np.arange(12.0)})
+    table.to_csv("table.csv", index=False)
+    options = ["--set", 'variables=[{name = "sst", unit = "K"}]', "--set", "longitude=x", "--set", "latitude=y"]
+    main(["score", "run.nc", "--against", "table.csv", *options, "--out", "scores.csv"])
+    scores = pd.read_csv("scores.csv").set_index(["lead", "metric"])
+    for lead, count in ((1.0, 11), (3.0, 9)):
+        assert scores["value"][lead, "bias"] == pytest.approx(0.5) and scores["n"][lead, "rmse"] == count
+        assert scores["value"][lead, "coverage_90"] == 1.0 and 0 < scores["value"][lead, "crps"] < 0.5
+
+    p = np.round(np.arange(0.05, 0.96, 0.05), 2)
+    draws = np.sort(np.random.default_rng(0).normal(size=(12, 1, 1, 19)), axis=-1)
+    run = xr.Dataset(
+        {"forecast": (("time", "method", "lead"), draws.mean(-1), {"units": "m3 s-1"}),
+         "quantile": (("time", "method", "lead", "probability"), draws, {"units": "m3 s-1"})},
+        {"time": months, "method": ["assimilation"], "lead": ("lead", [0], {"units": "days"}), "probability": p},
+    )  # fmt: skip
+    run.to_netcdf("river.nc", engine="netcdf4")
+    table.assign(flow=0.2).to_csv("table.csv", index=False)
+    options = ["--set", 'variables=[{name = "flow", unit = "m3 s-1"}]']
+    main(["score", "river.nc", "--against", "table.csv", *options, "--out", "scores.csv"])
+    scores = pd.read_csv("scores.csv").set_index("metric")["value"]
+    off = 0.2 - draws[:, 0, 0]
+    np.testing.assert_allclose(scores["crps"], 2 * np.where(off >= 0, p * off, (p - 1) * off).mean(), rtol=1e-6)
+    inside = (draws[:, 0, 0, 0] <= 0.2) & (draws[:, 0, 0, -1] >= 0.2)
+    assert scores["coverage_90"] == pytest.approx(inside.mean())
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("lead", "units", "expected"),
     [
