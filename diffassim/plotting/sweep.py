@@ -103,7 +103,7 @@ def _curves(panel: Any, table: pd.DataFrame, axis: str, axes: list[str], column:
     if y.size and y.min() > 0 and y.max() / y.min() > WIDE:
         panel.set_yscale("log")
         for which in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
-            which(lambda value, _: f"{value:g}")
+            which(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "1235" else "")
 
 
 def _bars(panel: Any, table: pd.DataFrame, axes: list[str], column: str, spread: str) -> None:

@@ -21,6 +21,7 @@ from diffassim.experiments.framework.parts import PARTS, built
 from diffassim.experiments.templates import template
 from diffassim.experiments.twins import plan as plans
 from diffassim.experiments.twins import twin_run
+from diffassim.experiments.twins.assembly import first_states
 from diffassim.experiments.twins.named_models import LEFT_OUT, MODELS
 from diffassim.experiments.twins.plan import plan_of
 from diffassim.experiments.twins.sweep import planned_runs
@@ -77,6 +78,7 @@ NEEDS = {
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", sorted(set(all_methods())))
 def test_every_method_of_the_package_is_found_by_its_name(name):
     kind = built("test", name) if name not in NEEDS and not _needs_taper(name) and not _is_static(name) else None
@@ -98,6 +100,19 @@ def _is_static(name):
     return issubclass(_class_of(name), da.gaussian.StaticMethod)
 
 
+@pytest.mark.slow
+def test_single_precision_stays_single():
+    methods = [
+        ETKF, {"method": "EKF"}, {"method": "ParticleFilter"}, {"method": {"FourDVar": {"B": {"climatology": 0.1}}}},
+        {"method": {"LETKF": {"localization": {"GaspariCohn": 3}, "inflation": 1}}},
+    ]  # fmt: skip
+    for truth in ({}, {"model_error": 0.1}, {"model_error_share": 0.1}):
+        config = configuration(dtype="float32", methods=methods, observe={"share": 0.1}, truth=SMALL["truth"] | truth)
+        samples = first_states(config, 3)
+        assert samples.dtype == np.float32 and try_runs(plan_of(config).runs) == len(methods)
+        methods = methods[:1]
+
+
 def test_every_model_of_the_package_is_there_or_said_to_be_left_out():
     public = {
         name for name in da.models.__all__
@@ -113,6 +128,7 @@ SIZES = {
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_is_put_together_with_a_global_and_a_local_filter(name):
     if name == "spherical_shallow_water":
@@ -175,6 +191,7 @@ def test_a_sweep_has_a_row_for_each_run_and_shares_what_is_compiled(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     "method",
     [
