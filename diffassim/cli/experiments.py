@@ -81,7 +81,7 @@ Names = Annotated[tuple[str, ...], Parameter(name="--name", negative=(), show_de
 
 
 def score(
-    run: Path,
+    directory: Path,
     /,
     *,
     against: Path | None = None,
@@ -94,7 +94,7 @@ def score(
 
     Parameters
     ----------
-    run
+    directory
         Directory of a run; with --against also a file of fields, netCDF or zarr.
     against
         Table of observations: CSV, parquet, or netCDF in the layout of IODA.
@@ -111,7 +111,7 @@ def score(
     if against is None:
         if layout is not None or settings or names or out is not None:
             raise ConfigurationError("score: --layout, --set, --name and --out are about a table; name it: --against")
-        _score_anew(run)
+        _score_anew(directory)
         return
     from diffassim.experiments.framework.configuration import parse_setting
     from diffassim.experiments.verification.scoring import score_against, scores_as_text
@@ -119,9 +119,9 @@ def score(
 
     check_numbers_file(out)
     configure_jax("float64")
-    table = read_observations(against, layout, dict(map(parse_setting, settings)), run)
-    with open_run(run) as dataset:
-        scores = score_against(dataset, table, str(run), _pairs(names))
+    table = read_observations(against, layout, dict(map(parse_setting, settings)), directory)
+    with open_run(directory) as dataset:
+        scores = score_against(dataset, table, str(directory), _pairs(names))
     if out is not None:
         scores.to_csv(out, index=False) if out.suffix == ".csv" else scores.to_json(out, orient="records", indent=1)
     print(scores_as_text(scores, table))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-from jax.scipy.stats import norm
+from jax import lax
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ShapeError
@@ -74,7 +74,8 @@ def normal_crps(mean: Any, std: Any, value: Any) -> Any:
     sure = std <= 0
     safe = jnp.where(sure, 1, std)
     z = (value - mean) / safe
-    score = safe * (z * (2 * norm.cdf(z) - 1) + 2 * norm.pdf(z) - jnp.pi**-0.5)
+    density = jnp.exp(-(z**2) / 2) / (2 * jnp.pi) ** 0.5
+    score = safe * (z * lax.erf(z / 2**0.5) + 2 * density - jnp.pi**-0.5)
     return jnp.where(sure, jnp.abs(value - mean), score)
 
 
