@@ -100,7 +100,8 @@ def _made(
     try:
         return kind(*positional, **inner)
     except (AssimilationError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigurationError(f"{name}: {word}: {single_line(error, 300)}") from None
+        told = single_line(error, 300)
+        raise ConfigurationError(f"{name}: {told if told.startswith(word) else f'{word}: {told}'}") from None
 
 
 def _inside(

@@ -212,7 +212,7 @@ def _settings(config: Any, plain: dict[str, Any], method: Any, values: dict[str,
         return type(config).model_validate(settings | {"methods": [its]})
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(str(part) for part in first["loc"] if "constrained" not in str(part))
         told = ", ".join(f"{path} = {value!r}" for path, value in values.items())
         message = single_line(first["msg"].removeprefix("Value error, "), 300)
         raise ConfigurationError(f"sweep: {shortened(told, 200)}: {where + ': ' if where else ''}{message}") from None

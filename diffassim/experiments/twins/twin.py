@@ -76,8 +76,12 @@ class Twin(Experiment):
         return "\n".join([*lines, *([f"    and {more} more"] if more > 0 else [])])
 
     def memory(self, config: TwinConfiguration) -> dict[str, float]:
-        """Return what truth, members and climatology of the largest run need."""
+        """Return what truth, members and climatology of the largest run need.
+
+        Every kind of run is put together before, so that what does not fit is said before there is any output.
+        """
         plan = plan_of(config)
+        try_runs(plan.runs)
         size, seeds = np.dtype(config.dtype).itemsize, config.seeds
         state = [count * size for count in plan.sizes]
         runs = list(zip(plan.runs, state, strict=True))
@@ -88,8 +92,7 @@ class Twin(Experiment):
         }
 
     def start(self, config: TwinConfiguration) -> dict[str, Any]:
-        """Put every kind of run together, so that what does not fit is said before anything is computed."""
-        try_runs(plan_of(config).runs)
+        """Return nothing: every run has a start of its own."""
         return {}
 
     def advance(

@@ -173,8 +173,10 @@ def try_runs(runs: list[PlannedRun]) -> int:
                 _trial(made, settings)
                 kinds.add(kind)
         except (AssimilationError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
-            where = ", ".join([run.method.name, *(f"{path} = {value}" for path, value in run.values.items())])
-            raise ConfigurationError(f"twin: {where}: {single_line(error, 400)}") from None
+            told = single_line(error, 400)
+            where = [] if run.method.name in told else [run.method.name]
+            where += [f"{path} = {value}" for path, value in run.values.items()]
+            raise ConfigurationError(f"twin: {', '.join(where)}{': ' if where else ''}{told}") from None
     return len(kinds)
 
 
