@@ -117,6 +117,7 @@ __all__ = [
     "covariances",
     "cycle",
     "cycling",
+    "decisions",
     "diagnostics",
     "ensemble",
     "gaussian",
@@ -138,7 +139,7 @@ __all__ = [
 ]
 
 # They lead to flax and optax, or xarray and matplotlib, which take as long to import as half of JAX.
-_LATE = ("io", "learned", "plotting", "training")
+_LATE = ("decisions", "io", "learned", "plotting", "training")
 
 
 def __getattr__(name: str) -> Any:

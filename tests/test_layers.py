@@ -19,6 +19,7 @@ FLOORS = (
     ("variational", "ensemble", "gaussian"),
     ("learned",),
     ("cycling",),
+    ("decisions",),
     ("training",),
     ("experiments",),
     ("cli",),
@@ -31,7 +32,7 @@ EDGES = {
     "plotting": ({"core", "io"}, {"experiments", "cli"}),
     "diagnostics": (
         {part for floor in FLOORS[:5] for part in floor},
-        {"learned", "cycling", "training", "experiments", "cli"},
+        {"learned", "cycling", "decisions", "training", "experiments", "cli"},
     ),
 }
 PARTS = {*HEIGHT, *EDGES}
@@ -50,6 +51,7 @@ AT_THE_EDGE_ONLY = {
     "rich": {"cli"},
     "cyclopts": {"cli"},
     "flax": {"learned", "experiments"},
+    "gymnasium": {"decisions"},
 }
 
 
@@ -122,6 +124,8 @@ def test_imports_run_downward(path):
         ("cycling", "import diffassim as da", False),
         ("training", "from diffassim.cycling import cycle", True),
         ("cycling", "from diffassim.training import fit", False),
+        ("training", "from diffassim.decisions import Environment", True),
+        ("decisions", "from diffassim.training import fit", False),
     ],
 )
 def test_the_check_sees_what_it_should(part, line, allowed):

@@ -1,6 +1,6 @@
 """A zoo of flax.nnx modules; freeze one with `Network.from_nnx`. Their fields have channels last."""
 
-from diffassim.learned.networks.dense import MLP, RecurrentCell
+from diffassim.learned.networks.dense import MLP, RecurrentCell, perceptron
 from diffassim.learned.networks.fourier import FourierOperator
 from diffassim.learned.networks.local import PeriodicResidualNet, PeriodicUNet, neighbours
 from diffassim.learned.networks.sets import GraphNetwork, SetEncoder
@@ -14,4 +14,5 @@ __all__ = [
     "RecurrentCell",
     "SetEncoder",
     "neighbours",
+    "perceptron",
 ]

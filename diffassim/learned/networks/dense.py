@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-__all__ = ["MLP", "RecurrentCell"]
+from diffassim.learned.network import Network
+
+__all__ = ["MLP", "RecurrentCell", "perceptron"]
 
 
 class MLP(nnx.Module):
@@ -38,6 +40,23 @@ class MLP(nnx.Module):
         for layer in self.hidden:
             x = jax.nn.silu(layer(x))
         return self.last(x)
+
+
+def perceptron(sizes: Any, key: jax.Array, *, zero: bool = False, dtype: Any = None) -> Network:
+    """Return a multilayer perceptron as a `Network`, its weights drawn from a key, which may be traced.
+
+    Args:
+        sizes: number of inputs, of each layer's units, and of outputs.
+        key: random key.
+        zero: whether the last layer starts at zero.
+        dtype: type of the weights; default: the precision of JAX.
+
+    Example:
+        >>> many = jax.vmap(lambda key: perceptron([3, 8, 2], key))(jax.random.split(jax.random.key(0), 4))
+        >>> jax.tree.leaves(many)[0].shape[0]
+        4
+    """
+    return Network.from_nnx(MLP(sizes, rngs=nnx.Rngs(params=key), zero=zero, dtype=dtype))
 
 
 class RecurrentCell(nnx.Module):
