@@ -3,6 +3,7 @@
 A loss is a route (from a model and a sample to states) and a score of where it leads; `fit` takes any function.
 """
 
+from diffassim.training import reinforcement
 from diffassim.training.adversarial import Adversarial, perturbed, worst_errors
 from diffassim.training.checkpoint import load_checkpoint, save_checkpoint
 from diffassim.training.curriculum import Stage, fit_stages
@@ -57,6 +58,7 @@ __all__ = [
     "paths_of",
     "perturbed",
     "privacy_spent",
+    "reinforcement",
     "save_checkpoint",
     "training_only",
     "worst_errors",

@@ -1,0 +1,58 @@
+"""The protocol of agents: updates of what they know, in one compiled scan, and the policy that follows."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+from jax import lax
+
+from diffassim.core.checks import count_of
+from diffassim.core.pytree import Pytree
+
+__all__ = ["Agent"]
+
+
+class Agent(Pytree):
+    """A way to learn a policy from an environment.
+
+    A subclass defines `init`, `update` and `policy`. What is learned is a pytree, so that `train` can be batched by
+    `jax.vmap` over keys, over environments (weights of objectives, parameters of a model) and over the agent's numbers.
+    """
+
+    def init(self, environment: Any, key: jax.Array, start: Any = None) -> Any:
+        """Return what the agent knows at first.
+
+        Args:
+            environment: `Environment` whose rewards are numbers.
+            key: random key of the whole training.
+            start: what is learned (tables, networks) to begin with; default: made here.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define init(environment, key)")
+
+    def update(self, environment: Any, state: Any) -> tuple[Any, Any]:
+        """Return what the agent knows after an update, and the mean reward of its steps on the way."""
+        raise NotImplementedError(f"{type(self).__name__} does not define update(environment, state)")
+
+    def policy(self, environment: Any, state: Any) -> Any:
+        """Return the policy (observation, key) -> action that the agent has learned, without exploration."""
+        raise NotImplementedError(f"{type(self).__name__} does not define policy(environment, state)")
+
+    def train(self, environment: Any, state: Any, updates: int) -> tuple[Any, Any]:
+        """Make many updates in one compiled scan.
+
+        Args:
+            environment: `Environment`.
+            state: what `init` or `train` returned; training goes on from it as if it had never stopped.
+            updates: how many (static).
+
+        Returns:
+            The state, and the mean reward of each update, shape (updates,).
+        """
+        return _train(self, environment, state, count_of(f"{type(self).__name__}: updates", updates))
+
+
+@partial(jax.jit, static_argnums=3)
+def _train(agent: Agent, environment: Any, state: Any, updates: int) -> Any:
+    return lax.scan(lambda state, _: agent.update(environment, state), state, length=updates)

@@ -1,0 +1,88 @@
+"""Policy gradient with a learned baseline: REINFORCE and the synchronous advantage actor-critic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.lax import stop_gradient
+
+from diffassim.core.pytree import static
+from diffassim.decisions.play import begin
+from diffassim.training.reinforcement.agent import Agent
+from diffassim.training.reinforcement.rollouts import (
+    LearnerState,
+    actor_critic,
+    advantages,
+    gradient_step,
+    roll_out,
+)
+
+__all__ = ["PolicyGradient"]
+
+
+class PolicyGradient(Agent):
+    r"""One gradient step of policy and value after some steps of all environments.
+
+    .. math:: \nabla J = E\, \nabla \log \pi(a | o)\, A,
+
+    with advantages A against the learned value. With `trace` 1 it is REINFORCE with baseline, below 1 the advantage
+    actor-critic (A2C).
+
+    Args:
+        environments: how many play at once (static).
+        steps: of each environment in an update (static).
+        discount: gamma.
+        trace: lambda of the advantages.
+        value_weight: of the squared error of the value.
+        entropy_weight: of the policy's entropy, which is made large.
+        optimizer: optax transformation (static).
+
+    Example:
+        >>> from diffassim.decisions import Scalarized, WaterReservoir
+        >>> agent, environment = PolicyGradient(environments=8, steps=4), Scalarized(WaterReservoir(), [0.5, 0.5])
+        >>> state, rewards = agent.train(environment, agent.init(environment, jax.random.key(0)), 2)
+        >>> rewards.shape
+        (2,)
+
+    Source: Williams (1992); Sutton and Barto (2018), section 13.4; Mnih et al. (2016).
+    """
+
+    environments: int = static(default=256)
+    steps: int = static(default=16)
+    discount: Any = 0.99
+    trace: Any = 0.95
+    value_weight: Any = 0.5
+    entropy_weight: Any = 0.0
+    optimizer: Any = static(default=optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-3)))
+
+    def init(self, environment: Any, key: jax.Array, start: Any = None) -> LearnerState:
+        """Return untrained networks (or `start`, an `ActorCritic`), and environments after their reset."""
+        first, networks, own = jax.random.split(key, 3)
+        both = actor_critic(environment, networks, discount=self.discount) if start is None else start
+        play = begin(environment, first, self.environments)
+        return LearnerState(both, self.optimizer.init(both), play, own, jnp.zeros((), jnp.int32))
+
+    def update(self, environment: Any, state: LearnerState) -> tuple[LearnerState, Any]:
+        """Make some steps, and one gradient step."""
+        key = jax.random.fold_in(state.key, state.count)
+        play, seen = roll_out(environment, state.trainable.policy, state.play, key, self.steps)
+        A, target = advantages(state.trainable.value, seen, self.discount, self.trace)
+        A = (A - jnp.mean(A)) / (jnp.std(A) + 1e-8)
+
+        def loss(both: Any) -> Any:
+            density = jax.vmap(jax.vmap(both.policy.log_density))(seen.observation, seen.u)
+            entropy = jnp.mean(jax.vmap(jax.vmap(both.policy.entropy))(seen.observation))
+            error = (jax.vmap(jax.vmap(both.value))(seen.observation) - target) / stop_gradient(both.scale)
+            return -jnp.mean(density * A) + self.value_weight * jnp.mean(error**2) - self.entropy_weight * entropy
+
+        gradient = jax.grad(loss)(state.trainable)
+        trainable, memory = gradient_step(self.optimizer, state.trainable, state.memory, gradient)
+        following = LearnerState(trainable, memory, play, state.key, state.count + 1)
+        return following, jnp.mean(seen.reward)
+
+    def policy(self, environment: Any, state: LearnerState) -> Any:
+        """Return the policy, whose call draws nothing."""
+        return state.trainable.policy

@@ -1,0 +1,235 @@
+"""What actor-critic agents share: networks for an environment, steps with them, and advantages."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from diffassim.core.errors import ConfigurationError
+from diffassim.core.pytree import Pytree
+from diffassim.core.tree import zeros_like
+from diffassim.decisions.play import begin, go_on, random_policy
+from diffassim.decisions.spaces import Box, Discrete
+from diffassim.learned.normalized import Normalized
+from diffassim.training.reinforcement.policies import ActorCritic, CategoricalPolicy, GaussianPolicy
+
+__all__ = ["LearnerState", "Rollout", "actor_critic", "advantages", "gradient_step", "policy_for", "roll_out"]
+
+PLAYED = 64  # environments of random play, from which scales are taken
+
+
+class LearnerState(Pytree):
+    """What an agent with networks knows.
+
+    Args:
+        trainable: policy, or `ActorCritic`.
+        memory: state of the optimizer.
+        play: environments in the middle of their episodes, or None.
+        key: random key of the whole training.
+        count: updates made.
+    """
+
+    trainable: Any
+    memory: Any
+    play: Any
+    key: Any
+    count: Any
+
+
+class Rollout(NamedTuple):
+    """Steps of many environments; leading axes (step, environment).
+
+    Attributes:
+        observation: before the action.
+        u: what the policy drew.
+        log_density: of that.
+        reward: of the action.
+        following: observation after it.
+        terminated: whether the episode ended.
+        done: whether it ended or was cut off.
+    """
+
+    observation: Any
+    u: Any
+    log_density: Any
+    reward: Any
+    following: Any
+    terminated: Any
+    done: Any
+
+
+def policy_for(environment: Any, key: jax.Array, *, units: tuple[int, ...] = (64, 64), std: float = 0.5) -> Any:
+    """Return an untrained policy for an environment: a perceptron of normalized observations.
+
+    Mean and spread of the observations are those of random play; the first actions are in the middle of their range.
+
+    Args:
+        environment: with `Box` observations.
+        key: random key.
+        units: of the hidden layers.
+        std: first standard deviation of actions, in halves of their range.
+
+    Raises:
+        ConfigurationError: if observations are numbers of states.
+
+    Example:
+        >>> from diffassim.decisions import WaterReservoir
+        >>> policy_for(WaterReservoir(), jax.random.key(0))(jnp.array([50.0])).tolist()
+        [90.0]
+    """
+    play, weights = jax.random.split(key)
+    seen, _ = _random_play(environment, play)
+    return _policy(environment, weights, seen, units, std)
+
+
+def actor_critic(
+    environment: Any, key: jax.Array, *, units: tuple[int, ...] = (64, 64), std: float = 0.5, discount: float = 0.99
+) -> ActorCritic:
+    """Return an untrained policy with an untrained value for an environment; see `policy_for`.
+
+    Mean and spread of the values are those of random play.
+
+    Args:
+        environment: with `Box` observations and rewards that are numbers.
+        key: random key.
+        units: of the hidden layers of both.
+        std: first standard deviation of actions, in halves of their range.
+        discount: gamma, for the size of the values.
+
+    Raises:
+        ConfigurationError: if observations are numbers of states, or there are several rewards.
+
+    Example:
+        >>> from diffassim.decisions import Scalarized, WaterReservoir
+        >>> both = actor_critic(Scalarized(WaterReservoir(), [0.5, 0.5]), jax.random.key(0))
+        >>> both.value(jnp.array([50.0])).shape
+        ()
+    """
+    from diffassim.learned.networks import perceptron
+
+    if environment.objectives is not None:
+        raise ConfigurationError("actor_critic: weight the objectives first, see Scalarized")
+    play, one, two = jax.random.split(key, 3)
+    seen, rewards = _random_play(environment, play)
+
+    def back(following: Any, reward: Any) -> Any:
+        now = reward + discount * following
+        return now, now
+
+    _, returns = lax.scan(back, jnp.zeros_like(rewards[0]), rewards, reverse=True)
+    returns = returns[: max(1, returns.shape[0] // 2)]
+    center, spread = jnp.mean(returns), _sound(jnp.std(returns))
+    network = perceptron((seen.shape[-1], *units, 1), two, dtype=seen.dtype)
+    value = Normalized(network, *_scales(seen), center, spread)
+    return ActorCritic(_policy(environment, one, seen, units, std), _Scalar(value), spread)  # type: ignore[arg-type]
+
+
+def roll_out(environment: Any, policy: Any, play: Any, key: jax.Array, steps: int) -> tuple[Any, Rollout]:
+    """Make steps in all environments, with actions drawn from the policy.
+
+    Args:
+        environment: `Environment`.
+        policy: see `policies`.
+        play: where the environments are.
+        key: random key.
+        steps: how many (static).
+    """
+
+    def body(play: Any, key: Any) -> Any:
+        own, steps = jax.random.split(key)
+        u = jax.vmap(policy.draw)(play.observation, jax.random.split(own, play.age.shape[0]))
+        log_density = jax.vmap(policy.log_density)(play.observation, u)
+        play, seen = go_on(environment, play, jax.vmap(policy.action)(u), steps)
+        found = Rollout(
+            seen.observation, u, log_density, seen.reward, seen.following, seen.terminated, seen.done
+        )  # fmt: skip
+        return play, found
+
+    return lax.scan(body, play, jax.random.split(key, steps))
+
+
+def advantages(value: Any, rollout: Rollout, discount: Any, trace: Any) -> tuple[Any, Any]:
+    r"""Return generalized advantages, and the values that they are targets for.
+
+    .. math:: A_t = \delta_t + \gamma \lambda A_{t+1},\quad \delta_t = r_t + \gamma v(o_{t+1}) - v(o_t)
+
+    where the sum stops at the end of an episode, and a terminated one has nothing ahead.
+
+    Args:
+        value: observation -> number.
+        rollout: leading axes (step, environment).
+        discount: gamma.
+        trace: lambda; 1: returns, with the value at the last step.
+
+    Returns:
+        Advantages and targets, shape (step, environment).
+
+    Source: Schulman et al. (2016), equation 16.
+    """
+    every = jax.vmap(jax.vmap(value))
+    now, then = every(rollout.observation), every(rollout.following)
+    delta = rollout.reward.astype(now.dtype) + discount * jnp.where(rollout.terminated, 0, then) - now
+
+    def back(following: Any, row: Any) -> Any:
+        delta, done = row
+        found = delta + discount * trace * jnp.where(done, 0, following)
+        return found, found
+
+    _, found = lax.scan(back, zeros_like(delta[0]), (delta, rollout.done), reverse=True)
+    return found, found + now
+
+
+def gradient_step(optimizer: Any, trainable: Any, memory: Any, gradient: Any) -> tuple[Any, Any]:
+    """Return trainable and memory after a step of an optax transformation."""
+    with jax.numpy_dtype_promotion("standard"):  # optax schedules multiply integers with floats
+        changes, memory = optimizer.update(gradient, memory, trainable)
+    return optax.apply_updates(trainable, changes), memory
+
+
+class _Scalar(Pytree):
+    function: Any
+
+    def __call__(self, x: Any) -> Any:
+        return self.function(x)[..., 0]
+
+
+def _policy(environment: Any, key: jax.Array, seen: Any, units: tuple[int, ...], std: float) -> Any:
+    from diffassim.learned.networks import perceptron
+
+    space = environment.action_space
+    outputs = space.n if isinstance(space, Discrete) else space.shape[0]
+    network = perceptron((seen.shape[-1], *units, outputs), key, zero=True, dtype=seen.dtype)
+    normalized = Normalized(network, *_scales(seen), jnp.zeros(outputs, seen.dtype), jnp.ones(outputs, seen.dtype))
+    if isinstance(space, Discrete):
+        return CategoricalPolicy(normalized)
+    return GaussianPolicy(normalized, jnp.full(outputs, jnp.log(std), seen.dtype), space)
+
+
+def _random_play(environment: Any, key: jax.Array) -> tuple[Any, Any]:
+    """Return observations and rewards of random play, leading axes (step, environment)."""
+    if not isinstance(environment.observation_space, Box):
+        raise ConfigurationError("networks need observations that are vectors; numbers of states are for tables")
+    first, rest = jax.random.split(key)
+    policy = random_policy(environment)
+
+    def body(play: Any, key: Any) -> Any:
+        own, steps = jax.random.split(key)
+        action = jax.vmap(policy)(play.observation, jax.random.split(own, PLAYED))
+        play, seen = go_on(environment, play, action, steps)
+        return play, (seen.observation, seen.reward)
+
+    steps = min(environment.horizon or 200, 200)
+    return lax.scan(body, begin(environment, first, PLAYED), jax.random.split(rest, steps))[1]
+
+
+def _scales(seen: Any) -> tuple[Any, Any]:
+    return jnp.mean(seen, axis=(0, 1)), _sound(jnp.std(seen, axis=(0, 1)))
+
+
+def _sound(spread: Any) -> Any:
+    """Return a spread, or 1 where something never changes."""
+    return jnp.where(spread > 0, spread, 1)

@@ -1,0 +1,194 @@
+"""Agents with gradients: against differences, closed forms, and the Riccati gain."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from diffassim.core.errors import ConfigurationError
+from diffassim.core.pytree import Pytree
+from diffassim.covariances import Diagonal
+from diffassim.decisions import Box, FiniteProblem, GridPolicy, Scalarized, WaterReservoir, episode_returns
+from diffassim.decisions.problems import cliff_walk, linear_quadratic, riccati_gain
+from diffassim.decisions.problems.linear_quadratic import QuadraticCost
+from diffassim.training.reinforcement import (
+    PPO,
+    CategoricalPolicy,
+    GaussianPolicy,
+    Pathwise,
+    PolicyGradient,
+    actor_critic,
+    mean_return,
+    policy_for,
+)
+from diffassim.training.reinforcement.rollouts import Rollout, advantages
+
+KEY = jax.random.key(0)
+A, B = jnp.array([[0.9, 0.4], [0.0, 0.9]]), jnp.array([[0.0], [1.0]])
+COST = QuadraticCost(jnp.eye(2), 0.5 * jnp.eye(1))
+GAIN, VALUE = riccati_gain(A, A @ B, COST)
+
+
+class LinearPolicy(Pytree):
+    gain: object
+
+    def __call__(self, observation, key=None):
+        return -self.gain @ observation
+
+
+def regulator(length=40, dtype=float):
+    start = lambda key: jax.random.normal(key, (2,), dtype)  # noqa: E731
+    cost = jax.tree.map(lambda leaf: leaf.astype(dtype), COST)
+    environment = linear_quadratic(A.astype(dtype), B.astype(dtype), cost, start, Q=Diagonal(std=0.1), length=length)
+    return environment.replace(actions=Box(jnp.array([-3.0], dtype), jnp.array([3.0], dtype)))  # hardly ever reached
+
+
+def test_the_riccati_gain_is_a_fixed_point_and_the_best_of_its_neighbors():
+    inputs = A @ B
+    np.testing.assert_allclose(VALUE, COST.state + A.T @ VALUE @ (A - inputs @ GAIN), rtol=1e-10)
+    # cost-to-go without noise by simulation
+    x, total = jnp.array([1.0, -0.5]), 0.0
+    for _ in range(200):
+        a = -GAIN @ x
+        total += COST(x, a, None, 0)
+        x = A @ (x + B @ a)
+    np.testing.assert_allclose(total, jnp.array([1.0, -0.5]) @ VALUE @ jnp.array([1.0, -0.5]), rtol=1e-8)
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.9])
+def test_the_pathwise_gradient_is_that_of_differences(discount):
+    environment, policy = regulator(10), LinearPolicy(0.5 * GAIN)
+    score = lambda gain: mean_return(policy.replace(gain=gain), environment, KEY, 8, 10, discount)  # noqa: E731
+    gradient, h = jax.grad(score)(policy.gain), 1e-6
+    for k in range(2):
+        moved = h * jnp.eye(2)[k][None]
+        difference = (score(policy.gain + moved) - score(policy.gain - moved)) / (2 * h)
+        np.testing.assert_allclose(gradient[0, k], difference, rtol=1e-6)
+    plain = episode_returns(environment, policy, KEY, 8, discount=discount).mean()
+    assert score(policy.gain).shape == () and abs(float(score(policy.gain) - plain)) < 1e-9 * abs(float(plain))
+
+
+def test_pathwise_training_converges_to_the_riccati_gain():
+    environment = regulator()
+    agent = Pathwise(environments=64, optimizer=optax.adam(optax.exponential_decay(0.05, 100, 0.2), b2=0.9))
+    state, rewards = agent.train(environment, agent.init(environment, KEY, LinearPolicy(jnp.zeros((1, 2)))), 300)
+    np.testing.assert_allclose(state.trainable.gain, GAIN, atol=0.03)  # of 40 steps; the limit has no end
+    assert rewards[-1] > rewards[0]
+
+
+def test_a_network_learns_a_policy_through_the_model():
+    environment = regulator()
+    agent = Pathwise(environments=64)
+    state, _ = agent.train(environment, agent.init(environment, KEY, policy_for(environment, KEY, units=(16,))), 300)
+    best, found = (
+        episode_returns(environment, policy, jax.random.key(9), 500).mean()
+        for policy in (LinearPolicy(GAIN), agent.policy(environment, state))
+    )
+    assert best * 1.05 < found < best * 0.98  # costs: within 5 %, and not below the best
+
+
+CLIPPED = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(3e-3))
+SAMPLING = {  # agent, updates, and by how much the cost may lie above the best one
+    "PPO": (PPO(steps=16, discount=0.95, optimizer=CLIPPED), 120, 0.1),
+    "policy gradient": (PolicyGradient(steps=16, discount=0.95, optimizer=optax.adam(2e-3)), 400, 0.5),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SAMPLING)
+def test_sampling_comes_near_the_cost_of_the_regulator(name):
+    """Without control the cost is twelve times the best one; one gradient step for all samples learns slowly."""
+    agent, updates, margin = SAMPLING[name]
+    environment = regulator()
+    start = actor_critic(environment, jax.random.key(5), units=(32,), discount=0.95)
+    state, rewards = agent.train(environment, agent.init(environment, KEY, start), updates)
+    best, found = (
+        float(episode_returns(environment, policy, jax.random.key(9), 500).mean())
+        for policy in (LinearPolicy(GAIN), agent.policy(environment, state))
+    )
+    assert (1 + margin) * best < found < 0.98 * best
+    assert bool(jnp.all(jnp.isfinite(rewards)))
+
+
+def test_advantages_are_those_of_returns_by_hand():
+    rewards = jnp.array([1.0, 2.0, 3.0, 4.0])[:, None]
+    seen = jnp.arange(4.0)[:, None, None]
+    ends, cuts = jnp.array([False, True, False, False])[:, None], jnp.array([False, False, False, True])[:, None]
+    rollout = Rollout(seen, None, None, rewards, seen + 1, ends, ends | cuts)
+    value = lambda o: 10 * o[0]  # noqa: E731
+    A, target = advantages(value, rollout, 0.5, 1.0)
+    # the first episode ends with the second step; the other one is cut off, with value 40 behind it
+    np.testing.assert_allclose(target[:, 0], [1 + 0.5 * 2, 2, 3 + 0.5 * (4 + 0.5 * 40), 4 + 0.5 * 40], rtol=1e-12)
+    np.testing.assert_allclose(A[:, 0], target[:, 0] - 10 * jnp.arange(4.0), rtol=1e-12)
+    one_step, _ = advantages(value, rollout, 0.5, 0.0)
+    np.testing.assert_allclose(one_step[:, 0], [1 + 5 - 0, 2 - 10, 3 + 15 - 20, 4 + 20 - 30], rtol=1e-12)
+
+
+def test_densities_of_policies_sum_to_one_and_entropies_are_their_means():
+    policy = GaussianPolicy(lambda o: o, jnp.array([0.3]), Box([0.0], [2.0]))
+    u = jnp.linspace(-20, 20, 40_001)
+    density = jnp.exp(jax.vmap(lambda u: policy.log_density(jnp.array([0.5]), u[None]))(u))
+    np.testing.assert_allclose(jnp.sum(density) * 1e-3, 1, rtol=1e-9)
+    np.testing.assert_allclose(-jnp.sum(density * jnp.log(density)) * 1e-3, policy.entropy(jnp.zeros(1)), rtol=1e-6)
+    assert policy(jnp.array([9.0])).tolist() == [2.0] and policy.action(jnp.array([9.0])).tolist() == [10.0]
+    some = CategoricalPolicy(lambda o: o)
+    logits = jnp.array([0.1, 2.0, -1.0])
+    p = jnp.exp(jax.vmap(some.log_density, in_axes=(None, 0))(logits, jnp.arange(3)))
+    np.testing.assert_allclose([p.sum(), -(p * jnp.log(p)).sum()], [1, some.entropy(logits)], rtol=1e-12)
+    draws = jax.vmap(some.draw, in_axes=(None, 0))(logits, jax.random.split(KEY, 4000))
+    np.testing.assert_allclose(jnp.bincount(draws, length=3) / 4000, p, atol=0.03)
+
+
+def test_the_policy_gradient_is_that_of_the_expected_return():
+    """A bandit with three arms: the mean of score times reward against the derivative of the sum over arms."""
+    rewards, logits = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.2, 0.1, -0.3])
+    expected = jax.grad(lambda logits: jax.nn.softmax(logits) @ rewards)(logits)
+    policy = lambda logits: CategoricalPolicy(lambda o: logits)  # noqa: E731
+    draws = jax.vmap(policy(logits).draw, in_axes=(None, 0))(jnp.zeros(1), jax.random.split(KEY, 40_000))
+    score = jax.vmap(jax.grad(lambda logits, u: policy(logits).log_density(jnp.zeros(1), u)), in_axes=(None, 0))
+    np.testing.assert_allclose((score(logits, draws) * rewards[draws][:, None]).mean(0), expected, atol=0.02)
+
+
+def test_gradients_do_not_reach_bounds_and_axes():
+    environment = Scalarized(WaterReservoir(length=5), [0.5, 0.5])
+    policy = GridPolicy((jnp.array([0.0, 100.0]),), jnp.array([[0.0], [50.0]]))
+    gradient = jax.grad(mean_return)(policy, environment, KEY, 4, 5)
+    assert float(jnp.abs(gradient.axes[0]).sum()) == 0 and float(jnp.abs(gradient.actions).sum()) > 0
+    agent = Pathwise(environments=4, optimizer=optax.sgd(1e3))
+    state = agent.init(environment, KEY)
+    trained, _ = agent.train(environment, state, 2)
+    np.testing.assert_array_equal(trained.trainable.space.high, state.trainable.space.high)
+    np.testing.assert_array_equal(trained.trainable.network.center, state.trainable.network.center)
+
+
+@pytest.mark.parametrize(
+    "agent", [PPO(environments=8, steps=4), PolicyGradient(environments=8, steps=4), Pathwise(8, 3)]
+)
+def test_trainings_in_single_precision_batches_and_parts(agent):
+    environment = regulator(5, "float32")
+    run = jax.vmap(lambda key: agent.train(environment, agent.init(environment, key), 4))
+    many, rewards = run(jax.random.split(KEY, 2))
+    assert rewards.shape == (2, 4) and rewards.dtype == "float32"
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(many.trainable)} == {"float32"}
+    whole, _ = agent.train(environment, agent.init(environment, KEY), 4)
+    parts, _ = agent.train(environment, agent.init(environment, KEY), 1)
+    parts, _ = agent.train(environment, parts, 3)
+    for one, other in zip(jax.tree.leaves(whole.trainable), jax.tree.leaves(parts.trainable), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_is_refused():
+    endless = regulator().replace(length=None)
+    vector = FiniteProblem(jnp.eye(2)[None], jnp.zeros((2, 1)))
+    for build, message in (
+        (lambda: PPO(environments=3, steps=5, batches=4), "equal"),
+        (lambda: PPO().init(cliff_walk(), KEY), "vectors"),
+        (lambda: actor_critic(WaterReservoir(), KEY), "Scalarized"),
+        (lambda: policy_for(vector, KEY), "vectors"),
+        (lambda: Pathwise().train(endless, Pathwise().init(endless, KEY, LinearPolicy(GAIN)), 1), "horizon"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            build()
