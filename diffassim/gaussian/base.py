@@ -61,7 +61,7 @@ class GaussianMethod(SequentialMethod):
             return jax.jvp(function, (belief.mean,), (column,))
 
         value, moved = jax.vmap(tangent, out_axes=(None, 0))(belief.columns)
-        return value, belief.columns, moved
+        return value, belief.columns, jax.tree.map(_apart, moved)
 
     def inflated(self, columns: Any) -> Any:
         """Return the posterior columns that are handed on."""
@@ -213,3 +213,11 @@ def _analyze(method: GaussianMethod, prior: Gaussian, streams: tuple[Any, ...]) 
         non_finite=jnp.where(finite, 0, 1),
         result=jnp.where(finite & tree.all_finite(posterior), Result.CONVERGED, Result.DIVERGED),
     )
+
+
+def _apart(columns: Any) -> Any:
+    """Return the columns by a gather, so that a factorization does not choose their layout where they are made.
+
+    It asks for the last axis to be the slowest, and the Fourier transforms of XLA on CPUs fail at that.
+    """
+    return columns[jnp.arange(columns.shape[0])]
