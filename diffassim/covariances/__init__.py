@@ -18,6 +18,7 @@ from diffassim.covariances.kronecker import Kronecker
 from diffassim.covariances.low_rank import LowRank
 from diffassim.covariances.matern import Matern
 from diffassim.covariances.measured import MeasuredSpectrum
+from diffassim.covariances.zonal import ZonallyHomogeneous
 
 __all__ = [
     "Blocks",
@@ -40,6 +41,7 @@ __all__ = [
     "Sum",
     "TunedFactors",
     "Zero",
+    "ZonallyHomogeneous",
     "departure_statistics",
     "estimate_likelihood",
     "fit_parameters",

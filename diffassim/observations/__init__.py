@@ -14,6 +14,7 @@ from diffassim.observations.checks import (
 from diffassim.observations.container import Observations, observed_rows
 from diffassim.observations.flags import QCFlag
 from diffassim.observations.interpolation import Interpolate
+from diffassim.observations.on_sphere import InterpolateOnSphere
 from diffassim.observations.operators import Compose, Field, Function, Identity, Linear, Operator, Subsample, Subset
 from diffassim.observations.quality import Screening, quality_control
 from diffassim.observations.robust import Huber, VariationalQC
@@ -35,6 +36,7 @@ __all__ = [
     "Huber",
     "Identity",
     "Interpolate",
+    "InterpolateOnSphere",
     "Linear",
     "Observations",
     "Operator",

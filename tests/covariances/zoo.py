@@ -25,6 +25,7 @@ from diffassim.covariances import (
     Matern,
     MeasuredSpectrum,
     Zero,
+    ZonallyHomogeneous,
 )
 from diffassim.grids.grid import Grid
 
@@ -65,6 +66,16 @@ def measured(*shape):
     return MeasuredSpectrum.from_samples(samples, Grid((0.5,) * len(shape), (True,) * len(shape)))
 
 
+def rows_of_circles(dtype):
+    return Column(array(3, 5)(dtype), array(2, 5)(dtype))
+
+
+def zonal():
+    return ZonallyHomogeneous.from_samples(
+        jax.tree.map(lambda x: jnp.asarray(np.random.default_rng(11).normal(size=(9, *x.shape))), rows_of_circles(float))
+    )
+
+
 FIELD = 1.0 + 0.5 * np.cos(np.arange(6.0))
 CIRCLE, SEGMENT = Grid(0.5, True), Grid(0.5, False)
 MEMBERS = np.random.default_rng(3).normal(size=(4, 6))
@@ -99,6 +110,7 @@ COVARIANCES = [
     ),
     Entry("measured spectrum", measured(6), array(6)),
     Entry("measured spectrum, odd 2-D", measured(4, 5), array(4, 5)),
+    Entry("zonally homogeneous", zonal(), rows_of_circles, whitens=False, solves=False),
     Entry("Kronecker", Kronecker(Dense.from_matrix(spd(3)), Matern(0.9, 1.0, CIRCLE)), array(3, 4)),
     Entry(
         "Kronecker of three",

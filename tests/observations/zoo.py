@@ -8,7 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffassim.core.pytree import Pytree
-from diffassim.observations import Biased, Compose, Field, Function, Identity, Interpolate, Linear, Subsample, Subset
+from diffassim.observations import (
+    Biased,
+    Compose,
+    Field,
+    Function,
+    Identity,
+    Interpolate,
+    InterpolateOnSphere,
+    Linear,
+    Subsample,
+    Subset,
+)
 
 
 class Entry(NamedTuple):
@@ -47,6 +58,8 @@ def _range(x, where=None):
 RNG = np.random.default_rng(0)
 LINE, PLANE = jnp.asarray(RNG.normal(size=8)), jnp.asarray(RNG.normal(size=(6, 8)))
 POINTS = jnp.asarray(RNG.uniform(0.1, 2.3, size=(2, 5, 2)))  # in metres, within five cells of 0.5 m and 0.4 m
+GLOBE = np.array([-70.0, -30.0, -5.0, 25.0, 40.0, 80.0]), 10.0 + np.arange(8.0) * 45
+TOWNS = jnp.asarray(np.stack([RNG.uniform(-65, 75, (2, 5)), RNG.uniform(-170, 350, (2, 5))], axis=-1))
 BOTH = [(a, b) for a in (True, False) for b in (True, False)]
 
 OPERATORS = [
@@ -68,6 +81,9 @@ OPERATORS = [
         for periodic in BOTH
     ),
     Entry("interpolate 2-D at places", Interpolate(None, (0.5, 0.4), None, (True, False)), PLANE, POINTS),
+    Entry("interpolate on the sphere", InterpolateOnSphere(*GLOBE, places=TOWNS[0]), PLANE),
+    Entry("interpolate fields on the sphere at places", InterpolateOnSphere(*GLOBE, ("wind", "humidity")),
+          Column(PLANE, 2 * PLANE), TOWNS),
     Entry("pointwise nonlinear", Function(jnp.arctan), LINE, linear=False),
     Entry("nonlinear with arguments", Function(_saturating, 0.7), LINE, linear=False),
     Entry("nonlinear at places", Function(_at_places, 1.3), LINE, jnp.array([[0, 3], [5, 1]]), linear=False),
