@@ -25,6 +25,7 @@ EXPERIMENTS = {
     "utah": "diffassim.experiments.applications.utah:Utah",
     "sea-surface": "diffassim.experiments.applications.sea_surface:SeaSurface",
     "air-quality": "diffassim.experiments.applications.air_quality:AirQuality",
+    "globe": "diffassim.experiments.applications.globe:Globe",
     "correction": "diffassim.experiments.learning.correction:Correction",
 }
 

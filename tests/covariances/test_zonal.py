@@ -26,7 +26,9 @@ def test_it_is_the_mean_product_over_samples_and_rotations(n):
     found = samples(n)
     B = ZonallyHomogeneous.from_samples(found)
     turned = [
-        flat({name: np.roll(part[i], shift, -1) for name, part in found.items()}) for i in range(4) for shift in range(n)
+        flat({name: np.roll(part[i], shift, -1) for name, part in found.items()})
+        for i in range(4)
+        for shift in range(n)
     ]
     expected = np.mean([np.outer(x, x) for x in turned], axis=0)
     zero = {name: jnp.zeros(part.shape[1:]) for name, part in found.items()}

@@ -71,9 +71,8 @@ def rows_of_circles(dtype):
 
 
 def zonal():
-    return ZonallyHomogeneous.from_samples(
-        jax.tree.map(lambda x: jnp.asarray(np.random.default_rng(11).normal(size=(9, *x.shape))), rows_of_circles(float))
-    )
+    rng = np.random.default_rng(11)
+    return ZonallyHomogeneous.from_samples(Column(*(jnp.asarray(rng.normal(size=(9, k, 5))) for k in (3, 2))))
 
 
 FIELD = 1.0 + 0.5 * np.cos(np.arange(6.0))

@@ -20,7 +20,7 @@ def test_at_the_points_of_the_grid_it_returns_the_field():
     places = np.stack(np.broadcast_arrays(LATITUDE[:, None], LONGITUDE), axis=-1).reshape(-1, 2)
     H = InterpolateOnSphere(LATITUDE, LONGITUDE)
     np.testing.assert_allclose(H(FIELD, jnp.asarray(places)), FIELD.ravel(), rtol=1e-13)
-    np.testing.assert_allclose(H(FIELD, jnp.asarray(places + [0.0, 720.0])), FIELD.ravel(), rtol=1e-12)
+    np.testing.assert_allclose(H(FIELD, jnp.asarray(places + np.array([0.0, 720.0]))), FIELD.ravel(), rtol=1e-12)
 
 
 def test_it_is_linear_between_them_across_the_seam_and_constant_towards_the_poles():

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from diffassim.core.errors import AssimilationWarning
 from diffassim.core.results import Result
@@ -20,8 +20,8 @@ from diffassim.models import FunctionModel, rollout
 from diffassim.variational import GaussNewton, PerfectModel, StrongConstraint4DVar, ThreeDVarFGAT
 
 __all__ = [
-    "ENSEMBLES", "METHODS", "VARIATIONAL", "Day", "climatology_day", "ensemble_day", "free_day", "interpolation_day",
-    "local_filter", "truth_rows", "variational_day",
+    "ENSEMBLES", "METHODS", "VARIATIONAL", "Day", "climatology_day", "ensemble_day", "free_day", "global_filter",
+    "interpolation_day", "local_filter", "truth_rows", "variational_day",
 ]  # fmt: skip
 
 METHODS = (
