@@ -62,8 +62,8 @@ def _window(dataset: xr.Dataset, errors: np.ndarray, burn_in: int) -> int:
 def _maps(row: Any, axes: Any, dataset: xr.Dataset, window: int) -> None:
     now = dataset.isel(time=window)
     truth = now["true_height"]
-    found = {name: now[f"{name}_height"].sel(method=SHOWN) for name in ("background", "analysis")}
-    letkf = now["analysis_height"].sel(method="LETKF")
+    found = {name: now[f"{name}_height"].sel({"method": SHOWN}) for name in ("background", "analysis")}
+    letkf = now["analysis_height"].sel({"method": "LETKF"})
     before, after = found["background"] - truth, found["analysis"] - truth
     most = float(np.nanquantile(np.abs(before), 0.99))
     different: dict[str, Any] = {"vmin": -most, "vmax": most, "cmap": "RdBu_r"}

@@ -115,7 +115,7 @@ def coverage(dataset: xr.Dataset, name: str) -> np.ndarray:
     """
     found = []
     for i, method in enumerate(dataset["filter"].values):
-        error = dataset[f"analysis_{name}"].sel(method=method).values - dataset[f"true_{name}"].values
+        error = dataset[f"analysis_{name}"].sel({"method": method}).values - dataset[f"true_{name}"].values
         inside = np.abs(error) < NORMAL_90 * widening(dataset) * dataset[f"spread_{name}"].values[:, i]
         found.append(np.sum(area_weights(*error.shape[-2:]) * inside, axis=(-2, -1)))
     return np.stack(found, axis=1)

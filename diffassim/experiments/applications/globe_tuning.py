@@ -37,13 +37,13 @@ __all__ = ["CANDIDATES", "FIRST", "Training", "learn_candidate", "pack", "plain"
 
 # What is tried, one after the other, each with the best of what came before.
 CANDIDATES: tuple[tuple[str, float], ...] = (
-    ("radius", 900.0), ("radius", 1300.0), ("radius", 1900.0),  # km
-    ("alpha", 0.3), ("alpha", 0.7),
-    ("global alpha", 0.5), ("global alpha", 0.9),
+    ("radius", 700.0), ("radius", 1000.0), ("radius", 1400.0),  # km
+    ("alpha", 0.2), ("alpha", 0.6),
+    ("global alpha", 0.6), ("global alpha", 0.9),
     ("3D-Var", 1.0), ("3D-Var", 0.3), ("3D-Var", 3.0),
     ("4D-Var", 1.0), ("4D-Var", 0.3), ("4D-Var", 3.0),
 )  # fmt: skip
-FIRST = {"radius": 1300.0, "alpha": 0.5, "global alpha": 0.5, "3D-Var": 1.0, "4D-Var": 1.0}
+FIRST = {"radius": 1000.0, "alpha": 0.4, "global alpha": 0.6, "3D-Var": 1.0, "4D-Var": 1.0}
 RUN = 0  # number of the truth for training
 
 
