@@ -62,14 +62,17 @@ def _window(dataset: xr.Dataset, errors: np.ndarray, burn_in: int) -> int:
 def _maps(row: Any, axes: Any, dataset: xr.Dataset, window: int) -> None:
     now = dataset.isel(time=window)
     truth = now["true_height"]
+    departure = truth - now["analysis_height"].sel({"method": "climatology"})
     found = {name: now[f"{name}_height"].sel({"method": SHOWN}) for name in ("background", "analysis")}
     letkf = now["analysis_height"].sel({"method": "LETKF"})
     before, after = found["background"] - truth, found["analysis"] - truth
     most = float(np.nanquantile(np.abs(before), 0.99))
     different: dict[str, Any] = {"vmin": -most, "vmax": most, "cmap": "RdBu_r"}
+    top = float(np.nanquantile(np.abs(departure), 0.995))
+    strong: dict[str, Any] = {"vmin": -top, "vmax": top, "cmap": "PuOr_r"}
     spread = now["spread_height"].sel(filter="LETKF")
     panels = [
-        ("a", f"truth: height and wind, day {float(now['time']):.2f}", truth, {"cmap": "cividis"}),
+        ("a", f"truth minus mean of the climate, and wind, day {float(now['time']):.2f}", departure, strong),
         ("b", f"background of {SHOWN} minus truth", before, different),
         ("c", f"increment of {SHOWN}, and what was observed", found["analysis"] - found["background"], different),
         ("d", f"analysis of {SHOWN} minus truth", after, different),
@@ -79,14 +82,15 @@ def _maps(row: Any, axes: Any, dataset: xr.Dataset, window: int) -> None:
     longitude, latitude = dataset["longitude"].values, dataset["latitude"].values
     for ax, (letter, text, values, options) in zip(axes.ravel(), panels, strict=True):
         mesh = ax.pcolormesh(longitude, latitude, values.values, shading="nearest", rasterized=True, **options)
-        row.colorbar(mesh, ax=ax, label="m", shrink=0.85, extend="neither" if letter == "a" else "both")
+        row.colorbar(mesh, ax=ax, label="m", shrink=0.85, extend="both" if letter != "f" else "max")
         ax.grid(visible=False)
+        ax.margins(0)
         panel_label(ax, letter, text)
     every = max(1, longitude.size // 21)
     step = (slice(None, None, max(1, latitude.size // 16)), slice(None, None, every))
     axes[0, 0].quiver(
-        longitude[step[1]], latitude[step[0]], now["true_u"].values[step], now["true_v"].values[step], scale=1200,
-        width=0.002, color="white",
+        longitude[step[1]], latitude[step[0]], now["true_u"].values[step], now["true_v"].values[step], scale=1400,
+        width=0.0018, color="black",
     )  # fmt: skip
     for name, flag, marker in (("station", "reports", "o"), ("track", "seen", "s")):
         places = now[name].values[now[flag].values > 0]
@@ -96,7 +100,7 @@ def _maps(row: Any, axes: Any, dataset: xr.Dataset, window: int) -> None:
         )  # fmt: skip
     for ax in axes[-1]:
         ax.set_xlabel("degrees east")
-        ax.set_xticks(np.arange(0, 361, 90))
+        ax.set_xticks(np.arange(0, 360, 90))
     for ax in axes[:, 0]:
         ax.set_ylabel("latitude")
 

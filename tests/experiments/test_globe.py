@@ -103,7 +103,7 @@ def test_a_day_of_observations_has_errors_gaps_and_places():
     for stream, missing, std in ((stations, 0.1, [2.0, 2.0, 10.0]), (satellite, 0.3, [20.0])):
         mask = np.asarray(stream.mask)
         np.testing.assert_allclose(1 - mask.mean(), missing, atol=0.05)
-        exact = jax.vmap(stream.operator)(jax.tree.map(lambda leaf: leaf[stream.steps], rows), stream.where)
+        exact = jax.vmap(stream.operator)(jax.tree.map(lambda leaf, at=stream.steps: leaf[at], rows), stream.where)
         error = np.where(mask, np.asarray(stream.values) - np.asarray(exact), np.nan)
         np.testing.assert_allclose(np.nanstd(error, axis=(0, 2)), std, rtol=0.1)
     again = observe_day(setting, network, rows, 0, 0)[0]
@@ -207,9 +207,16 @@ def output(error, spread, windows=8):
     fields["forecast_error"] = (("time", "method", "lead", "kind"), forecasts)
     fields["spectrum"] = (("time", "method", "kind", "degree"), np.ones((windows, many, 2, 23)))
     places = np.tile([[10.0, 20.0], [-30.0, 200.0]], (windows, 1, 1))
-    fields |= {"station": (("time", "number", "coordinate"), places), "track": (("time", "point", "coordinate"), places)}
-    fields |= {"reports": (("time", "number"), np.ones((windows, 2))), "seen": (("time", "point"), np.ones((windows, 2)))}
+    fields |= {
+        "station": (("time", "number", "coordinate"), places),
+        "track": (("time", "point", "coordinate"), places),
+    }
+    fields |= {
+        "reports": (("time", "number"), np.ones((windows, 2))),
+        "seen": (("time", "point"), np.ones((windows, 2))),
+    }
     facts = {"members": 24.0, "observed": 300.0, "from_reanalysis": 0.0, "chosen_radius": 1300.0}
+    facts |= {"interval_LETKF": 1.7, "interval_ETKF": 1.7}
     fields |= {name: ("time", np.full(windows, value)) for name, value in facts.items()}
     axes = {"time": (np.arange(windows) + 1) / 4, "method": list(METHODS), "filter": list(ENSEMBLES)}
     axes |= {"latitude": LATITUDE, "longitude": LONGITUDE, "lead": list(LEADS), "kind": ["wind", "height"]}
@@ -226,7 +233,7 @@ def test_scores_count_what_is_finite_after_the_burn_in():
     assert value.loc[("4D-Var", "height", 0, "rmse"), "n"] == 3 and value.loc[("LETKF", "wind", 0, "rmse"), "n"] == 4
     assert value.loc[("4D-Var", "all", 0, "failed_windows"), "value"] == 1
     np.testing.assert_allclose(value.loc[("4D-Var", "height", 48, "rmse"), "value"], 2.0)
-    # The interval is 1.645 sqrt(1 + 1/24) 4 = 6.7 wide: errors of 6 lie inside, errors of 7 do not.
+    # The half width of the intervals is 1.7 times 4 = 6.8: errors of 6 lie inside, errors of 7 do not.
     assert value.loc[("ETKF, not localized", "wind", 0, "coverage_90"), "value"] == 1
     assert value.loc[("LETKF", "height", 0, "coverage_90"), "value"] == 0
     np.testing.assert_allclose(

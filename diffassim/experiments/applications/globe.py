@@ -189,7 +189,7 @@ def _climate(config: GlobeConfiguration, carry: dict[str, Any], _: int) -> tuple
         "mean": plain(mean), "climate": pack(B), "reanalysis": np.asarray(path is not None),
         "training": {"truth": of(0, 0), "ensemble": of(members, 0)},
         "scored": {"truth": truth, "ensemble": of(members, -1)},
-        "tried": {}, "chosen": {},
+        "tried": {}, "chosen": {}, "intervals": {}, "covariance": {},
     }, xr.Dataset()  # fmt: skip
 
 
@@ -212,6 +212,8 @@ def _assimilate(config: GlobeConfiguration, carry: dict[str, Any], index: int) -
     days = _all_methods(setting, model, carry, observations, index)
     dataset = day_dataset(setting, network, model, days, rows, observations, index)
     facts = {f"chosen_{name.replace(' ', '_')}": float(value) for name, value in carry["chosen"].items()}
+    for method in ENSEMBLES:
+        facts[f"interval_{method.split(',')[0]}"] = float(carry["intervals"].get(method, np.nan))
     facts |= {"from_reanalysis": float(carry["reanalysis"]), "members": float(config.members)}
     dataset = dataset.assign({name: ("time", np.full(dataset.sizes["time"], value)) for name, value in facts.items()})
     beliefs = {method: plain(day.belief) for method, day in days.items() if method not in FORGETFUL}

@@ -15,7 +15,6 @@ from diffassim.models.spherical_shallow_water import ShallowWaterState
 
 __all__ = ["analysis_errors", "coverage", "globe_scores", "globe_table", "spreads"]
 
-NORMAL_90 = 1.6448536269514722
 PARTS = {"wind": ("u", "v"), "height": ("height",)}
 
 
@@ -38,6 +37,11 @@ def spreads(dataset: xr.Dataset) -> np.ndarray:
 def widening(dataset: xr.Dataset) -> float:
     """Return the factor of the spread of N members that makes it the expected error of their mean."""
     return float(np.sqrt(1 + 1 / dataset["members"].values[0]))
+
+
+def half_width(dataset: xr.Dataset, method: str) -> float:
+    """Return the half width of a filter's 90 % intervals, in spreads (of a normal distribution: 1.645)."""
+    return float(dataset[f"interval_{method.split(',')[0]}"].values[0])
 
 
 def globe_scores(dataset: xr.Dataset, burn_in: int) -> pd.DataFrame:
@@ -84,7 +88,8 @@ def globe_table(dataset: xr.Dataset, scores: pd.DataFrame) -> str:
             f"{kind} {100 * value[method, kind, 0, 'coverage_90']:.0f} % (expected error "
             f"{value[method, kind, 0, 'expected_error']:.{2 - k}f})" for k, kind in enumerate(PARTS)
         ]  # fmt: skip
-        lines.append(f"In the 90 % intervals of the {method}: {', '.join(parts)}")
+        width = half_width(dataset, str(method))
+        lines.append(f"In the 90 % intervals (+- {width:.2f} spreads) of the {method}: {', '.join(parts)}")
     count = int(scores.loc[(scores["metric"] == "rmse") & (scores["lead"] == 0), "n"].max())
     start = "ERA5 at 500 hPa" if dataset["from_reanalysis"].values[0] else "jets with perturbations"
     lines.append(
@@ -107,7 +112,9 @@ def _root(errors: np.ndarray) -> tuple[float, int]:
 
 
 def coverage(dataset: xr.Dataset, name: str) -> np.ndarray:
-    """Return the share of the sphere where the truth lies in the central 90 % interval, shape (window, filter).
+    """Return the share of the sphere where the truth lies in the 90 % interval, shape (window, filter).
+
+    The half width of the interval is a number of spreads, learned from the run for training.
 
     Args:
         dataset: output of the experiment.
@@ -116,6 +123,6 @@ def coverage(dataset: xr.Dataset, name: str) -> np.ndarray:
     found = []
     for i, method in enumerate(dataset["filter"].values):
         error = dataset[f"analysis_{name}"].sel({"method": method}).values - dataset[f"true_{name}"].values
-        inside = np.abs(error) < NORMAL_90 * widening(dataset) * dataset[f"spread_{name}"].values[:, i]
+        inside = np.abs(error) <= half_width(dataset, str(method)) * dataset[f"spread_{name}"].values[:, i]
         found.append(np.sum(area_weights(*error.shape[-2:]) * inside, axis=(-2, -1)))
     return np.stack(found, axis=1)

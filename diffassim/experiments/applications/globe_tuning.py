@@ -13,6 +13,7 @@ from scipy.special import erf
 from diffassim.core.errors import ConfigurationError
 from diffassim.covariances import ZonallyHomogeneous
 from diffassim.experiments.applications.globe_methods import (
+    ENSEMBLES,
     VARIATIONAL,
     ensemble_day,
     global_filter,
@@ -44,6 +45,7 @@ CANDIDATES: tuple[tuple[str, float], ...] = (
     ("4D-Var", 1.0), ("4D-Var", 0.3), ("4D-Var", 3.0),
 )  # fmt: skip
 FIRST = {"radius": 1000.0, "alpha": 0.4, "global alpha": 0.6, "3D-Var": 1.0, "4D-Var": 1.0}
+FAMILIES = ({"radius", "alpha"}, {"global alpha"}, {"3D-Var"}, {"4D-Var"})
 RUN = 0  # number of the truth for training
 
 
@@ -88,73 +90,84 @@ def learn_candidate(training: Training, carry: dict[str, Any], index: int) -> di
 
     Args:
         training: the independent run.
-        carry: 'chosen' (values so far), 'tried' (scores by name), 'covariance' (once a local filter has run).
+        carry: 'chosen' (values so far), 'tried' (scores by name), 'intervals' (half widths of 90 % intervals, in
+            spreads, by filter) and 'covariance' (both once a filter has run).
         index: of the candidate.
 
     Returns:
-        These three, updated.
+        These, updated.
+
+    Raises:
+        ConfigurationError: if there is no covariance, because no local filter has kept track of the truth.
     """
     kind, value = CANDIDATES[index]
-    chosen = {**FIRST, **{name: float(known) for name, known in carry["chosen"].items()}}
+    known = {name: float(number) for name, number in carry["chosen"].items()}
+    chosen, intervals, kept = {**FIRST, **known}, dict(carry["intervals"]), dict(carry["covariance"])
+    family = next(names for names in FAMILIES if kind in names)  # what is one choice, in several steps
+    rivals = [float(score) for name, score in carry["tried"].items() if name.rsplit(" ", 1)[0] in family]
     settings = {**chosen, kind: value}
-    covariance = carry.get("covariance")
     if kind in VARIATIONAL:
-        if covariance is None:
+        if not kept:
             raise ConfigurationError(
                 "globe: no local filter has kept track of the run for training, so that there is no background "
                 "covariance; give more members, or more or better observations"
             )
-        score, found = _variational_score(training, kind, value * unpack(covariance)), None
+        score, found = _variational_score(training, kind, value * unpack(kept)), None
     else:
+        local = kind in FAMILIES[0]
         method = (
-            global_filter(value) if kind == "global alpha"
-            else local_filter(axes_of(training.setting)[0], settings["radius"], settings["alpha"])
+            local_filter(axes_of(training.setting)[0], settings["radius"], settings["alpha"]) if local
+            else global_filter(value)
         )  # fmt: skip
-        score, found = _filter_score(training, method)
-    # Radius and relaxation of the local filter are one choice in two steps.
-    rivals = [
-        float(known) for name, known in carry["tried"].items()
-        if name.rsplit(" ", 1)[0] in ({"radius", "alpha"} if kind in ("radius", "alpha") else {kind})
-    ]  # fmt: skip
+        found = _filter_scores(training, method)
+        score = found.score
     if np.isfinite(score) and score < min(rivals, default=np.inf):
         chosen[kind] = value
-        if found is not None and kind in ("radius", "alpha"):
-            covariance = pack(found)
-    tried = {**carry["tried"], f"{kind} {value:g}": np.asarray(score)}
+        if found is not None:
+            intervals[ENSEMBLES[1] if kind in FAMILIES[0] else ENSEMBLES[0]] = np.asarray(found.interval)
+            kept = pack(found.covariance) if kind in FAMILIES[0] else kept
     return {
-        "tried": tried, "chosen": {name: np.asarray(known) for name, known in chosen.items()}, "covariance": covariance
+        "tried": {**carry["tried"], f"{kind} {value:g}": np.asarray(score)},
+        "chosen": {name: np.asarray(number) for name, number in chosen.items()},
+        "intervals": intervals, "covariance": kept,
     }  # fmt: skip
 
 
-def _filter_score(training: Training, method: Any) -> tuple[float, ZonallyHomogeneous | None]:
-    """Return the mean score of a filter, and the covariance of its forecasts at the start of the windows.
+class _Filtered(NamedTuple):
+    """What a filter makes of the run: its score, the half width of 90 % intervals, the covariance of its forecasts."""
 
-    A filter that has lost the truth to numbers that are not finite scores NaN, and has no covariance.
-    """
-    ensemble, scores, samples = training.ensemble, [], []
+    score: float
+    interval: float
+    covariance: Any
+
+
+def _filter_scores(training: Training, method: Any) -> _Filtered:
+    """Return the scores of a filter; NaN and no covariance, if it has lost the truth to numbers that are not finite."""
+    ensemble, scores, samples, ratios, weights = training.ensemble, [], [], [], []
     widen = float(np.sqrt(1 + 1 / training.setting.members))
     for counts, observations, truth in training.records():
         day, members = ensemble_day(method, training.model, ensemble, observations)
         ensemble = day.belief
         if not np.isfinite(np.asarray(ensemble.height)).all():
-            return float("nan"), None
-        if counts:
-            parts = {
-                name: _gaussian_score(
-                    np.asarray(getattr(day.analysis, name)) - getattr(truth, name),
-                    widen * np.asarray(getattr(day.spread, name)),
-                )
-                for name in FIELDS
-            }
-            scores.append(np.mean([_over_deviation(training, name, part) for name, part in parts.items()]))
-            samples.append(jax.tree.map(lambda leaf: np.asarray(leaf - jnp.mean(leaf, axis=1, keepdims=True)), members))
+            return _Filtered(float("nan"), float("nan"), None)
+        if not counts:
+            continue
+        for name in FIELDS:
+            error = np.asarray(getattr(day.analysis, name)) - getattr(truth, name)
+            spread = np.asarray(getattr(day.spread, name))
+            scores.append(_over_deviation(training, name, _gaussian_score(error, widen * spread)))
+            ratios.append((np.abs(error) / np.maximum(spread, 1e-12)).ravel())
+            weights.append(np.broadcast_to(area_weights(*error.shape[-2:]), error.shape).ravel())
+        samples.append(jax.tree.map(lambda leaf: np.asarray(leaf - jnp.mean(leaf, axis=1, keepdims=True)), members))
     # Departures from the mean of N members have a variance that is smaller by (N - 1) / N.
     root = float(np.sqrt(training.setting.members / (training.setting.members - 1)))
     joined = jax.tree.map(
         lambda *parts: jnp.asarray(root * np.concatenate([part.reshape(-1, *part.shape[2:]) for part in parts])),
         *samples,
     )
-    return float(np.mean(scores)), ZonallyHomogeneous.from_samples(joined)
+    everything = np.concatenate(ratios), np.concatenate(weights)
+    interval = np.quantile(everything[0], 0.9, weights=everything[1], method="inverted_cdf")
+    return _Filtered(float(np.mean(scores)), float(interval), ZonallyHomogeneous.from_samples(joined))
 
 
 def _variational_score(training: Training, kind: str, B: Any) -> float:
