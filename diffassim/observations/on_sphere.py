@@ -33,15 +33,14 @@ class InterpolateOnSphere(Operator):
     instruments compile once, and the value is differentiable by the place inside of a cell. Local filters find the
     places here; give them the `Sphere` of the same grid.
 
+    Values have shape (fields, m), or (..., m) for a state that is one array of shape (..., rows, columns).
+
     Args:
         latitude: of the rows, degrees, increasing, shape (rows,).
         longitude: of the columns, degrees eastward, evenly spaced around the whole circle, shape (columns,).
         fields: names of the state's fields (see `Field`) that are observed at every place (static); None: the state is
             one array.
         places: latitude and longitude, degrees, shape (m, 2); None where `Observations.where` gives them.
-
-    Returns (of a call):
-        Shape (fields, m), or (..., m) for the state as one array (..., rows, columns).
 
     Raises:
         DataError: if latitudes do not increase, or longitudes are not evenly spaced around the circle.

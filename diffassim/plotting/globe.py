@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from diffassim.plotting.style import COLORS, figure, panel_label, style
 
@@ -52,9 +53,11 @@ def globe_overview(
 
 
 def _window(dataset: xr.Dataset, errors: np.ndarray, burn_in: int) -> int:
-    """Return the scored window whose error of the height is the middle one: neither the best nor the worst is shown."""
+    """Return the window with the middle error of the height: of those that are scored and, if any, have a satellite."""
     j = list(dataset["method"].values).index(SHOWN)
     height = np.where(dataset["time"].values > burn_in + 1e-9, errors[:, j, 1], np.nan)
+    with_satellite = np.where(dataset["seen"].values.any(axis=1), height, np.nan)
+    height = with_satellite if np.isfinite(with_satellite).any() else height
     known = np.flatnonzero(np.isfinite(height))
     return int(known[np.argsort(height[known])[known.size // 2]]) if known.size else len(height) - 1
 
@@ -114,8 +117,8 @@ def _by_time(axes: Any, dataset: xr.Dataset, errors: np.ndarray, expected: np.nd
         color, _, _ = _LOOKS[str(method)]
         axes.plot(days, expected[:, i, 0], color=COLORS[color], linewidth=0.8, alpha=0.6)
     axes.axvline(burn_in, color="black", linewidth=0.8, linestyle="--")
-    axes.set(xlabel="days", ylabel="error of the wind, m/s", yscale="log")
-    _plain_ticks(axes)
+    axes.set(xlabel="days", ylabel="error of the wind, m/s")
+    _logarithmic(axes)
     panel_label(axes, "g", "analyses; thin: expected by the filter")
 
 
@@ -140,8 +143,8 @@ def _by_lead(axes: Any, dataset: xr.Dataset, errors: np.ndarray, burn_in: int) -
         values = [errors[scored, j, 1], *forecasts.T]
         root = [np.sqrt(np.nanmean(np.square(value))) for value in values]
         axes.plot(leads, root, line, color=COLORS[color], marker=marker, markersize=4)
-    axes.set_ylim(bottom=0)
     axes.set(xlabel="lead, days", ylabel="error of the height, m")
+    _logarithmic(axes)
     axes.set_xticks(leads)
     panel_label(axes, "i", "forecasts from the analyses")
 
@@ -157,10 +160,9 @@ def _by_coverage(axes: Any, dataset: xr.Dataset, coverage: dict[str, np.ndarray]
     panel_label(axes, "j", "90 % intervals of the filters, all fields")
 
 
-def _plain_ticks(axes: Any) -> None:
-    from matplotlib.ticker import ScalarFormatter
-
-    for part in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        formatter = ScalarFormatter()
-        formatter.set_scientific(False)
-        part(formatter)
+def _logarithmic(axes: Any) -> None:
+    """Scale the vertical axis by logarithms, with plain numbers that do not crowd."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

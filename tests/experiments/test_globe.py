@@ -57,9 +57,10 @@ def gaussian_state(seed=0):
 def test_stations_stand_where_land_is_and_another_seed_moves_them():
     network = draw_network(SETTING)
     assert network.stations.shape == (30, 2)
-    everywhere = land_density(LATITUDE[:, None], LONGITUDE)
-    mean = np.sum(area_weights(32, 64) * everywhere)
-    assert land_density(*network.stations.T).mean() > 2 * mean
+    land = land_density(LATITUDE[:, None], LONGITUDE)
+    density = area_weights(32, 64) * (globe_setting.ISLANDS + land)
+    many = draw_network(SETTING._replace(stations=1000)).stations
+    np.testing.assert_allclose(land_density(*many.T).mean(), np.sum(density * land) / np.sum(density), rtol=0.05)
     assert not np.allclose(network.stations, draw_network(SETTING._replace(seed=1)).stations)
     np.testing.assert_array_equal(network.stations, draw_network(SETTING).stations)
 
@@ -83,6 +84,7 @@ def test_a_relaxed_model_is_drawn_to_its_target():
 
 
 @needs_dinosaur
+@pytest.mark.slow
 def test_two_jets_are_balanced_on_both_hemispheres():
     x = globe_start.two_jets(jax.random.key(3))
     assert float(x.u[:16].max()) > 60 and float(x.u[16:].max()) > 60
@@ -234,7 +236,7 @@ def test_scores_count_what_is_finite_after_the_burn_in():
     assert value.loc[("4D-Var", "all", 0, "failed_windows"), "value"] == 1
     np.testing.assert_allclose(value.loc[("4D-Var", "height", 48, "rmse"), "value"], 2.0)
     # The half width of the intervals is 1.7 times 4 = 6.8: errors of 6 lie inside, errors of 7 do not.
-    assert value.loc[("ETKF, not localized", "wind", 0, "coverage_90"), "value"] == 1
+    assert value.loc[("ETKF, not localized", "wind", 0, "coverage_90"), "value"] > 1 - 1e-12
     assert value.loc[("LETKF", "height", 0, "coverage_90"), "value"] == 0
     np.testing.assert_allclose(
         value.loc[("LETKF", "wind", 0, "expected_error"), "value"], 4 * np.sqrt(2 * 25 / 24), rtol=1e-12

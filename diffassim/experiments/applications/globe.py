@@ -14,6 +14,7 @@ from pydantic import Field
 from diffassim.core.errors import ConfigurationError
 from diffassim.covariances import ZonallyHomogeneous
 from diffassim.experiments.applications.globe_methods import (
+    BATCH,
     ENSEMBLES,
     VARIATIONAL,
     Day,
@@ -37,6 +38,7 @@ from diffassim.experiments.applications.globe_scores import (
 from diffassim.experiments.applications.globe_setting import (
     DAY,
     FIELDS,
+    MEAN_STATES,
     WINDOW,
     GlobeSetting,
     axes_of,
@@ -61,6 +63,7 @@ from diffassim.plotting.globe import globe_overview
 
 __all__ = ["Globe", "GlobeConfiguration"]
 
+POINTS = 32 * 64  # of the grid
 SCORED = 1  # number of the truth that is scored
 FORGETFUL = ("climatology", "optimal interpolation")  # methods that hand nothing on from day to day
 
@@ -123,6 +126,19 @@ class Globe(StagedExperiment):
     name = "globe"
     summary = "4D-Var and a local ensemble filter on the sphere: winds and height from stations and a satellite."
     configuration = GlobeConfiguration
+
+    def memory(self, config: GlobeConfiguration) -> dict[str, float]:
+        """Return the bytes of what grows with members and observations."""
+        values = 3 * config.stations + WINDOW * config.points
+        fields = 8 * len(FIELDS) * POINTS * config.members
+        return {
+            f"local analyses of {values} values with {config.members} members": 3
+            * 8.0
+            * BATCH
+            * config.members
+            * values,
+            f"climate of {config.members} runs": 3.0 * MEAN_STATES * fields,
+        }
 
     def stages(self, config: GlobeConfiguration) -> tuple[Stage, ...]:
         """Return the stages."""

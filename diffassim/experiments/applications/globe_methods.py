@@ -20,8 +20,8 @@ from diffassim.models import FunctionModel, rollout
 from diffassim.variational import GaussNewton, PerfectModel, StrongConstraint4DVar, ThreeDVarFGAT
 
 __all__ = [
-    "ENSEMBLES", "METHODS", "VARIATIONAL", "Day", "climatology_day", "ensemble_day", "free_day", "global_filter",
-    "interpolation_day", "local_filter", "truth_rows", "variational_day",
+    "BATCH", "ENSEMBLES", "METHODS", "VARIATIONAL", "Day", "climatology_day", "ensemble_day", "free_day",
+    "global_filter", "interpolation_day", "local_filter", "truth_rows", "variational_day",
 ]  # fmt: skip
 
 METHODS = (
@@ -29,6 +29,7 @@ METHODS = (
 )  # fmt: skip
 VARIATIONAL = {"3D-Var": ThreeDVarFGAT, "4D-Var": StrongConstraint4DVar}
 ENSEMBLES = METHODS[5:]
+BATCH = 256  # grid points that the local filter analyses together
 # A fifth of a standard deviation of the background, of all thousand or so directions together.
 SEARCH = GaussNewton(tolerance=0.2, growth=None, max_iterations=10)
 
@@ -126,7 +127,7 @@ def ensemble_day(method: Any, model: Any, ensemble: Any, observations: Any) -> t
 def local_filter(sphere: Sphere, radius: Any, alpha: Any) -> LETKF:
     """Return the LETKF with a radius (of Gaspari and Cohn, km) and a relaxation to the prior spread."""
     return LETKF(
-        RelaxToPriorSpread(jnp.asarray(alpha)), localization=GaspariCohn(jnp.asarray(radius)), grid=sphere, batch=256
+        RelaxToPriorSpread(jnp.asarray(alpha)), localization=GaspariCohn(jnp.asarray(radius)), grid=sphere, batch=BATCH
     )
 
 

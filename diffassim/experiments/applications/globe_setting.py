@@ -20,8 +20,8 @@ from diffassim.models.spherical_shallow_water import ShallowWaterState, gaussian
 from diffassim.observations import InterpolateOnSphere, Observations
 
 __all__ = [
-    "DAY", "FIELDS", "WINDOW", "GlobeSetting", "Network", "Purpose", "RelaxedModel", "area_weights", "axes_of",
-    "climate_runs", "draw_network", "forced_model", "land_density", "observe_day",
+    "DAY", "FIELDS", "MEAN_STATES", "WINDOW", "GlobeSetting", "Network", "Purpose", "RelaxedModel", "area_weights",
+    "axes_of", "climate_runs", "draw_network", "forced_model", "land_density", "observe_day", "satellite_track",
 ]  # fmt: skip
 
 FIELDS = ("u", "v", "height")
