@@ -66,8 +66,10 @@ def globe_scores(dataset: xr.Dataset, burn_in: int) -> pd.DataFrame:
     shares = {name: coverage(dataset, name)[counted] for name in FIELDS}
     for i, method in enumerate(dataset["filter"].values):
         for k, (kind, names) in enumerate(PARTS.items()):
-            inside = np.mean([shares[name][:, i] for name in names])
-            rows.append((method, kind, 0, "coverage_90", float(inside), int(counted.sum())))
+            inside = np.concatenate([shares[name][:, i] for name in names])
+            known = inside[np.isfinite(inside)]
+            share = float(np.mean(known)) if known.size else float("nan")
+            rows.append((method, kind, 0, "coverage_90", share, known.size // len(names)))
             rows.append((method, kind, 0, "expected_error", *_root(expected[:, i, k])))
     return score_rows(rows)
 
@@ -114,6 +116,7 @@ def _root(errors: np.ndarray) -> tuple[float, int]:
 def coverage(dataset: xr.Dataset, name: str) -> np.ndarray:
     """Return the share of the sphere where the truth lies in the 90 % interval, shape (window, filter).
 
+    NaN where the filter has failed.
     The half width of the interval is a number of spreads, learned from the run for training.
 
     Args:
@@ -124,5 +127,6 @@ def coverage(dataset: xr.Dataset, name: str) -> np.ndarray:
     for i, method in enumerate(dataset["filter"].values):
         error = dataset[f"analysis_{name}"].sel({"method": method}).values - dataset[f"true_{name}"].values
         inside = np.abs(error) <= half_width(dataset, str(method)) * dataset[f"spread_{name}"].values[:, i]
-        found.append(np.sum(area_weights(*error.shape[-2:]) * inside, axis=(-2, -1)))
+        share = np.sum(area_weights(*error.shape[-2:]) * inside, axis=(-2, -1))
+        found.append(np.where(np.isfinite(error).all(axis=(-2, -1)), share, np.nan))
     return np.stack(found, axis=1)
