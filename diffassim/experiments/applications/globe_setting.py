@@ -69,7 +69,7 @@ class GlobeSetting(NamedTuple):
     truncation: int = 21
     members: int = 24
     relaxation: float = 10.0
-    damping: float = 240.0
+    damping: float = 96.0
     contrast: float = 300.0
     strength: float = 1.3
     stations: int = 80
