@@ -24,6 +24,7 @@ from diffassim.experiments.applications.globe_scores import (
     coverage,
     globe_scores,
     globe_table,
+    interval_name,
     spreads,
 )
 from diffassim.experiments.applications.globe_setting import (
@@ -218,7 +219,7 @@ def output(error, spread, windows=8):
         "seen": (("time", "point"), np.ones((windows, 2))),
     }
     facts = {"members": 24.0, "observed": 300.0, "from_reanalysis": 0.0, "chosen_radius": 1300.0}
-    facts |= {"interval_LETKF": 1.7, "interval_ETKF": 1.7}
+    facts |= {interval_name(method, name): 1.7 for method in ENSEMBLES for name in FIELDS}
     fields |= {name: ("time", np.full(windows, value)) for name, value in facts.items()}
     axes = {"time": (np.arange(windows) + 1) / 4, "method": list(METHODS), "filter": list(ENSEMBLES)}
     axes |= {"latitude": LATITUDE, "longitude": LONGITUDE, "lead": list(LEADS), "kind": ["wind", "height"]}

@@ -33,6 +33,7 @@ from diffassim.experiments.applications.globe_scores import (
     coverage,
     globe_scores,
     globe_table,
+    interval_name,
     spreads,
 )
 from diffassim.experiments.applications.globe_setting import (
@@ -96,7 +97,7 @@ class GlobeConfiguration(Configuration):
     adaptation: Annotated[int, Field(ge=0, le=100)] = 20
     days: Annotated[int, Field(ge=1, le=60)] = 10
     burn_in: Annotated[int, Field(ge=0)] = 3
-    training_days: Annotated[int, Field(ge=3, le=30)] = 6
+    training_days: Annotated[int, Field(ge=3, le=30)] = 8
     members: Annotated[int, Field(ge=3, le=200)] = 24
     stations: Annotated[int, Field(ge=1, le=2000)] = 80
     points: Annotated[int, Field(ge=1, le=200)] = 12
@@ -237,7 +238,8 @@ def _assimilate(config: GlobeConfiguration, carry: dict[str, Any], index: int) -
     dataset = day_dataset(setting, network, model, days, rows, observations, index)
     facts = {f"chosen_{name.replace(' ', '_')}": float(value) for name, value in carry["chosen"].items()}
     for method in ENSEMBLES:
-        facts[f"interval_{method.split(',')[0]}"] = float(carry["intervals"].get(method, np.nan))
+        widths = np.broadcast_to(carry["intervals"].get(method, np.nan), (len(FIELDS),))
+        facts |= {interval_name(method, name): float(width) for name, width in zip(FIELDS, widths, strict=True)}
     facts |= {"from_reanalysis": float(carry["reanalysis"]), "members": float(config.members)}
     dataset = dataset.assign({name: ("time", np.full(dataset.sizes["time"], value)) for name, value in facts.items()})
     beliefs = {method: plain(day.belief) for method, day in days.items() if method not in FORGETFUL}

@@ -39,9 +39,14 @@ def widening(dataset: xr.Dataset) -> float:
     return float(np.sqrt(1 + 1 / dataset["members"].values[0]))
 
 
-def half_width(dataset: xr.Dataset, method: str) -> float:
-    """Return the half width of a filter's 90 % intervals, in spreads (of a normal distribution: 1.645)."""
-    return float(dataset[f"interval_{method.split(',')[0]}"].values[0])
+def interval_name(method: str, field: str) -> str:
+    """Return the name, in the output, of the half width of a filter's 90 % intervals of a field."""
+    return f"interval_{method.split(',')[0]}_{field}"
+
+
+def half_width(dataset: xr.Dataset, method: str, field: str) -> float:
+    """Return the half width of a filter's 90 % intervals of a field, in spreads (of a normal distribution: 1.645)."""
+    return float(dataset[interval_name(method, field)].values[0])
 
 
 def globe_scores(dataset: xr.Dataset, burn_in: int) -> pd.DataFrame:
@@ -88,10 +93,11 @@ def globe_table(dataset: xr.Dataset, scores: pd.DataFrame) -> str:
     for method in dataset["filter"].values:
         parts = [
             f"{kind} {100 * value[method, kind, 0, 'coverage_90']:.0f} % (expected error "
-            f"{value[method, kind, 0, 'expected_error']:.{2 - k}f})" for k, kind in enumerate(PARTS)
+            f"{value[method, kind, 0, 'expected_error']:.{2 - k}f}, +- "
+            f"{np.mean([half_width(dataset, str(method), name) for name in names]):.2f} spreads)"
+            for k, (kind, names) in enumerate(PARTS.items())
         ]  # fmt: skip
-        width = half_width(dataset, str(method))
-        lines.append(f"In the 90 % intervals (+- {width:.2f} spreads) of the {method}: {', '.join(parts)}")
+        lines.append(f"In the 90 % intervals of the {method}: {', '.join(parts)}")
     count = int(scores.loc[(scores["metric"] == "rmse") & (scores["lead"] == 0), "n"].max())
     start = "ERA5 at 500 hPa" if dataset["from_reanalysis"].values[0] else "jets with perturbations"
     lines.append(
@@ -126,7 +132,7 @@ def coverage(dataset: xr.Dataset, name: str) -> np.ndarray:
     found = []
     for i, method in enumerate(dataset["filter"].values):
         error = dataset[f"analysis_{name}"].sel({"method": method}).values - dataset[f"true_{name}"].values
-        inside = np.abs(error) <= half_width(dataset, str(method)) * dataset[f"spread_{name}"].values[:, i]
+        inside = np.abs(error) <= half_width(dataset, str(method), name) * dataset[f"spread_{name}"].values[:, i]
         share = np.sum(area_weights(*error.shape[-2:]) * inside, axis=(-2, -1))
         found.append(np.where(np.isfinite(error).all(axis=(-2, -1)), share, np.nan))
     return np.stack(found, axis=1)

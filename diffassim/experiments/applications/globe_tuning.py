@@ -91,7 +91,7 @@ def learn_candidate(training: Training, carry: dict[str, Any], index: int) -> di
     Args:
         training: the independent run.
         carry: 'chosen' (values so far), 'tried' (scores by name), 'intervals' (half widths of 90 % intervals, in
-            spreads, by filter) and 'covariance' (both once a filter has run).
+            spreads, by filter and field) and 'covariance' (both once a filter has run).
         index: of the candidate.
 
     Returns:
@@ -134,30 +134,32 @@ def learn_candidate(training: Training, carry: dict[str, Any], index: int) -> di
 
 
 class _Filtered(NamedTuple):
-    """What a filter makes of the run: its score, the half width of 90 % intervals, the covariance of its forecasts."""
+    """What a filter makes of the run: score, half widths of 90 % intervals by field, covariance of its forecasts."""
 
     score: float
-    interval: float
+    interval: np.ndarray
     covariance: Any
 
 
 def _filter_scores(training: Training, method: Any) -> _Filtered:
     """Return the scores of a filter; NaN and no covariance, if it has lost the truth to numbers that are not finite."""
-    ensemble, scores, samples, ratios, weights = training.ensemble, [], [], [], []
+    ensemble, scores, samples = training.ensemble, [], []
+    ratios: dict[str, list[np.ndarray]] = {name: [] for name in FIELDS}
+    weights: list[np.ndarray] = []
     widen = float(np.sqrt(1 + 1 / training.setting.members))
     for counts, observations, truth in training.records():
         day, members = ensemble_day(method, training.model, ensemble, observations)
         ensemble = day.belief
         if not np.isfinite(np.asarray(ensemble.height)).all():
-            return _Filtered(float("nan"), float("nan"), None)
+            return _Filtered(float("nan"), np.full(len(FIELDS), np.nan), None)
         if not counts:
             continue
         for name in FIELDS:
             error = np.asarray(getattr(day.analysis, name)) - getattr(truth, name)
             spread = np.asarray(getattr(day.spread, name))
             scores.append(_over_deviation(training, name, _gaussian_score(error, widen * spread)))
-            ratios.append((np.abs(error) / np.maximum(spread, 1e-12)).ravel())
-            weights.append(np.broadcast_to(area_weights(*error.shape[-2:]), error.shape).ravel())
+            ratios[name].append((np.abs(error) / np.maximum(spread, 1e-12)).ravel())
+        weights.append(np.broadcast_to(area_weights(*error.shape[-2:]), error.shape).ravel())
         samples.append(jax.tree.map(lambda leaf: np.asarray(leaf - jnp.mean(leaf, axis=1, keepdims=True)), members))
     # Departures from the mean of N members have a variance that is smaller by (N - 1) / N.
     root = float(np.sqrt(training.setting.members / (training.setting.members - 1)))
@@ -165,9 +167,11 @@ def _filter_scores(training: Training, method: Any) -> _Filtered:
         lambda *parts: jnp.asarray(root * np.concatenate([part.reshape(-1, *part.shape[2:]) for part in parts])),
         *samples,
     )
-    everything = np.concatenate(ratios), np.concatenate(weights)
-    interval = np.quantile(everything[0], 0.9, weights=everything[1], method="inverted_cdf")
-    return _Filtered(float(np.mean(scores)), float(interval), ZonallyHomogeneous.from_samples(joined))
+    area = np.concatenate(weights)
+    interval = np.array([
+        np.quantile(np.concatenate(ratios[name]), 0.9, weights=area, method="inverted_cdf") for name in FIELDS
+    ])  # fmt: skip
+    return _Filtered(float(np.mean(scores)), interval, ZonallyHomogeneous.from_samples(joined))
 
 
 def _variational_score(training: Training, kind: str, B: Any) -> float:
