@@ -24,6 +24,7 @@ from benchmarks import (
     long_window,
     peers_learned,
     peers_variational,
+    privacy,
     published_qg,
     qg,
     reference,
@@ -175,6 +176,14 @@ def test_a_large_network(capsys, tmp_path):
     found = rows(capsys, large_network.main, tmp_path, width=4, levels=1, steps=2, iterations=2)
     more = found["2 iterations"]["more"]
     assert more["J"][1] < more["J"][0] and more["error, before and after"][1] < more["error, before and after"][0]
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_fine_tuning_in_private_needs_no_noise_to_be_better_than_the_public_network(monkeypatch):
+    monkeypatch.setattr(privacy, "SPIN_UP", 200)
+    found = privacy.seeds_of(0, 512, (np.inf,))
+    assert found["fine-tuned, epsilon inf"] < found["public alone"] and privacy.noise_for(np.inf, 512, 512, 20) == 0
 
 
 def test_the_learned_solver_beside_pytorch_is_a_solver(monkeypatch):
