@@ -21,6 +21,7 @@ from rich.table import Table
 from scipy.optimize import brentq
 
 from benchmarks.harness import conditions
+from diffassim.core import tree
 from diffassim.learned import Network
 from diffassim.learned.local_network import LocalNetwork
 from diffassim.models import TwoScaleLorenz96, TwoScaleState, rollout
@@ -90,7 +91,7 @@ def seeds_of(seed: int, samples: int, epsilons: tuple[float, ...]) -> dict[str, 
     learned = fit(loss, untrained, public, steps=10 * steps, key=keys[3], **options).trained
     # What the clip is learned from may tell of it: so that is public.
     slopes = jax.vmap(lambda x, u: jax.grad(loss)(learned, Samples(x[None], u[None]), None))(*public)
-    clip = float(jnp.median(jax.vmap(optax.global_norm)(slopes)))
+    clip = float(jnp.median(jax.vmap(tree.norm)(slopes)))
     found = {"public alone": error(learned, test)}
     for epsilon in epsilons:
         private_loss = Private(loss, clip=clip, noise=noise_for(epsilon, samples, batch, steps))

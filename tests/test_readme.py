@@ -29,6 +29,13 @@ def test_python_blocks_run_one_after_the_other():
 
 @pytest.mark.ci
 @pytest.mark.slow
+def test_a_private_training_runs():
+    code = blocks("python", "docs/privacy.md")[0]
+    names = {}
+    exec(compile(code, "privacy.md", "exec"), names)
+    assert abs(float(names["found"].trained) - 3) < 0.1
+
+
 def test_recipes_run_one_after_the_other(capsys):
     names: dict[str, object] = {}
     with jax.enable_x64(False):

@@ -182,6 +182,7 @@ def test_a_large_network(capsys, tmp_path):
 @pytest.mark.long
 def test_fine_tuning_in_private_needs_no_noise_to_be_better_than_the_public_network(monkeypatch):
     monkeypatch.setattr(privacy, "SPIN_UP", 200)
+    monkeypatch.setattr(privacy, "BATCH", 64)
     found = privacy.seeds_of(0, 512, (np.inf,))
     assert found["fine-tuned, epsilon inf"] < found["public alone"] and privacy.noise_for(np.inf, 512, 512, 20) == 0
 
