@@ -23,6 +23,7 @@ from diffassim.covariances import (
     Matern,
     MeasuredSpectrum,
     Zero,
+    ZonallyHomogeneous,
 )
 from diffassim.grids import Grid
 from diffassim.models import FunctionModel, Lorenz63, Lorenz96
@@ -111,7 +112,9 @@ COSTS = [
         X_B, Gaussian(1.3, 0.9, CIRCLE), observed(np.tanh(VALUES[:2]), [0, 0], Function(jnp.tanh))
     )),
     Entry("3D-Var on a plane", "ThreeDVar", da.ThreeDVar(
-        X_B.reshape(2, 4), Kronecker(Dense.from_matrix(spd(2)), Matern(1.0, 1.5, CIRCLE)),
+        X_B.reshape(2, 4),
+        Kronecker(Dense.from_matrix(spd(2)), Matern(1.0, 1.5, CIRCLE))
+        + 0.5 * ZonallyHomogeneous.from_samples(np.random.default_rng(5).normal(size=(30, 2, 4))),
         observed(VALUES[:1].reshape(1, 2, 4), [0]),
     )),
     Entry("4D-Var", "StrongConstraint4DVar", four_d_var(
