@@ -26,6 +26,7 @@ EXPERIMENTS = {
     "sea-surface": "diffassim.experiments.applications.sea_surface:SeaSurface",
     "air-quality": "diffassim.experiments.applications.air_quality:AirQuality",
     "globe": "diffassim.experiments.applications.globe:Globe",
+    "water-reservoir": "diffassim.experiments.control.water_reservoir:WaterReservoirFronts",
     "correction": "diffassim.experiments.learning.correction:Correction",
 }
 

@@ -1,0 +1,1 @@
+"""Control: policies beside the best there are."""
