@@ -76,6 +76,7 @@ def test_steps_are_the_same_compiled_batched_and_differentiable(environment):
     np.testing.assert_allclose(jax.grad(total)(inner).sum(), difference, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_belief_of_a_kalman_filter_is_that_of_its_formulas():
     prior = Gaussian.from_covariance(jnp.zeros(2), Diagonal(std=1.0))
     q = 0.01 * jnp.eye(2)
@@ -95,6 +96,7 @@ def test_the_belief_of_a_kalman_filter_is_that_of_its_formulas():
 
 
 @pytest.mark.parametrize(("shown", "size"), [("mean", 2), ("spread", 2), ("mean and spread", 4), ("members", 24)])
+@pytest.mark.slow
 def test_beliefs_of_an_ensemble_in_many_environments(shown, size):
     prior = jax.random.normal(KEY, (12, 2))
     environment = BeliefEnvironment(regulator(), ETKF(Q=Diagonal(std=0.1)), prior, error=R, shown=shown)

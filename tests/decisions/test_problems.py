@@ -90,6 +90,7 @@ def test_the_reservoir_is_that_of_mo_gymnasium():
         assert truncated == (k + 1 == ours.horizon)
 
 
+@pytest.mark.slow
 def test_episodes_end_at_terminals_and_begin_anew():
     problem = random_walk()
     returns = episode_returns(problem, lambda o, key: jnp.zeros((), int), KEY, 4000, steps=200)

@@ -29,7 +29,7 @@ def value(results, method, metric):
     return float(rows["value"][(rows["method"] == method) & (rows["metric"] == metric)].iloc[0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_dynamic_programming_finds_the_published_front(tmp_path):
     config = WaterReservoirConfiguration(agents=("policy iteration",))
     results = runs.run(WaterReservoirFronts(), config, tmp_path / "run")

@@ -25,9 +25,10 @@ from diffassim.training.reinforcement import (
 __all__ = ["AGENTS", "EXACT", "Contender", "releases", "storages"]
 
 DISCOUNT = 0.99  # of plans that do not know the end; the horizon is a hundred steps
-UNITS = (32, 32)
+UNITS = (16, 16)
 LARGEST = 180.0  # storage that hardly any inflow exceeds: the capacity, and four standard deviations above the mean
-EXACT = ("policy iteration", "Q-learning", "SARSA", "Monte Carlo")  # in the limit of many samples and fine tables
+# In the limit of many samples and fine tables, up to what the discount and the window of returns leave out
+EXACT = ("policy iteration", "Q-learning", "SARSA", "Monte Carlo")
 
 
 def storages(reservoir: WaterReservoir) -> Any:
@@ -40,9 +41,9 @@ def releases(reservoir: WaterReservoir, step: float) -> Any:
     return jnp.arange(0.0, LARGEST + 2, step, dtype=reservoir.starts.dtype)[:, None]
 
 
-def _afterstates(environment: Any, reservoir: WaterReservoir, step: float) -> Afterstates:
-    nodes = jnp.linspace(0.0, reservoir.capacity, 51, dtype=reservoir.starts.dtype)
-    return Afterstates(environment, (nodes,), releases(reservoir, step))
+def _table_environment(reservoir: WaterReservoir, weights: Any, actions: Any) -> Afterstates:
+    nodes = jnp.linspace(0.0, reservoir.capacity, 34, dtype=reservoir.starts.dtype)
+    return Afterstates(Scalarized(reservoir, weights), (nodes,), actions)
 
 
 class Contender(NamedTuple):
@@ -71,12 +72,17 @@ def _plan(reservoir: WaterReservoir, weights: Any, key: Any, updates: int) -> An
     return GridPolicy((axis,), chosen), jnp.zeros(1)
 
 
-def _table(agent: Any) -> Callable[..., Any]:
+def _table(agent: Any, length: int) -> Callable[..., Any]:
+    """Return the training of a table in short episodes that begin with any storage, and with any release."""
+
     def train(reservoir: WaterReservoir, weights: Any, key: Any, updates: int) -> Any:
-        weighted = Scalarized(reservoir, weights)
-        environment = _afterstates(weighted, reservoir, 5.0)
+        dtype = reservoir.starts.dtype
+        anywhere = reservoir.replace(starts=jnp.linspace(0.0, LARGEST, 361, dtype=dtype), length=length)
+        coarse = jnp.concatenate([jnp.arange(0.0, 80.0, 5.0, dtype), jnp.arange(80.0, LARGEST + 1, 20.0, dtype)])
+        environment = _table_environment(anywhere, weights, coarse[:, None])
         state, rewards = agent.train(environment, agent.init(environment, key), updates)
-        return agent.policy(_afterstates(weighted, reservoir, 1.0), state), rewards  # acts more finely than it learned
+        # acts more finely than it learned
+        return agent.policy(_table_environment(reservoir, weights, releases(reservoir, 1.0)), state), rewards
 
     return train
 
@@ -92,26 +98,49 @@ def _network(agent: Any, start: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _policy_start(environment: Any, key: Any) -> Any:
-    return policy_for(environment, key, units=UNITS)
+    return policy_for(environment, key, units=UNITS, first=jnp.asarray([0.7]), squashed=True)
 
 
 def _both_start(environment: Any, key: Any) -> Any:
-    return actor_critic(environment, key, units=UNITS, discount=0.9)
+    """Return networks that begin with the rule that releases the demand."""
+    demand = jnp.asarray([environment.environment.demand])
+    return actor_critic(environment, key, units=UNITS, discount=0.9, std=0.1, first=demand)
 
 
 def _adam(rate: float, updates: int) -> Any:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(rate, updates)))
 
 
-_LEARNING: dict[str, Any] = {"environments": 256, "discount": 0.95, "power": 0.7}
+def _parts(trainable: Any) -> Any:
+    """Return which optimizer each leaf of an `ActorCritic` gets."""
+    policy = jax.tree.map(lambda _: "rest", trainable.policy)
+    network = jax.tree.map(lambda _: "policy", trainable.policy.network)
+    value, scale = jax.tree.map(lambda _: "rest", (trainable.value, trainable.scale))
+    return trainable.replace(policy=policy.replace(network=network), value=value, scale=scale)
+
+
+def _actor_slower(rate: float, steps: int) -> Any:
+    """Return an optimizer that begins with the value, and moves value and standard deviation faster than the policy."""
+    warm = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 7, steps)
+    return optax.partition(
+        {"policy": optax.chain(optax.clip_by_global_norm(1.0), optax.adam(warm)), "rest": _adam(1e-2, steps)}, _parts
+    )
+
+
+_LEARNING: dict[str, Any] = {"environments": 256, "averaging": 3.0, "exploring_starts": True}
+_RETURNS: dict[str, Any] = {"exploration": 0.0, "power": 0.9, "averaging": 2.0, "exploring_starts": True}
 AGENTS = {
     "policy iteration": Contender(_plan, 1, random=False),
-    "Q-learning": Contender(_table(QLearning(exploration=0.3, **_LEARNING)), 1500),
-    "SARSA": Contender(_table(SARSA(exploration=0.5, halving=30.0, **_LEARNING)), 1500),
-    "Monte Carlo": Contender(_table(MonteCarlo(256, 0.9, 0.5, 3.0, 0.7, tail=40)), 20),
+    "Q-learning": Contender(_table(QLearning(discount=0.9, exploration=0.3, power=0.6, **_LEARNING), 20), 600),
+    "SARSA": Contender(_table(SARSA(discount=0.9, exploration=0.5, halving=10.0, power=0.7, **_LEARNING), 10), 1200),
+    "Monte Carlo": Contender(_table(MonteCarlo(environments=256, window=5, common=64, **_RETURNS), 5), 800),
     "policy gradient": Contender(
-        _network(PolicyGradient(64, 16, 0.9, 0.9, optimizer=_adam(5e-3, 1500)), _both_start), 1500, True
+        _network(PolicyGradient(64, 16, 0.9, 0.9, optimizer=_actor_slower(3e-3, 500)), _both_start), 500
     ),
-    "PPO": Contender(_network(PPO(64, 16, 0.9, 0.9, optimizer=_adam(3e-3, 600 * 16)), _both_start), 600, True),
-    "pathwise gradient": Contender(_network(Pathwise(32, optimizer=_adam(1e-2, 200)), _policy_start), 200, True),
-}  # fmt: skip
+    "PPO": Contender(
+        _network(PPO(64, 16, 0.9, 0.8, epochs=3, optimizer=_actor_slower(5e-3, 100 * 12)), _both_start), 100
+    ),
+    "pathwise gradient": Contender(
+        _network(Pathwise(32, 20, 0.9, optimizer=_adam(4e-2, 350)), _policy_start), 350, True
+    ),
+}

@@ -112,7 +112,13 @@ class Pathwise(Agent):
         sound = tree.all_finite(gradient)
         found = gradient_step(self.optimizer, state.trainable, state.memory, gradient)
         trainable, memory = tree.select(sound, found, (state.trainable, state.memory))
-        return state.replace(trainable=trainable, memory=memory, count=state.count + 1), -value / steps
+        return state.replace(trainable=trainable, memory=memory, count=state.count + 1), -value / self._weight(
+            steps, value
+        )
+
+    def _weight(self, steps: int, like: Any) -> Any:
+        """Return the sum of the powers of the discount, so that of constant rewards the mean is what they are."""
+        return jnp.sum(jnp.asarray(self.discount, like.dtype) ** jnp.arange(steps, dtype=like.dtype))
 
     def policy(self, environment: Any, state: LearnerState) -> Any:
         """Return the policy."""

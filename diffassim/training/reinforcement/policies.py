@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
-from diffassim.core.pytree import Pytree
+from diffassim.core.pytree import Pytree, static
 
 __all__ = ["ActorCritic", "CategoricalPolicy", "GaussianPolicy"]
 
@@ -22,10 +22,15 @@ class GaussianPolicy(Pytree):
     with center c and half width h of the box (0 and 1 where a bound is infinite). Draws are not bounded; the
     environment takes the nearest action within. Gradients of a training do not reach the bounds.
 
+    Beyond a bound all actions are the same, and nothing tells a policy there to turn back. Squashed, the action is
+    \(c + h \tanh(u)\) where both bounds are finite, and every u has its own; density and entropy remain those of u,
+    whose ratios and gradients are those of the action (Haarnoja et al., 2018, appendix C).
+
     Args:
         network: observation -> f, shape (components,).
         log_std: sigma, shape (components,).
         space: `Box` of the actions.
+        squashed: whether actions are (static).
 
     Example:
         >>> from diffassim.decisions import Box
@@ -37,6 +42,7 @@ class GaussianPolicy(Pytree):
     network: Any
     log_std: Any
     space: Any
+    squashed: bool = static(default=False)
 
     def __call__(self, observation: Any, key: Any = None) -> Any:
         """Return the action in the middle, within its bounds; nothing is drawn."""
@@ -44,10 +50,20 @@ class GaussianPolicy(Pytree):
 
     def action(self, u: Any) -> Any:
         """Return the action that belongs to u."""
+        center, half, both = self._range()
+        return center + half * (jnp.where(both, jnp.tanh(u), u) if self.squashed else u)
+
+    def units(self, action: Any) -> Any:
+        """Return the u of an action."""
+        center, half, both = self._range()
+        u = (action - center) / half
+        return jnp.where(both, jnp.arctanh(jnp.where(both, u, 0)), u) if self.squashed else u
+
+    def _range(self) -> tuple[Any, Any, Any]:
         low, high = stop_gradient(self.space.low), stop_gradient(self.space.high)
         both = jnp.isfinite(low) & jnp.isfinite(high)
         a, b = jnp.where(both, low, -1), jnp.where(both, high, 1)
-        return (a + b) / 2 + (b - a) / 2 * u
+        return (a + b) / 2, (b - a) / 2, both
 
     def draw(self, observation: Any, key: jax.Array) -> Any:
         """Return a draw of u."""

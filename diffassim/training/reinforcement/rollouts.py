@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from diffassim.core.errors import ConfigurationError
+from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.pytree import Pytree
 from diffassim.core.tree import zeros_like
 from diffassim.decisions.play import begin, go_on, random_policy
@@ -62,19 +62,31 @@ class Rollout(NamedTuple):
     done: Any
 
 
-def policy_for(environment: Any, key: jax.Array, *, units: tuple[int, ...] = (64, 64), std: float = 0.5) -> Any:
+def policy_for(
+    environment: Any,
+    key: jax.Array,
+    *,
+    units: tuple[int, ...] = (64, 64),
+    std: float = 0.5,
+    first: Any = None,
+    squashed: bool = False,
+) -> Any:
     """Return an untrained policy for an environment: a perceptron of normalized observations.
 
-    Mean and spread of the observations are those of random play; the first actions are in the middle of their range.
+    Mean and spread of the observations are those of random play. Before training the policy takes the same action
+    everywhere; choose it and `std` so that most actions lie within what is possible, where gradients are not zero.
 
     Args:
         environment: with `Box` observations.
         key: random key.
         units: of the hidden layers.
         std: first standard deviation of actions, in halves of their range.
+        first: first action, for a `Box` of actions; default: the middle of their range.
+        squashed: whether actions are squashed into their range; see `GaussianPolicy`.
 
     Raises:
-        ConfigurationError: if observations are numbers of states.
+        ConfigurationError: if observations are numbers of states, or `first` is given for actions that are.
+        ShapeError: if `first` is no action.
 
     Example:
         >>> from diffassim.decisions import WaterReservoir
@@ -83,11 +95,18 @@ def policy_for(environment: Any, key: jax.Array, *, units: tuple[int, ...] = (64
     """
     play, weights = jax.random.split(key)
     seen, _ = _random_play(environment, play)
-    return _policy(environment, weights, seen, units, std)
+    return _policy(environment, weights, seen, units, std, first, squashed)
 
 
 def actor_critic(
-    environment: Any, key: jax.Array, *, units: tuple[int, ...] = (64, 64), std: float = 0.5, discount: float = 0.99
+    environment: Any,
+    key: jax.Array,
+    *,
+    units: tuple[int, ...] = (64, 64),
+    std: float = 0.5,
+    discount: float = 0.99,
+    first: Any = None,
+    squashed: bool = False,
 ) -> ActorCritic:
     """Return an untrained policy with an untrained value for an environment; see `policy_for`.
 
@@ -99,6 +118,8 @@ def actor_critic(
         units: of the hidden layers of both.
         std: first standard deviation of actions, in halves of their range.
         discount: gamma, for the size of the values.
+        first: first action; default: the middle of their range.
+        squashed: whether actions are squashed into their range.
 
     Raises:
         ConfigurationError: if observations are numbers of states, or there are several rewards.
@@ -125,7 +146,7 @@ def actor_critic(
     center, spread = jnp.mean(returns), _sound(jnp.std(returns))
     network = perceptron((seen.shape[-1], *units, 1), two, dtype=seen.dtype)
     value = Normalized(network, *_scales(seen), center, spread)
-    return ActorCritic(_policy(environment, one, seen, units, std), _Scalar(value), spread)  # type: ignore[arg-type]
+    return ActorCritic(_policy(environment, one, seen, units, std, first, squashed), _Scalar(value), spread)  # type: ignore[arg-type]
 
 
 def roll_out(environment: Any, policy: Any, play: Any, key: jax.Array, steps: int) -> tuple[Any, Rollout]:
@@ -197,7 +218,9 @@ class _Scalar(Pytree):
         return self.function(x)[..., 0]
 
 
-def _policy(environment: Any, key: jax.Array, seen: Any, units: tuple[int, ...], std: float) -> Any:
+def _policy(
+    environment: Any, key: jax.Array, seen: Any, units: tuple[int, ...], std: float, first: Any, squashed: bool
+) -> Any:
     from diffassim.learned.networks import perceptron
 
     space = environment.action_space
@@ -205,8 +228,16 @@ def _policy(environment: Any, key: jax.Array, seen: Any, units: tuple[int, ...],
     network = perceptron((seen.shape[-1], *units, outputs), key, zero=True, dtype=seen.dtype)
     normalized = Normalized(network, *_scales(seen), jnp.zeros(outputs, seen.dtype), jnp.ones(outputs, seen.dtype))
     if isinstance(space, Discrete):
+        if first is not None:
+            raise ConfigurationError("policies: a first action is for a Box of actions; these are numbers")
         return CategoricalPolicy(normalized)
-    return GaussianPolicy(normalized, jnp.full(outputs, jnp.log(std), seen.dtype), space)
+    policy = GaussianPolicy(normalized, jnp.full(outputs, jnp.log(std), seen.dtype), space, squashed)
+    if first is None:
+        return policy
+    first = jnp.asarray(first, seen.dtype)
+    if first.shape != space.shape:
+        raise ShapeError(f"policies: a first action of shape {first.shape} for a space of shape {space.shape}")
+    return policy.replace(network=normalized.replace(output_center=policy.units(first)))
 
 
 def _random_play(environment: Any, key: jax.Array) -> tuple[Any, Any]:

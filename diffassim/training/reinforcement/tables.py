@@ -22,6 +22,7 @@ class TableState(Pytree):
 
     Args:
         values: q(s, a), shape (states, actions).
+        mean: of the tables since the start, late ones with more weight.
         visits: how often each was updated.
         play: environments in the middle of their episodes, or None.
         action: their next actions, or None.
@@ -30,6 +31,7 @@ class TableState(Pytree):
     """
 
     values: Float[Array, "states actions"]
+    mean: Float[Array, "states actions"]
     visits: Float[Array, "states actions"]
     play: Any
     action: Any
@@ -78,6 +80,10 @@ class TableAgent(Agent):
     plain averages; with 1/2 < p <= 1 the steps satisfy the conditions of stochastic approximation; p = 0, which
     replaces what was there, is for problems without chance.
 
+    The policy may follow an average of the tables instead of the last one: such averages are less noisy, and allow
+    longer steps (Polyak and Juditsky, 1992). Table t of all enters it with the share \((1 + \eta) / (t + \eta)\), so
+    that early ones count little (Shamir and Zhang, 2013, section 4).
+
     Args:
         environments: how many play at once (static).
         discount: gamma.
@@ -85,6 +91,9 @@ class TableAgent(Agent):
         halving: updates after which exploration has fallen to a half, and to a third after twice as many; infinite: it
             stays.
         power: p.
+        averaging: eta, 0 for the plain mean; default: infinite, the last table alone.
+        exploring_starts: whether the first action of every episode is random (static); with first states that may be
+            any, all entries are learned even where the policy itself does not explore.
 
     Raises:
         ConfigurationError: if a number lies outside of its range.
@@ -95,12 +104,17 @@ class TableAgent(Agent):
     exploration: Any = 0.1
     halving: Any = float("inf")
     power: Any = 0.8
+    averaging: Any = float("inf")
+    exploring_starts: bool = static(default=False)
 
     def __post_init__(self) -> None:
         for name, low, high in (("discount", 0, 1), ("exploration", 0, 1), ("power", 0, 1)):
             known = concrete(getattr(self, name))
             if known is not None and not ((known >= low) & (known <= high)).all():
                 raise ConfigurationError(f"{type(self).__name__}: {name}={known} must lie between {low} and {high}")
+        known = concrete(self.averaging)
+        if known is not None and not (known >= 0).all():
+            raise ConfigurationError(f"{type(self).__name__}: averaging={known} must not be negative")
         if self.environments < 1:
             raise ConfigurationError(f"{type(self).__name__}: environments={self.environments} must be at least 1")
 
@@ -109,7 +123,7 @@ class TableAgent(Agent):
         table = self.table_for(environment, start)
         first, own = jax.random.split(key)
         play, action = self.begin(environment, first, table)
-        return TableState(table, jnp.zeros_like(table), play, action, own, jnp.zeros((), jnp.int32))
+        return TableState(table, table, jnp.zeros_like(table), play, action, own, jnp.zeros((), jnp.int32))
 
     def begin(self, environment: Any, key: jax.Array, table: Any) -> tuple[Any, Any]:
         """Return environments and their first actions, if they go on from one update to the next (default: no)."""
@@ -117,7 +131,7 @@ class TableAgent(Agent):
 
     def policy(self, environment: Any, state: TableState) -> GreedyPolicy:
         """Return the greedy policy."""
-        return GreedyPolicy(environment, state.values)
+        return GreedyPolicy(environment, state.mean)
 
     def table_for(self, environment: Any, start: Any) -> Float[Array, "states actions"]:
         """Return the first table; raise `ConfigurationError` unless states and actions are numbers."""
@@ -139,6 +153,10 @@ class TableAgent(Agent):
     def exploring(self, count: Any) -> Any:
         """Return the probability of a random action after so many updates."""
         return self.exploration / (1 + count.astype(jnp.result_type(float)) / self.halving)
+
+    def exploring_first(self, count: Any) -> Any:
+        """Return the probability that the first action of an episode is random."""
+        return 1.0 if self.exploring_starts else self.exploring(count)
 
     def look(self, environment: Any, values: Any, observation: Any) -> Float[Array, "environments actions"]:
         """Return the values of all actions in many environments."""
@@ -186,4 +204,8 @@ class TableAgent(Agent):
         errors = zeros.at[place].add(weight * error)
         visits = state.visits + n
         step = jnp.minimum(1 / jnp.maximum(n, 1), jnp.maximum(visits, 1) ** -jnp.asarray(self.power, visits.dtype))
-        return state.replace(values=state.values + step * errors, visits=visits, count=state.count + 1)
+        values, t = state.values + step * errors, (state.count + 1).astype(visits.dtype)
+        # (1 + eta) / (t + eta), written so that an infinite eta gives 1
+        share = 1 - (t - 1) / (t + jnp.asarray(self.averaging, visits.dtype))
+        mean = state.mean + share * (values - state.mean)
+        return state.replace(values=values, mean=mean, visits=visits, count=state.count + 1)

@@ -21,7 +21,7 @@ class TemporalDifference(TableAgent):
         first, chosen = jax.random.split(key)
         play = begin(environment, first, self.environments)
         values = self.look(environment, table, play.observation)
-        return play, self.choose(values, chosen, self.exploring(jnp.zeros((), jnp.int32)))
+        return play, self.choose(values, chosen, self.exploring_first(jnp.zeros((), jnp.int32)))
 
     def value_of(self, values: Any, action: Any) -> Any:
         """Return the value of what follows.
@@ -43,7 +43,9 @@ class TemporalDifference(TableAgent):
         target = seen.reward.astype(ahead.dtype) + self.discount * ahead
         learned = self.learn(environment, state, seen.observation, seen.action, target)
         # In the same episode the planned action is the one that is taken.
-        fresh = self.choose(self.look(environment, state.values, play.observation), other, epsilon)
+        fresh = self.choose(
+            self.look(environment, state.values, play.observation), other, self.exploring_first(state.count)
+        )
         action = jnp.where(seen.done, fresh, planned)
         return learned.replace(play=play, action=action), jnp.mean(seen.reward)
 
@@ -61,6 +63,8 @@ class QLearning(TemporalDifference):
         exploration: probability of a random action in the first update.
         halving: updates after which it has fallen to a half.
         power: of the visits in the step length.
+        averaging: of tables, for the policy; see `TableAgent`.
+        exploring_starts: whether first actions are random (static).
 
     Example:
         >>> from diffassim.decisions.problems import cliff_walk
@@ -90,6 +94,8 @@ class SARSA(TemporalDifference):
         exploration: probability of a random action in the first update.
         halving: updates after which it has fallen to a half.
         power: of the visits in the step length.
+        averaging: of tables, for the policy; see `TableAgent`.
+        exploring_starts: whether first actions are random (static).
 
     Example:
         >>> from diffassim.decisions.problems import cliff_walk

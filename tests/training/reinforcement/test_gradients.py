@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from diffassim.core.errors import ConfigurationError
+from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.pytree import Pytree
 from diffassim.covariances import Diagonal
 from diffassim.decisions import Box, FiniteProblem, GridPolicy, Scalarized, WaterReservoir, episode_returns
@@ -58,6 +58,7 @@ def test_the_riccati_gain_is_a_fixed_point_and_the_best_of_its_neighbors():
     np.testing.assert_allclose(total, jnp.array([1.0, -0.5]) @ VALUE @ jnp.array([1.0, -0.5]), rtol=1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("discount", [1.0, 0.9])
 def test_the_pathwise_gradient_is_that_of_differences(discount):
     environment, policy = regulator(10), LinearPolicy(0.5 * GAIN)
@@ -71,6 +72,7 @@ def test_the_pathwise_gradient_is_that_of_differences(discount):
     assert score(policy.gain).shape == () and abs(float(score(policy.gain) - plain)) < 1e-9 * abs(float(plain))
 
 
+@pytest.mark.slow
 def test_pathwise_training_converges_to_the_riccati_gain():
     environment = regulator()
     agent = Pathwise(environments=64, optimizer=optax.adam(optax.exponential_decay(0.05, 100, 0.2), b2=0.9))
@@ -79,6 +81,7 @@ def test_pathwise_training_converges_to_the_riccati_gain():
     assert rewards[-1] > rewards[0]
 
 
+@pytest.mark.long
 def test_a_network_learns_a_policy_through_the_model():
     environment = regulator()
     agent = Pathwise(environments=64)
@@ -142,6 +145,27 @@ def test_densities_of_policies_sum_to_one_and_entropies_are_their_means():
     np.testing.assert_allclose(jnp.bincount(draws, length=3) / 4000, p, atol=0.03)
 
 
+def test_squashed_actions_stay_within_their_range_and_have_a_gradient():
+    policy = GaussianPolicy(lambda o: o, jnp.zeros(2), Box([0.0, -jnp.inf], [10.0, jnp.inf]), squashed=True)
+    action = policy(jnp.array([2.0, 3.0]))
+    np.testing.assert_allclose(action, [5 + 5 * np.tanh(2.0), 3.0], rtol=1e-12)
+    np.testing.assert_allclose(policy.units(action), [2.0, 3.0], rtol=1e-12)
+    slope = jax.jacobian(policy)(jnp.array([4.0, 3.0]))
+    assert 0 < float(slope[0, 0]) < 0.01 and float(slope[1, 1]) == 1
+
+
+@pytest.mark.parametrize("squashed", [False, True])
+def test_an_untrained_policy_takes_the_first_action_that_is_given(squashed):
+    environment = Scalarized(WaterReservoir(length=5), [0.5, 0.5])
+    policy = policy_for(environment, KEY, units=(4,), first=[50.0], squashed=squashed)
+    both = actor_critic(environment, KEY, units=(4,), first=[50.0], squashed=squashed)
+    for some in (policy, both.policy):
+        np.testing.assert_allclose(jax.vmap(some)(jnp.array([[0.0], [70.0]])), [[50.0], [50.0]], rtol=1e-6)
+    for wrong, message in (([1.0, 2.0], "first action of shape"),):
+        with pytest.raises(ShapeError, match=message):
+            policy_for(environment, KEY, first=wrong)
+
+
 def test_the_policy_gradient_is_that_of_the_expected_return():
     """A bandit with three arms: the mean of score times reward against the derivative of the sum over arms."""
     rewards, logits = jnp.array([1.0, -2.0, 0.5]), jnp.array([0.2, 0.1, -0.3])
@@ -152,6 +176,7 @@ def test_the_policy_gradient_is_that_of_the_expected_return():
     np.testing.assert_allclose((score(logits, draws) * rewards[draws][:, None]).mean(0), expected, atol=0.02)
 
 
+@pytest.mark.slow
 def test_gradients_do_not_reach_bounds_and_axes():
     environment = Scalarized(WaterReservoir(length=5), [0.5, 0.5])
     policy = GridPolicy((jnp.array([0.0, 100.0]),), jnp.array([[0.0], [50.0]]))
@@ -164,6 +189,7 @@ def test_gradients_do_not_reach_bounds_and_axes():
     np.testing.assert_array_equal(trained.trainable.network.center, state.trainable.network.center)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "agent", [PPO(environments=8, steps=4), PolicyGradient(environments=8, steps=4), Pathwise(8, 3)]
 )

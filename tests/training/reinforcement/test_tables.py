@@ -96,6 +96,7 @@ def test_agents_whose_exploration_fades_reach_the_values_of_dynamic_programming(
     np.testing.assert_allclose(state.values.max(1)[1:15], expected[1:15], atol=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent", [QLearning(exploration=1.0, power=0.7), MonteCarlo(length=200, power=1.0)])
 def test_values_of_a_walk_by_chance_are_learned(agent):
     state, _ = agent.train(random_walk(), agent.init(random_walk(), KEY), 300)
@@ -113,6 +114,7 @@ def test_sarsa_learns_the_values_of_what_it_does():
     assert float(state.values[36].max()) < -15
 
 
+@pytest.mark.long
 def test_training_goes_on_as_if_it_had_not_stopped_and_in_batches():
     agent, environment = QLearning(environments=16), cliff_walk()
     whole, _ = agent.train(environment, agent.init(environment, KEY), 30)
@@ -124,6 +126,59 @@ def test_training_goes_on_as_if_it_had_not_stopped_and_in_batches():
     np.testing.assert_allclose(many.values[0], whole.values, rtol=1e-12)
 
 
+@pytest.mark.parametrize("averaging", [0.0, 3.0, float("inf")])
+def test_the_policy_follows_the_weighted_mean_of_all_tables(averaging):
+    agent, environment = QLearning(environments=16, averaging=averaging, exploration=0.5), cliff_walk()
+    state, tables = agent.init(environment, KEY), []
+    for _ in range(6):
+        state, _ = agent.update(environment, state)
+        tables.append(state.values)
+    if averaging == float("inf"):
+        expected = tables[-1]
+    else:  # the share of a table is (1 + eta) / (t + eta), and what later ones leave of it
+        shares = [(1 + averaging) / (t + averaging) for t in range(1, 7)]
+        kept = [shares[t] * np.prod([1 - later for later in shares[t + 1 :]]) for t in range(6)]
+        expected = sum(weight * table for weight, table in zip(kept, tables, strict=True))
+        assert sum(kept) == pytest.approx(1)
+    np.testing.assert_allclose(state.mean, expected, rtol=1e-10, atol=1e-12)
+    np.testing.assert_array_equal(agent.policy(environment, state).values, state.mean)
+
+
+@pytest.mark.parametrize("kind", [QLearning, SARSA])
+def test_exploring_starts_learn_all_that_a_first_action_may_bring(kind):
+    """Of steps that end an episode all actions are learned, though the policy itself never explores."""
+    problem = random_problem()
+    once = FiniteProblem(jnp.zeros_like(problem.transitions), problem.rewards)
+    visits = {}
+    for starts in (True, False):
+        agent = kind(environments=64, exploration=0.0, power=0.0, exploring_starts=starts)
+        state, _ = agent.train(once, agent.init(once, KEY, jnp.full((12, 3), -9.0)), 60)
+        visits[starts] = np.asarray(state.visits)
+        if starts:
+            np.testing.assert_allclose(state.values, once.rewards, rtol=1e-10)
+    assert visits[True].min() > 0 and np.all(np.sum(visits[False] > 0, axis=1) == 1)
+
+
+def test_returns_of_a_window_have_as_many_rewards_at_every_visit():
+    """One state whose reward is 1 for ever: the return of n steps is the sum of n powers of the discount."""
+    forever = FiniteProblem(jnp.ones((1, 1, 1)), jnp.ones((1, 1)))
+    for window in (1, 4, 10):
+        agent = MonteCarlo(environments=4, discount=0.5, length=10, window=window, power=1.0)
+        state, _ = agent.train(forever, agent.init(forever, KEY), 2)
+        np.testing.assert_allclose(state.values[0, 0], 2 - 0.5 ** (window - 1), rtol=1e-12)
+        assert float(state.visits[0, 0]) == 2 * 4 * (10 - window + 1)
+
+
+def test_common_random_numbers_leave_only_what_actions_make_of_them():
+    """Two constant releases from a full reservoir: with the same inflows the floods differ by exactly 10."""
+    reservoir = Scalarized(WaterReservoir(length=1, starts=[100.0]), [1.0, 0.0])
+    environment = Afterstates(reservoir, (jnp.array([0.0, 90.0, 100.0]),), jnp.array([[0.0], [10.0]]))
+    agent = MonteCarlo(environments=64, common=64, exploration=1.0, power=1.0)
+    state, _ = agent.train(environment, agent.init(environment, KEY), 1)
+    np.testing.assert_allclose(state.values[1, 0] - state.values[2, 0], 10.0, rtol=1e-9)
+
+
+@pytest.mark.long
 def test_values_of_afterstates_are_those_of_dynamic_programming():
     """One step of a reservoir that is empty at first: the value of what is left is the mean flood it brings."""
     reservoir = Scalarized(WaterReservoir(length=1, starts=[20.0, 60.0, 90.0]), [0.5, 0.5])
@@ -145,6 +200,9 @@ def test_what_is_refused():
         (lambda: QLearning(environments=0), "environments"),
         (lambda: QLearning().init(WaterReservoir(), KEY), "Discretized"),
         (lambda: QLearning().init(random_walk(), KEY, start=jnp.zeros((2, 2))), "table of shape"),
+        (lambda: QLearning(averaging=-1.0), "averaging"),
+        (lambda: MonteCarlo(environments=6, common=4), "multiple of common"),
+        (lambda: MonteCarlo(length=5, window=6).update(random_walk(), MonteCarlo().init(random_walk(), KEY)), "window"),
         (lambda: MonteCarlo().train(random_walk(), MonteCarlo().init(random_walk(), KEY), 1), "length"),
     ):
         with pytest.raises(ConfigurationError, match=message):
