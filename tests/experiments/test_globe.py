@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 import diffassim as da
 from diffassim.core.errors import ConfigurationError, DataError
 from diffassim.covariances import ZonallyHomogeneous
-from diffassim.experiments.applications import globe_setting, globe_start, globe_tuning
+from diffassim.experiments.applications import globe_setting, globe_start
 from diffassim.experiments.applications.globe import Globe, GlobeConfiguration
 from diffassim.experiments.applications.globe_methods import ENSEMBLES, METHODS, VARIATIONAL, variational_day
 from diffassim.experiments.applications.globe_output import LEADS, kind_errors
@@ -184,13 +184,6 @@ def test_settings_that_leave_nothing_to_score_are_refused(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     with pytest.raises(ConfigurationError, match="burn_in=3 leaves nothing of 3 days"):
         Globe().start(GlobeConfiguration(days=3))
-
-
-def test_the_score_of_a_gaussian_is_that_of_many_draws():
-    draws = 1.3 * np.random.default_rng(0).normal(size=(200_000, 1))
-    found = globe_tuning._gaussian_score(np.array([0.7]), np.array([1.3]))
-    np.testing.assert_allclose(found, da.diagnostics.crps(jnp.asarray(draws), jnp.array([0.7])), rtol=0.01)
-    np.testing.assert_allclose(globe_tuning._gaussian_score(np.array([-2.0]), np.array([0.0])), 2.0)
 
 
 def output(error, spread, windows=8):

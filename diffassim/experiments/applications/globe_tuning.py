@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import erf
 
 from diffassim.core.errors import ConfigurationError
 from diffassim.covariances import ZonallyHomogeneous
+from diffassim.diagnostics import normal_crps
 from diffassim.experiments.applications.globe_methods import (
     ENSEMBLES,
     VARIATIONAL,
@@ -157,7 +157,8 @@ def _filter_scores(training: Training, method: Any) -> _Filtered:
         for name in FIELDS:
             error = np.asarray(getattr(day.analysis, name)) - getattr(truth, name)
             spread = np.asarray(getattr(day.spread, name))
-            scores.append(_over_deviation(training, name, _gaussian_score(error, widen * spread)))
+            score = normal_crps(jnp.asarray(error), jnp.asarray(widen * spread), 0.0)
+            scores.append(_over_deviation(training, name, np.asarray(score)))
             ratios[name].append((np.abs(error) / np.maximum(spread, 1e-12)).ravel())
         weights.append(np.broadcast_to(area_weights(*error.shape[-2:]), error.shape).ravel())
         samples.append(jax.tree.map(lambda leaf: np.asarray(leaf - jnp.mean(leaf, axis=1, keepdims=True)), members))
@@ -194,14 +195,6 @@ def _over_deviation(training: Training, name: str, values: np.ndarray, power: in
     weights = area_weights(*values.shape[-2:])
     variance = np.sum(weights * values.shape[-1] * np.square(np.asarray(getattr(training.climate.scale, name))))
     return float(np.sum(weights * values, axis=(-2, -1)).mean() / np.sqrt(variance) ** power)
-
-
-def _gaussian_score(error: np.ndarray, deviation: np.ndarray) -> np.ndarray:
-    """Return the continuous ranked probability score of a Gaussian (Gneiting and Raftery, 2007, equation 20)."""
-    s = np.maximum(deviation, 1e-12)
-    z = error / s
-    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
-    return s * (z * erf(z / np.sqrt(2)) + 2 * density - 1 / np.sqrt(np.pi))
 
 
 def plain(x: ShallowWaterState) -> dict[str, np.ndarray]:
