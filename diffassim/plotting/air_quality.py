@@ -8,13 +8,13 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
+from diffassim.core.normal import NORMAL_90
 from diffassim.plotting.innovations import draw_departures
 from diffassim.plotting.searches import draw_cost_history
 from diffassim.plotting.style import COLORS, figure, panel_label, style
 
 __all__ = ["observations_used", "overview"]
 
-NORMAL_90 = 1.6448536269514722
 _LOOKS = (("gray", "s"), ("green", "v"), ("orange", "^"), ("blue", "o"))
 
 

@@ -6,12 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from diffassim.core.normal import NORMAL_90
 from diffassim.plotting.style import COLORS
 
 __all__ = ["draw_coverage", "draw_exceedance", "draw_pit_histogram", "draw_rank_histogram", "draw_spread_error"]
-
-
-NORMAL_90 = 1.6448536269514722
 
 
 def draw_rank_histogram(axes: Any, frequencies: Any, label: str | None = None, count: float | None = None) -> None:

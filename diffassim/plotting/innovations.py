@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from diffassim.core.normal import NORMAL_90
 from diffassim.plotting.style import COLORS
 
 __all__ = ["block_statistics", "draw_departures"]
 
-NORMAL_90 = 1.6448536269514722
 LOOKS = (("blue", "o"), ("orange", "s"), ("green", "^"), ("purple", "D"))
 
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from scipy.optimize import nnls
 
 from diffassim.core.errors import AssimilationWarning
+from diffassim.core.normal import NORMAL_90
 from diffassim.cycling import cycle
 from diffassim.experiments.applications.air_quality_setting import (
     SPACING,
@@ -37,7 +38,6 @@ from diffassim.variational import GaussNewton, minimize, posterior
 __all__ = ["METHODS", "AirQuality", "AirQualityConfiguration", "source_receptor"]
 
 METHODS = ("prior", "interpolation", "source-receptor", "4D-Var")
-NORMAL_90 = 1.6448536269514722
 TOLERANCE = 0.03  # of the gradient: of a standard deviation of the prior
 ITERATIONS = 60  # of a search, whose costs are in the output
 FOOTPRINT = 4  # hours over which the withheld stations are followed back

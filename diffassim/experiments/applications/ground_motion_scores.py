@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from diffassim.core.normal import NORMAL_90
 from diffassim.experiments.framework.base import score_rows
 
 __all__ = ["score_table", "scores_of"]
-
-NORMAL_90 = 1.6448536269514722  # half-width of the central 90 % of a normal distribution
 
 
 def scores_of(dataset: xr.Dataset) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from pydantic import Field
 
 from diffassim.core.errors import AssimilationWarning
+from diffassim.core.normal import NORMAL_90
 from diffassim.covariances import Diagonal
 from diffassim.experiments.applications.seismic_setting import (
     DT,
@@ -41,7 +42,6 @@ METHODS = ("prior", "straight rays", "4D-Var")
 ITERATIONS = 25  # of the search in each chunk
 PICK_STD = 0.04  # s, of picked times, straight rays included
 SPEED_STD = 300.0  # m/s, of the velocity of straight rays
-NORMAL_90 = 1.6448536269514722
 SEEN = 0.5  # of the prior's standard deviation is left at most where the velocity counts as resolved
 
 

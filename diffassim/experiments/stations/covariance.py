@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.linalg import cho_solve, solve_triangular
 
+from diffassim.experiments.stations.regions import columns_of
+
 __all__ = ["pairwise_covariance", "shrunk_covariance"]
 
 SHARES = (0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0)
@@ -56,7 +58,7 @@ def _some_stations(
     """Return departures and distances of as many stations as a share is judged on."""
     variables = departures.shape[1] // stations
     chosen = np.linspace(0, stations - 1, min(stations, max(MOST // variables, LEAST))).astype(int)
-    columns = (chosen[:, None] * variables + np.arange(variables)).ravel()
+    columns = columns_of(chosen, variables)
     return departures[:, columns], None if distances is None else distances[np.ix_(chosen, chosen)], len(chosen)
 
 

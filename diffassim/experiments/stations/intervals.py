@@ -10,6 +10,7 @@ import pandas as pd
 from jax import lax
 from jaxtyping import Array
 
+from diffassim.core.normal import NORMAL_90
 from diffassim.learned.uncertainty import AdaptiveConformal, ConformalState
 
 __all__ = ["LEVEL", "Intervals"]
@@ -54,7 +55,7 @@ class Intervals(NamedTuple):
         one = cls(spread, np.ones(missed.shape[1:]), np.ones(missed.shape[1:]))
         sizes = np.abs(missed) / one.spreads(times, leads)
         known = np.isfinite(sizes).any(0)
-        sizes = np.where(known, sizes, 1.645)
+        sizes = np.where(known, sizes, NORMAL_90)
         return one._replace(factor=np.nanquantile(sizes, LEVEL, axis=0), size=np.nanmean(sizes, axis=0))
 
     def spreads(self, times: pd.DatetimeIndex, leads: tuple[int, ...]) -> np.ndarray:

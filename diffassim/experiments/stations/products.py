@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from scipy.special import ndtr
 
+from diffassim.core.normal import NORMAL_90
 from diffassim.experiments.stations.network import Network
 from diffassim.experiments.stations.record import Record, great_circle, lead_unit, require_places
 from diffassim.experiments.stations.references import FORECASTS, last_known, spatial_references
@@ -18,7 +19,6 @@ __all__ = ["FORECAST_METHODS", "analyze_map", "analyze_unseen", "analyze_withhel
 
 ASSIMILATION = "assimilation"
 FORECAST_METHODS = (*FORECASTS, ASSIMILATION)
-NORMAL = 1.6449  # half width of the central 90 % of a normal law
 WARM_UP = 60  # steps before the stretch from which forecasts are made for what is due in it
 
 
@@ -49,10 +49,10 @@ def forecast(network: Network, record: Record, rows: slice) -> dict[str, Any]:
         references = [anomalies.means(valid, simple[keep, m, k], std[m]) for m in range(3)]
         references.insert(1, last[keep])
         center, half = centers[keep, k], halves[keep, k]
-        forecasts.append(np.stack([*references, anomalies.means(valid, center, half / NORMAL)], axis=1))
+        forecasts.append(np.stack([*references, anomalies.means(valid, center, half / NORMAL_90)], axis=1))
         lower.append(anomalies.quantiles(valid, center - half))
         upper.append(anomalies.quantiles(valid, center + half))
-        standard = (_shifted(x, lead)[keep] - center) * NORMAL / np.maximum(half, np.finfo(float).tiny)
+        standard = (_shifted(x, lead)[keep] - center) * NORMAL_90 / np.maximum(half, np.finfo(float).tiny)
         probability.append(ndtr(standard))
     analysis = anomalies.means(times[keep], filtered.mean[keep], filtered.std[keep])
     return {
@@ -95,7 +95,7 @@ def analyze_withheld(network: Network, record: Record, rows: slice, groups: list
                 out.setdefault(name, np.full(shape, np.nan))[:, group, v] = found
         own = anomalies.means(times, filtered.mean, filtered.std).reshape(shape)
         out.setdefault(ASSIMILATION, np.full(shape, np.nan))[:, group] = own[:, group]
-        half = NORMAL * filtered.std
+        half = NORMAL_90 * filtered.std
         for name, values in (
             ("withheld_std", anomalies.stds(times, filtered.mean, filtered.std)),
             ("withheld_lower", anomalies.quantiles(times, filtered.mean - half)),
@@ -123,8 +123,8 @@ def analyze_unseen(
             out.setdefault(name, []).append(found)
         out.setdefault(ASSIMILATION, []).append(scale.mean(center, std))
         spread["unseen_std"].append(scale.std(center, std))
-        spread["unseen_lower"].append(scale.quantile(center - NORMAL * std))
-        spread["unseen_upper"].append(scale.quantile(center + NORMAL * std))
+        spread["unseen_lower"].append(scale.quantile(center - NORMAL_90 * std))
+        spread["unseen_upper"].append(scale.quantile(center + NORMAL_90 * std))
     names = [*(name for name in out if name != ASSIMILATION), ASSIMILATION]
     values = np.stack([np.stack(out[name], axis=-1) for name in names], axis=1)
     stacked = {name: np.stack(each, axis=-1) for name, each in spread.items()}

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from diffassim.core.normal import NORMAL_90
 from diffassim.diagnostics import SpreadError, binned_spread_error, independent_count
 from diffassim.experiments.stations.record import lead_unit
 
 __all__ = ["LeadReliability", "reliability_of"]
 
-NORMAL = 1.6449  # half width of the central 90 % of a normal law
 BARS = 10
 
 
@@ -64,7 +64,7 @@ def reliability_of(dataset: xr.Dataset, start: pd.Timestamp) -> list[LeadReliabi
             counted = np.flatnonzero(valid >= start)
             rows = dataset.isel(time=counted, lead=k)
             error = dataset[f"{name}_observed"].values[counted + ahead] - rows[f"{name}_forecast"].values[:, -1]
-            claimed = (rows[f"{name}_upper"].values - rows[f"{name}_lower"].values) / (2 * NORMAL)
+            claimed = (rows[f"{name}_upper"].values - rows[f"{name}_lower"].values) / (2 * NORMAL_90)
             error = np.where(np.isfinite(rows[f"{name}_probability"].values) & (claimed > 0), error, np.nan)
             if np.isfinite(error).any():
                 found.append(_one(name, float(leads[k]), valid[counted], rows, error, claimed))

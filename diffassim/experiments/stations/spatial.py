@@ -71,9 +71,7 @@ class Kriging:
         return found
 
 
-def learn_kriging(
-    values: np.ndarray, departures: np.ndarray, places: np.ndarray, targets: np.ndarray
-) -> Kriging:  # fmt: skip
+def learn_kriging(values: np.ndarray, departures: np.ndarray, places: np.ndarray, targets: np.ndarray) -> Kriging:
     r"""Weigh correlations and choose functions of the place by the stations that are left out; return the weights.
 
     Correlations weigh \(e^{-(E / E_{best} - 1) / .03}\) with E the mean absolute error of departures from the

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from diffassim.core.normal import NORMAL_90
 from diffassim.diagnostics import crps, normal_crps
 from diffassim.experiments.framework.base import score_rows
 from diffassim.experiments.verification.observing import MEMBER, require_overlap
@@ -27,7 +28,6 @@ from diffassim.observations.flags import QCFlag
 
 __all__ = ["score_against", "scores_as_text"]
 
-NORMAL = 1.6448536269514722  # half width of the central 90 % of a normal law
 OWN = "assimilation"  # the method that bounds and spreads belong to
 Rows = list[tuple[str, str, Any, str, float, int]]
 
@@ -166,7 +166,10 @@ def _with_spread(
         total = np.sqrt(spread**2 + noise**2)
         if members is None:
             scores["crps"] = float(np.nanmean(np.asarray(normal_crps(*map(jnp.asarray, (x, total, y))))))
-        scores |= {"spread": float(np.nanmean(total)), "coverage_90": float(np.mean(np.abs(x - y) <= NORMAL * total))}
+        scores |= {
+            "spread": float(np.nanmean(total)),
+            "coverage_90": float(np.mean(np.abs(x - y) <= NORMAL_90 * total)),
+        }
         return scores
     quantiles = at(one.quantiles)
     if quantiles is not None and one.quantiles is not None:
