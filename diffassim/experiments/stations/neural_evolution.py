@@ -79,8 +79,8 @@ def learn_neural_evolution(
     """Train one network for all stations on what the linear evolutions miss, and use it if it helps.
 
     It is trained on the first part of the record, and stops when the errors in the last part no longer fall. The
-    covariances of a step's error shrink as these errors do. It is used if it makes the last part likelier; the linear
-    evolution has seen that part, so the comparison favors it.
+    covariances of a step's error shrink as these errors do. It is used if it makes the last part likelier. Neither side
+    is without knowledge of that part: the linear evolution was fitted to it, the network stopped by it.
 
     Args:
         found: the filter with linear evolutions.

@@ -36,7 +36,7 @@ class StationsConfiguration(TableConfiguration):
         unseen: stations of which nothing is ever seen: names, or a share such as 0.2, drawn by the seed.
         grid: spacing, degrees, of maps of the analyses in the verification; default: no maps.
         evolution: "linear", or "neural": a network that all stations share is added to the linear evolution, if it
-            makes a part of the training period likelier that it does not know.
+            makes the last part of the training period likelier, which its weights were not fitted to.
     """
 
     step: str = "1h"
