@@ -105,7 +105,7 @@ def to_utc(
         many = f"({int(never.sum())} such rows)"
         if how.skipped == "error":
             raise DataError(
-                f"{place}, where the clock is set forward {many}; say TimeColumns(skipped='missing') or 'shift', or a "
+                f"{place}, where the clock is set forward {many}; say skipped='missing' or 'shift', or a "
                 "zone without daylight saving such as 'Etc/GMT-1' (UTC+1) if the table keeps one all year"
             )
         found = np.where(never, moved[codes] if how.skipped == "shift" else np.datetime64("NaT"), found)
@@ -123,7 +123,7 @@ def _doubled(
     many = f"({len(at)} such rows)"
     if how.doubled == "error":
         raise DataError(
-            f"{place}, where the clock is set back {many}; say TimeColumns(doubled='order'), 'first', 'second' or "
+            f"{place}, where the clock is set back {many}; say doubled='order', 'first', 'second' or "
             "'missing', or a zone without daylight saving such as 'Etc/GMT-1' (UTC+1) if the table keeps one all year"
         )
     if how.doubled == "order":
@@ -166,7 +166,7 @@ def _from_text(file: str, column: pd.Series, first_row: int, form: str | None) -
         wanted = "ISO 8601, such as 2021-05-31T06:00" if form is None else f"the form {form}"
         raise DataError(
             f"{file}: column {shortened(column.name)}, row {first_row + at}: {shortened(repr(unique[codes[at]]))} is "
-            f"no date of {wanted}; say TimeColumns(format=...) ({int(bad.sum())} such cells near there)"
+            f"no date of {wanted}; say what form they have (TimeColumns: format; settings: time_format) ({int(bad.sum())} such cells near there)"
         )
     with_offset = words.str.contains(OFFSET, regex=True) if form is None else np.full(len(words), "%z" in form)
     offsets = np.asarray(with_offset, dtype=bool)
@@ -227,7 +227,7 @@ def _from_parts(file: str, frame: pd.DataFrame, first_row: int, how: TimeColumns
     if bad.any():
         at = int(np.argmax(bad))
         cells = ", ".join(f"{column} {frame[column].iloc[at]}" for column in how.names)
-        short = " (years of two digits? TimeColumns(century=1900))" if found["year"][at] < 100 else ""
+        short = " (years of two digits? century=1900)" if found["year"][at] < 100 else ""
         raise DataError(f"{file}: row {first_row + at}: {shortened(cells, 200)} is no date{short}")
     times = day.astype("datetime64[us]") + np.round(seconds * 1e6).astype(np.int64) * MICROSECOND
     return np.where(blank, np.datetime64("NaT"), times)

@@ -27,6 +27,9 @@ class StationVariable(BaseModel):
         wanted: unit of the results; empty: as in the file.
         scale: of the cells.
         bounds: least and greatest plausible value, or a kind such as "air_temperature"; empty: any.
+        spike: what stands out by more than this from the values around it is left out; 0: not checked.
+        stuck: as many equal values of a station one after another, or more, are left out; 0: not checked.
+        stuck_except: values that may stay for long, such as a rain of 0.
         std: standard deviation of the errors: a number in the unit of the results, or a column in the unit of the file;
             empty: not known.
         root: whether square roots are closer to a normal law, as of wind speeds and precipitation.
@@ -40,6 +43,9 @@ class StationVariable(BaseModel):
     wanted: str = ""
     scale: float = 1.0
     bounds: tuple[float, float] | str = ""
+    spike: Annotated[float, Field(ge=0)] = 0.0
+    stuck: Annotated[int, Field(ge=0)] = 0
+    stuck_except: tuple[float, ...] = ()
     std: Annotated[float, Field(gt=0)] | str = ""
     root: bool = False
 
@@ -48,7 +54,8 @@ class StationVariable(BaseModel):
         """What the reader of tables is told."""
         return TableVariable(
             self.name, self.column or None, self.unit or None, self.wanted or None, scale=self.scale,
-            bounds=self.bounds or None, std=self.std or None,
+            bounds=self.bounds or None, spike=self.spike or None, stuck=self.stuck or None,
+            stuck_except=self.stuck_except, std=self.std or None,
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from diffassim.core.errors import DataError
 from diffassim.grids.sphere import EARTH
 from diffassim.models.base import Variable
 
-__all__ = ["SHORT", "Record", "great_circle", "lead_unit", "require_places"]
+__all__ = ["SHORT", "Record", "great_circle", "lead_text", "lead_unit", "require_places"]
 
 
 SHORT = {"days": "d", "hours": "h", "minutes": "min"}
@@ -78,6 +78,17 @@ def lead_unit(step: pd.Timedelta) -> tuple[str, pd.Timedelta]:
         if step >= length:
             return name, length
     return "minutes", pd.Timedelta("1min")
+
+
+def lead_text(steps: int, step: pd.Timedelta) -> str:
+    """Return a lead in the unit in which leads are told.
+
+    Example:
+        >>> lead_text(24, pd.Timedelta("1h")), lead_text(2, pd.Timedelta("15min")), lead_text(3, pd.Timedelta("1D"))
+        ('24 hours', '30 minutes', '3 days')
+    """
+    unit, length = lead_unit(step)
+    return f"{steps * step / length:g} {unit}"
 
 
 def require_places(*places: np.ndarray) -> None:

@@ -13,7 +13,7 @@ from diffassim.core.errors import ConfigurationError
 from diffassim.experiments.framework.base import Results, Stage, StagedExperiment
 from diffassim.experiments.stations.network import Network
 from diffassim.experiments.stations.products import analyze_map, analyze_unseen, analyze_withheld, as_dataset, forecast
-from diffassim.experiments.stations.record import SHORT, Record
+from diffassim.experiments.stations.record import SHORT, Record, lead_text
 from diffassim.experiments.stations.regional_filter import covariance_numbers
 from diffassim.experiments.stations.reliability import reliability_of
 from diffassim.experiments.stations.settings import (
@@ -173,7 +173,7 @@ def summarized(sources: Sources, config: Any) -> str:
     times = record.times
     lines = [
         f"Learns from {times[0]} to {times[first - 1]} ({first} steps of {config.step}), verifies to {times[last - 1]} "
-        f"({last - first} steps); leads {', '.join(str(lead * record.step) for lead in config.lead_steps)}",
+        f"({last - first} steps); leads: {', '.join(lead_text(lead, record.step) for lead in config.lead_steps)}",
         f"{len(record.names)} stations that are seen, {len(sources.unseen.names)} that are not",
     ]
     for v, variable in enumerate(record.variables):

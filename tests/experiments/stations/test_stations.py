@@ -77,6 +77,23 @@ def messy_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def test_checks_of_a_variable_are_settings(tmp_path, capsys):
+    lines = messy_table().splitlines()
+    rows = [k for k, line in enumerate(lines) if line.startswith("C;")][100:130]
+    for k in rows:
+        lines[k] = lines[k].rsplit(";", 1)[0] + ";51,3"  # a sensor that hangs
+    spiked = [k for k, line in enumerate(lines) if line.startswith("D;") and "-999" not in line][200]
+    lines[spiked] = lines[spiked].rsplit(";", 1)[0] + ";112,0"
+    (tmp_path / "messy.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "my.toml").write_text(LONG + "stuck = 12\nspike = 12\n")
+    main(["check", "my.toml"])
+    said = capsys.readouterr().out
+    assert "30 stuck" in said and "1 spike" in said
+    assert "leads: 1 hours, 6 hours" in said
+    (tmp_path / "my.toml").write_text(LONG + "stuck = 1\n")
+    assert "stuck must be at least 2" in refused(capsys, "check", "my.toml")
+
+
 @pytest.mark.slow
 def test_a_messy_table_through_the_command_line(tmp_path, capsys):
     (tmp_path / "messy.csv").write_text(messy_table(), encoding="utf-8")
