@@ -6,6 +6,7 @@ from diffassim.ensemble.denkf import DEnKF
 from diffassim.ensemble.enkf import EnKF
 from diffassim.ensemble.ensrf import EnSRF
 from diffassim.ensemble.etkf import ETKF
+from diffassim.ensemble.exact_perturbations import SecondOrderExactEnKF
 from diffassim.ensemble.finite_size import EnKFN
 from diffassim.ensemble.inflation import (
     AdditiveInflation,
@@ -103,6 +104,7 @@ __all__ = [
     "RelaxToPriorSpread",
     "Resampling",
     "Residual",
+    "SecondOrderExactEnKF",
     "SerialEnKF",
     "SerialFilter",
     "SquareRootNoise",

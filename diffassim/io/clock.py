@@ -166,7 +166,8 @@ def _from_text(file: str, column: pd.Series, first_row: int, form: str | None) -
         wanted = "ISO 8601, such as 2021-05-31T06:00" if form is None else f"the form {form}"
         raise DataError(
             f"{file}: column {shortened(column.name)}, row {first_row + at}: {shortened(repr(unique[codes[at]]))} is "
-            f"no date of {wanted}; say what form they have (TimeColumns: format; settings: time_format) ({int(bad.sum())} such cells near there)"
+            f"no date of {wanted}; say what form they have (format of TimeColumns, time_format in settings; "
+            f"{int(bad.sum())} such cells near there)"
         )
     with_offset = words.str.contains(OFFSET, regex=True) if form is None else np.full(len(words), "%z" in form)
     offsets = np.asarray(with_offset, dtype=bool)

@@ -122,6 +122,31 @@ def test_perturbed_observations_move_the_mean_as_the_gain_does():
     assert np.abs(other - posterior).max() > 0.1
 
 
+@pytest.mark.parametrize("error", ERRORS)
+def test_exact_perturbations_leave_no_sampling_error_where_a_direction_can_be_spared(error):
+    error, R = ERRORS[error]
+    E = ensemble(members=12)  # eleven directions for eight numbers
+    obs = da.Observations(y, [0], operator=da.observations.Linear(H), error=error)
+    expected = kalman(np.mean(E, 0), np.cov(E.T), R)
+    found = [da.ensemble.SecondOrderExactEnKF().analyze(jax.random.key(k), E, obs)[0] for k in range(2)]
+    for posterior in found:
+        np.testing.assert_allclose(np.mean(posterior, 0), expected[0], rtol=1e-10)
+        np.testing.assert_allclose(np.cov(posterior.T), expected[1], rtol=1e-9, atol=1e-12)
+    assert np.abs(found[0] - found[1]).max() > 0.1  # the perturbations are drawn all the same
+
+
+def test_exact_perturbations_take_out_the_direction_of_least_variance():
+    E = np.asarray(ensemble(members=6)) * np.geomspace(1, 1e-3, 8)
+    obs = da.Observations(y, [0], operator=da.observations.Linear(H), error=ERRORS["correlated"][0])
+    posterior, _ = da.ensemble.SecondOrderExactEnKF().analyze(KEY, E, obs)
+    expected = da.ETKF().analyze(None, E, obs)[0]
+    total = np.trace(np.cov(expected.T))
+    assert np.linalg.matrix_rank(np.cov(posterior.T), 1e-12 * total) == 4  # of 5
+    least = np.linalg.svd(E - E.mean(0), compute_uv=False)[4] ** 2 / 5
+    assert abs(np.trace(np.cov(posterior.T)) - total) < 2 * least
+    np.testing.assert_allclose(np.mean(posterior, 0), np.mean(expected, 0), atol=2 * least**0.5)
+
+
 @pytest.mark.parametrize("method", [da.ETKF(), da.EnSRF(), da.EnKF()], ids=lambda method: type(method).__name__)
 @pytest.mark.slow
 def test_large_ensembles_approach_the_kalman_filter_at_the_monte_carlo_rate(method):

@@ -36,6 +36,7 @@ METHODS = [
     Entry("ETKF, rotated", da.ETKF(inflation=1.1, rotation=True)),
     Entry("EnKF", da.EnKF()),
     Entry("EnSRF", da.EnSRF(), kalman=True),
+    Entry("second-order exact EnKF", da.ensemble.SecondOrderExactEnKF(), single=1e-4, joint=True),
     Entry("DEnKF", da.DEnKF()),
     Entry("EnKF-N", da.EnKFN()),
     Entry("LETKF", da.LETKF(localization=da.ensemble.GaspariCohn(1.2))),
