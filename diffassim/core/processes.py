@@ -17,8 +17,15 @@ import jax
 from diffassim.core.errors import AssimilationError, ConfigurationError
 
 __all__ = [
+    "ADDRESS",
+    "COUNT",
     "HEARTBEAT",
+    "HERE",
+    "LAUNCHER",
+    "PLACE_FILE",
+    "RANK",
     "ProcessError",
+    "Stopped",
     "agree",
     "claim",
     "count",
@@ -33,6 +40,8 @@ __all__ = [
 
 # The variables by which a launcher names the processes; jax itself reads the first one.
 ADDRESS, COUNT, RANK = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+LAUNCHER = "DIFFASSIM_LAUNCHER"  # number of the process that started this one, and ends it when it ends itself
+HERE = "DIFFASSIM_PROCESSES_HERE"  # how many processes share the memory of this machine
 PLACE_FILE = "DIFFASSIM_PLACE_FILE"  # where a process writes what it does, for the launcher on its machine
 HEARTBEAT = 30  # seconds without a sign of life after which jax ends the whole job
 SILENT = 20.0  # seconds without one after which the first process names the silent one and its place
@@ -49,6 +58,10 @@ _numbers: dict[str, int] = {}
 
 class ProcessError(AssimilationError):
     """Another process of the run failed, was lost, or gave no answer in time; the message names it and its place."""
+
+
+class Stopped(Exception):  # noqa: N818 (no error: what is finished is kept)
+    """Work has come to a point from which it can go on, because somebody asked it to stop."""
 
 
 def initialize(*, heartbeat: int = HEARTBEAT, timeout: int = 300) -> None:
@@ -114,12 +127,12 @@ def _named_processes() -> dict[str, Any]:
 
 def rank() -> int:
     """Return the number of this process, from 0 on."""
-    return jax.process_index() if jax.distributed.is_initialized() else 0
+    return int(_state().process_id) if jax.distributed.is_initialized() else 0
 
 
 def count() -> int:
     """Return the number of processes."""
-    return jax.process_count() if jax.distributed.is_initialized() else 1
+    return int(_state().num_processes) if jax.distributed.is_initialized() else 1
 
 
 def place(doing: str) -> None:
@@ -160,16 +173,16 @@ def exchange(name: str, text: str, timeout: float = TIMEOUT) -> list[str]:
     end = time.monotonic() + timeout
     if rank() > 0:
         while True:
-            found = _wait(f"{folder}all")
-            if found is not None:
-                return list(json.loads(found))
+            answer = _wait(f"{folder}all")
+            if answer is not None:
+                return list(json.loads(answer))
             _look_around(name, end, folder)
     pause = 0.001
-    while len(found := _directory(folder)) < count():
+    while len(there := _directory(folder)) < count():
         _look_around(name, end, folder)
         time.sleep(pause)
         pause = min(2 * pause, 0.2)
-    texts = [found[key] for key in sorted(found)]
+    texts = [there[key] for key in sorted(there)]
     _set(f"{folder}all", json.dumps(texts))
     if number > 1:  # everybody has read what came two exchanges ago
         _client().key_value_delete(f"diffassim/exchange/{name}/{number - 2}/")
@@ -303,7 +316,11 @@ def _beat() -> None:
     seen: dict[str, tuple[str, float]] = {}
     named: set[str] = set()
     beats = 0
+    launcher = os.environ.get(LAUNCHER)
     while jax.distributed.is_initialized():
+        if launcher is not None and str(os.getppid()) != launcher:  # killed: nobody would end this process
+            print("diffassim: the process that started this one is gone; it ends", file=sys.stderr, flush=True)
+            os._exit(1)
         beats += 1
         try:
             _set(f"alive/{rank()}", f"{beats} {_doing['place']}")
@@ -325,11 +342,16 @@ def _beat() -> None:
         time.sleep(BEAT)
 
 
-def _client() -> Any:
-    """Return the client of jax's coordination service, which has no public name."""
+def _state() -> Any:
+    """Return what jax knows of the processes; unlike `jax.process_index` this starts no devices."""
     from jax._src import distributed
 
-    return distributed.global_state.client
+    return distributed.global_state
+
+
+def _client() -> Any:
+    """Return the client of jax's coordination service, which has no public name."""
+    return _state().client
 
 
 def _set(key: str, text: str) -> None:
