@@ -91,6 +91,8 @@ def initialize(*, heartbeat: int = HEARTBEAT, timeout: int = 300) -> None:
             "initialization_timeout": timeout,
         }  # fmt: skip
         options |= _named_processes()
+        # Programs of which two run at once may wait for one another's messages for ever.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
         try:
             jax.distributed.initialize(**options)
         except ValueError:

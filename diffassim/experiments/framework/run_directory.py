@@ -151,7 +151,7 @@ class RunDirectory:
     def write_spread(self, carry: dict[str, Any]) -> None:
         """Write a carry that lies in parts on all processes, each its own part; every process calls this."""
         paths, structure = _flattened(carry)
-        about = {"keys": paths, "chunks": self.digests(range(10**9)) if processes.rank() == 0 else {}}
+        about = {"keys": paths, "chunks": self.digests(self.chains[0]) if processes.rank() == 0 else {}}
         about["config"] = _digest(self.config)
         write_shards(self.shards, on_host(structure), about)
         if processes.rank() == 0:
@@ -183,7 +183,7 @@ class RunDirectory:
 
     def digests(self, chunks: range) -> dict[str, str]:
         """Return the checksums of the finished ones of these chunks, by their number as text."""
-        return {f"{index:05d}": self._digests[index] for index in chunks if index in self._digests}
+        return {f"{index:05d}": digest for index, digest in sorted(self._digests.items()) if index in chunks}
 
     def _write_carry(self, file: Path, carry: dict[str, Any], chunks: range) -> None:
         content = {"carry": as_numpy(carry), "chunks": self.digests(chunks), "config": _digest(self.config)}

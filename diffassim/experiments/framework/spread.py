@@ -18,7 +18,7 @@ __all__ = ["advance_spread", "placed"]
 
 
 def placed(experiment: Experiment, config: Any, carry: dict[str, Any]) -> dict[str, Any]:
-    """Return a carry with its arrays in parts on the devices of all processes.
+    """Return a carry with some of its arrays in parts on the devices of all processes.
 
     Args:
         experiment: says which axis of which array is split (`Experiment.axes`).
@@ -38,7 +38,7 @@ def placed(experiment: Experiment, config: Any, carry: dict[str, Any]) -> dict[s
                 found[key] = placed_below(value, f"{path}.")
             else:
                 array = value if isinstance(value, jax.Array) else np.asarray(value)
-                found[key] = distribute(array, mesh, axes.get(path), name=path)
+                found[key] = distribute(array, mesh, axes[path], name=path) if path in axes else array
         return found
 
     try:
@@ -58,7 +58,9 @@ def advance_spread(
     mesh, axes = device_mesh(), experiment.axes(config)
     finished, carry = processes.together(
         "reading the checkpoint",
-        lambda: directory.read_spread(lambda path, shape: sharding_for(shape, mesh, axes.get(path), name=path)),
+        lambda: directory.read_spread(
+            lambda path, shape: sharding_for(shape, mesh, axes[path], name=path) if path in axes else None
+        ),
     )
     carry = placed(experiment, config, carry)
     count, seconds = experiment.chunks(config), dict[str, float]()
