@@ -12,12 +12,11 @@ import cyclopts
 from cyclopts import Parameter
 
 from diffassim.cli.environment import check_numbers_file, configure_jax, need_data_extra, require_something
-from diffassim.cli.launching import MOST, launch
+from diffassim.cli.launching import count_of, launch
 from diffassim.cli.watching import interruptible, progress, stoppable
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.processes import count as process_count
-from diffassim.core.processes import initialize, rank
-from diffassim.io.messages import shortened
+from diffassim.core.processes import rank
 
 __all__ = ["add_commands"]
 
@@ -62,9 +61,7 @@ def run(
         raise ConfigurationError("--resume DIR stands alone: DIR holds the experiment and its settings")
     if resume is None and experiment is None:
         raise ConfigurationError("run: name an experiment (diffassim list shows them), a TOML file, or --resume DIR")
-    if processes == "cluster":
-        initialize()
-    count = _count_of(processes)
+    count = count_of(processes)
     found, config, directory = _asked_for(experiment, settings, out, resume)
     if count > 1:
         from diffassim.experiments.framework.run_directory import LOGS
@@ -73,24 +70,13 @@ def run(
         words = [] if experiment is None else [experiment]
         words += [word for setting in settings for word in ("--set", setting)]
         words += ["--out", str(directory)] if resume is None else ["--resume", str(directory)]
-        code = launch(["run", *words], count, directory / LOGS)
-        if code:
-            sys.exit(code)
-        return
+        advice = f"What is finished is kept: diffassim run --resume {directory} goes on, with any number of --processes"
+        sys.exit(launch(["run", *words], count, directory / LOGS, advice))
     results = _computed(found, config, directory, resume is not None)
     if rank() == 0:
         print(results.table.rstrip())
         print(f"\nindex.html, figures, scores.csv and analysis.nc: {directory}")
     require_something(results)
-
-
-def _count_of(word: str) -> int:
-    """Return the number of processes to start, 1 for none besides this one."""
-    if word == "cluster":
-        return 1
-    if not word.isdecimal() or not 1 <= int(word) <= MOST:
-        raise ConfigurationError(f"--processes {shortened(word)}: must be 1 to {MOST}, or the word cluster")
-    return int(word)
 
 
 def _asked_for(

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 from diffassim.cli.environment import USER_ERROR
 from diffassim.core.errors import ConfigurationError
-from diffassim.core.processes import ADDRESS, COUNT, HERE, LAUNCHER, PLACE_FILE, RANK
+from diffassim.core.processes import ADDRESS, COUNT, HERE, LAUNCHER, PLACE_FILE, RANK, initialize
+from diffassim.io.messages import shortened
 
-__all__ = ["launch"]
+__all__ = ["MOST", "count_of", "launch"]
 
+CLUSTER = "cluster"  # in place of a number: somebody else has started the processes
 GRACE = 10.0  # seconds that the others have to end after one of them has failed
 LOOK = 0.1  # seconds between looks at them
 MOST = 1024
@@ -35,7 +37,26 @@ class _Rank(NamedTuple):
             return "its start"
 
 
-def launch(words: list[str], count: int, directory: Path) -> int:
+def count_of(word: str) -> int:
+    """Return how many processes to start in place of this one; 1: none, this one goes on.
+
+    Where others have started it as one of several, it becomes one of them.
+
+    Args:
+        word: what --processes says, a number or "cluster".
+
+    Raises:
+        ConfigurationError: if it is something else.
+    """
+    if word == CLUSTER:
+        initialize()
+        return 1
+    if not word.isdecimal() or not 1 <= int(word) <= MOST:
+        raise ConfigurationError(f"--processes {shortened(word)}: must be 1 to {MOST}, or the word {CLUSTER}")
+    return int(word)
+
+
+def launch(words: list[str], count: int, directory: Path, advice: str) -> int:
     """Run a command of diffassim in several processes of this machine, and return their worst exit code.
 
     The first process has this one's terminal; the others write directory/rank-N.log. Ctrl-C and SIGTERM go to all of
@@ -45,13 +66,12 @@ def launch(words: list[str], count: int, directory: Path) -> int:
         words: of the command, without the number of processes.
         count: number of processes.
         directory: for the logs; made by this call.
+        advice: what to do where one of them failed.
 
     Raises:
-        ConfigurationError: if there cannot be so many, or there are fewer accelerators.
+        ConfigurationError: if there are fewer accelerators.
     """
     accelerators = _accelerators()
-    if not 1 <= count <= MOST:
-        raise ConfigurationError(f"--processes {count}: must be between 1 and {MOST}, or the word cluster")
     if 0 < accelerators < count:
         raise ConfigurationError(
             f"--processes {count}: this machine has {accelerators} accelerators, and every process needs one; choose "
@@ -60,7 +80,7 @@ def launch(words: list[str], count: int, directory: Path) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     address = f"localhost:{_free_port()}"
     ranks = [_start(words, number, count, address, directory, accelerators > 0) for number in range(count)]
-    return _watched(ranks, directory)
+    return _watched(ranks, directory, advice)
 
 
 def _start(words: list[str], number: int, count: int, address: str, directory: Path, own_device: bool) -> _Rank:
@@ -72,7 +92,7 @@ def _start(words: list[str], number: int, count: int, address: str, directory: P
     }  # fmt: skip
     if own_device:
         environment.setdefault("JAX_LOCAL_DEVICE_IDS", str(number))
-    command = [sys.executable, *_program(), *words, "--processes", "cluster"]
+    command = [sys.executable, *_program(), *words, "--processes", CLUSTER]
     if number == 0:
         return _Rank(number, subprocess.Popen(command, env=environment, start_new_session=True), place)
     with (directory / f"rank-{number}.log").open("wb") as log:
@@ -90,7 +110,7 @@ def _program() -> list[str]:
     return ["-m", "diffassim.cli"]
 
 
-def _watched(ranks: list[_Rank], directory: Path) -> int:
+def _watched(ranks: list[_Rank], directory: Path, advice: str) -> int:
     """Wait for all of them, hand on signals, and stop all of them where one fails."""
     asked: list[int] = []
     before = {number: signal.signal(number, lambda n, _: asked.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -120,11 +140,11 @@ def _watched(ranks: list[_Rank], directory: Path) -> int:
     if failed is None:
         return 0
     if _killed(failed):
-        _tell(failed, directory)
+        _tell(failed, directory, advice)
         return _code(failed)
     worst = max((rank for rank in ranks if _code(rank) <= USER_ERROR), key=_code, default=failed)
     if not _code(ranks[0]):  # which has told nothing
-        _tell(worst, directory)
+        _tell(worst, directory, advice)
     return _code(worst)
 
 
@@ -144,14 +164,13 @@ def _code(rank: _Rank) -> int:
     return 128 - found if found < 0 else int(found)
 
 
-def _tell(rank: _Rank, directory: Path) -> None:
+def _tell(rank: _Rank, directory: Path, advice: str) -> None:
     """Say which process failed, how, and where."""
     found = rank.process.returncode
     how = f"was killed by {signal.Signals(-found).name}" if found < 0 else f"ended with exit code {found}"
     log = "" if rank.number == 0 else f" (its log: {directory / f'rank-{rank.number}.log'})"
     print(
-        f"diffassim: rank {rank.number} {how} at {rank.told()}{log}; the others are stopped, and what is finished is "
-        f"kept: diffassim run --resume {directory.parent} goes on with any number of --processes",
+        f"diffassim: rank {rank.number} {how} at {rank.told()}{log}; the others are stopped. {advice}",
         file=sys.stderr,
         flush=True,
     )

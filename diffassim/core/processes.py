@@ -35,6 +35,7 @@ __all__ = [
     "place",
     "raised",
     "rank",
+    "share_out",
     "together",
 ]
 
@@ -267,6 +268,41 @@ def claim(name: str) -> bool:
             return False
         raise _lost(error) from None
     return True
+
+
+def share_out(name: str, number: int, act: Callable[[int], str], seen: Callable[[dict[int, str]], None]) -> list[str]:
+    """Return what `act` returns for every number, each computed by the process that comes to it first.
+
+    Args:
+        name: of the work, for messages.
+        number: how many pieces of work there are.
+        act: what is done for the k-th of them; it returns a text, which all processes get.
+        seen: told in the first process, after each piece of its own, which texts there are so far, of all processes.
+
+    Raises:
+        ProcessError: if another process failed.
+
+    Example:
+        >>> share_out("squares", 3, lambda k: str(k * k), lambda texts: None)
+        ['0', '1', '4']
+    """
+    own: dict[int, str] = {}
+    run = exchange(f"the start of {name}", str(time.time_ns()))[0]
+    for k in range(number):
+        if claim(f"{run}/{k}"):
+            try:
+                own[k] = act(k)
+            except Exception as error:
+                fail(f"{type(error).__name__}: {error}")
+                raise
+            if count() > 1:
+                _set(f"done/{run}/{k}", own[k])
+            if rank() == 0:
+                there = own if count() == 1 else {int(key): text for key, text in _directory(f"done/{run}/").items()}
+                seen({key: there[key] for key in sorted(there)})
+    exchange(f"the end of {name}", "")
+    there = own if count() == 1 else {int(key): text for key, text in _directory(f"done/{run}/").items()}
+    return [there[k] for k in range(number)]
 
 
 def raised(name: str, mine: bool) -> bool:
