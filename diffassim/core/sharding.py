@@ -27,6 +27,7 @@ __all__ = [
     "gathered",
     "leading_mesh",
     "mesh_of",
+    "placed",
     "sharding_for",
 ]
 
@@ -121,7 +122,7 @@ def distribute(x: Any, mesh: Mesh | None = None, axes: Axes = 0, *, name: str = 
     def place(path: Any, leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
             return leaf
-        return _placed(leaf, sharding_for(np.shape(leaf), mesh, axes, name=name + jax.tree_util.keystr(path)))
+        return placed(leaf, sharding_for(np.shape(leaf), mesh, axes, name=name + jax.tree_util.keystr(path)))
 
     return jax.tree_util.tree_map_with_path(place, x)
 
@@ -279,7 +280,8 @@ def _same(x: Any) -> Any:
     return x
 
 
-def _placed(leaf: Any, place: NamedSharding) -> Any:
+def placed(leaf: Any, place: NamedSharding) -> Any:
+    """Return one array in the parts of a sharding; of a host array, every process keeps its own."""
     if place.is_fully_addressable:
         return jax.device_put(leaf, place)
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
