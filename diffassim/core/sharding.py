@@ -6,6 +6,8 @@ JAX computes with such arrays as if they were whole: programs stay as they are, 
 from __future__ import annotations
 
 import math
+import os
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from diffassim.core.errors import ConfigurationError, ShapeError
+from diffassim.core.errors import AssimilationWarning, ConfigurationError, ShapeError
 from diffassim.core.pytree import Pytree, static
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "gathered",
     "leading_mesh",
     "mesh_of",
+    "placed",
     "sharding_for",
 ]
 
@@ -71,6 +74,9 @@ def device_mesh(sizes: int | Mapping[str, int] | None = None) -> Mesh:
     Raises:
         ConfigurationError: if a size is not positive, or there are not as many devices.
 
+    Warns:
+        AssimilationWarning: if devices that a CPU only pretends to have share too few threads.
+
     Example:
         >>> device_mesh(1).axis_names
         ('device',)
@@ -84,6 +90,7 @@ def device_mesh(sizes: int | Mapping[str, int] | None = None) -> Mesh:
             f"({jax.default_backend()}); on a CPU set XLA_FLAGS=--xla_force_host_platform_device_count=N before the "
             "first import"
         )
+    _warn_of_few_threads()
     shape = tuple(int(n) for n in sizes.values())
     return jax.make_mesh(shape, tuple(sizes), (AxisType.Auto,) * len(sizes), devices=jax.devices()[:needed])
 
@@ -121,7 +128,7 @@ def distribute(x: Any, mesh: Mesh | None = None, axes: Axes = 0, *, name: str = 
     def place(path: Any, leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
             return leaf
-        return _placed(leaf, sharding_for(np.shape(leaf), mesh, axes, name=name + jax.tree_util.keystr(path)))
+        return placed(leaf, sharding_for(np.shape(leaf), mesh, axes, name=name + jax.tree_util.keystr(path)))
 
     return jax.tree_util.tree_map_with_path(place, x)
 
@@ -209,14 +216,14 @@ def gathered(x: Any) -> Any:
 
 
 def mesh_of(x: Any) -> Mesh | None:
-    """Return the mesh on which arrays of a pytree lie in parts; None where all are whole, or traced.
+    """Return the mesh on which arrays (or shapes) of a pytree lie in parts; None where all are whole, or traced.
 
     Example:
         >>> mesh_of(jnp.ones(3)) is None
         True
     """
     for leaf in jax.tree.leaves(x):
-        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+        if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and not isinstance(leaf, jax.core.Tracer):
             place = leaf.sharding
             if isinstance(place, NamedSharding) and place.mesh.size > 1 and not place.is_fully_replicated:
                 return place.mesh  # type: ignore[return-value]
@@ -279,7 +286,8 @@ def _same(x: Any) -> Any:
     return x
 
 
-def _placed(leaf: Any, place: NamedSharding) -> Any:
+def placed(leaf: Any, place: NamedSharding) -> Any:
+    """Return one array in the parts of a sharding; of a host array, every process keeps its own."""
     if place.is_fully_addressable:
         return jax.device_put(leaf, place)
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
@@ -295,6 +303,18 @@ def _automatic(mesh: Mesh) -> Mesh:
             f"the mesh must be one of devices, found {type(mesh).__name__}; use da.device_mesh(...) or jax.make_mesh"
         )
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+
+
+def _warn_of_few_threads() -> None:
+    here = jax.local_device_count()
+    threads = int(os.environ.get("NPROC") or os.cpu_count() or 1)
+    if jax.default_backend() == "cpu" and here > 1 and threads < 2 * here:
+        warnings.warn(
+            f"{here} devices on a CPU share {threads} threads, and can wait for each other for ever; set the "
+            f"environment variable NPROC={4 * here} before JAX starts",
+            AssimilationWarning,
+            stacklevel=3,
+        )
 
 
 def _named(axes: Any, mesh: Mesh) -> dict[str, int]:

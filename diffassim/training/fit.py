@@ -19,7 +19,7 @@ from diffassim.training.checkpoints import Checkpoints
 from diffassim.training.sources import batches_of
 from diffassim.training.state import TrainingState
 from diffassim.training.streams import Stream
-from diffassim.training.updates import advance
+from diffassim.training.updates import advance, places_of
 from diffassim.training.validation import Validation, missing_values
 
 __all__ = ["Fit", "TrainingError", "fit"]
@@ -141,6 +141,7 @@ def fit(
     if batches is None:
         data = jax.tree.map(jnp.asarray, data)  # to the device once, not for every chunk
         state = state.replace(position=None)
+    places = places_of(state, data if batches is None else None)
     valued = None if validation is None else Validation(validation, batch_size)
     reports: list[Any] = []
     checked: list[float] = []
@@ -151,7 +152,9 @@ def fit(
             if stream is not None:
                 state, report = stream.advance(loss, optimizer, state, count)
             else:
-                state, report = advance(loss, optimizer, batch_size, accumulate, chunk, state, data, step, step + count)
+                state, report = advance(
+                    loss, optimizer, batch_size, accumulate, chunk, state, data, step, step + count, places=places
+                )
             reports.append(jax.tree.map(lambda leaf, k=count: np.asarray(leaf)[:k], report))
             broken = step + count != int(state.step)
             step = int(state.step)

@@ -14,7 +14,7 @@ from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.ensemble.local.places import places_by_row
 from diffassim.ensemble.local.tapers import Taper
 
-__all__ = ["FEW", "search_record", "search_sets", "within_reach"]
+__all__ = ["FEW", "search_record", "search_sets", "values_at_a_time", "within_reach"]
 
 FEW = 128  # values of one time among which nothing is searched
 SAMPLE = 32  # places for which all others are looked at, to see whether a search pays
@@ -42,12 +42,7 @@ def search_record(
         set holds for all, and the first has no such axis then. None in place of both where places or taper are traced
         or not known, or a search does not pay.
     """
-    size = sum(
-        leaf[:1].size * (stream.steps.shape[0] if rows is None else rows[k].shape[1])
-        for k, stream in enumerate(streams)
-        for leaf in jax.tree.leaves(stream.values)
-    )
-    if size <= FEW or _reach(method.localization) is None:
+    if values_at_a_time(streams, rows) <= FEW or _reach(method.localization) is None:
         return None
     try:
         with jax.ensure_compile_time_eval():
@@ -123,6 +118,15 @@ def within_reach(
             return np.pad(chosen, ((0, 0), (0, count - chosen.shape[1])), constant_values=len(others))
         wanted *= 2
     return None
+
+
+def values_at_a_time(streams: tuple[Any, ...], rows: Any) -> int:
+    """Return how many values, padding included, one time of a record has; arguments as for `search_record`."""
+    return sum(
+        leaf[:1].size * (stream.steps.shape[0] if rows is None else rows[k].shape[1])
+        for k, stream in enumerate(streams)
+        for leaf in jax.tree.leaves(stream.values)
+    )
 
 
 @partial(jax.jit, static_argnums=3)
