@@ -134,6 +134,13 @@ class Experiment(ABC):
         """
         return {}
 
+    def fields(self, config: Any, carry: dict[str, Any]) -> Mapping[str, tuple[tuple[str, ...], Any]]:
+        """Return names of the axes, and arrays, of the last carry, by name, which are written to fields.zarr in parts.
+
+        It is called by every process. Default: none.
+        """
+        return {}
+
     def memory(self, config: Any) -> dict[str, float]:
         """Return about how many bytes the largest things need, each by a name that says what makes it large.
 

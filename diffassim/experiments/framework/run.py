@@ -266,6 +266,8 @@ def _advance_chains(
             seconds[stage] = seconds.get(stage, 0.0) + time.monotonic() - before
             if processes.raised(f"stop {number}", watch.stopped):
                 return seconds, True
+        if len(directory.chains) == 1:
+            directory.write_fields(experiment.fields(config, carry))
     return seconds, False
 
 

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from diffassim.core.shard_files import on_host, open_shards, write_shards
 from diffassim.experiments.framework.base import Results
 from diffassim.experiments.framework.report import report_page
 from diffassim.io.messages import require_plain_name, shortened
+from diffassim.io.parts import write_parts
 
 __all__ = ["LOGS", "RunDirectory", "as_numpy", "versions"]
 
@@ -177,6 +178,11 @@ class RunDirectory:
         self.require_configuration(stored.about["config"])
         self.know(stored.about["chunks"])
         return len(stored.about["chunks"]), _nested(paths, arrays)
+
+    def write_fields(self, fields: Mapping[str, tuple[tuple[str, ...], Any]]) -> None:
+        """Write large arrays, every process its own parts; every process calls this."""
+        if fields:
+            write_parts(self.path / "fields.zarr", fields)
 
     def _file_of(self, chain: int) -> Path:
         return self.checkpoint if len(self.chains) == 1 else self._chains / f"{chain:05d}.msgpack"

@@ -75,4 +75,5 @@ def advance_spread(
         # All of them stop at the same chunk: otherwise those that go on would wait for the others.
         if "stop" in processes.exchange("whether to stop", "stop" if watch.stopped else ""):
             return seconds, True
+    directory.write_fields(experiment.fields(config, carry))
     return seconds, False
