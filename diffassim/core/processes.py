@@ -45,7 +45,7 @@ LAUNCHER = "DIFFASSIM_LAUNCHER"  # number of the process that started this one, 
 HERE = "DIFFASSIM_PROCESSES_HERE"  # how many processes share the memory of this machine
 PLACE_FILE = "DIFFASSIM_PLACE_FILE"  # where a process writes what it does, for the launcher on its machine
 HEARTBEAT = 30  # seconds without a sign of life after which jax ends the whole job
-SILENT = 20.0  # seconds without one after which the first process names the silent one and its place
+SILENT = 10.0  # seconds without one after which the first process names the silent one and its place
 BEAT = 2.0  # seconds between signs of life
 SLICE = 1000  # milliseconds in one call to the service, between which failures of others are seen
 TIMEOUT = 3600.0  # seconds that processes wait for one another while all of them live
@@ -373,7 +373,7 @@ def _beat() -> None:
                 named.add(key)
                 print(
                     f"diffassim: rank {key} has given no sign of life for {SILENT:.0f} s; it was last at: "
-                    f"{text.partition(' ')[2]}. The job ends after {HEARTBEAT} s",
+                    f"{text.partition(' ')[2]}. The job ends within {HEARTBEAT} s",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -132,7 +132,7 @@ def disturb(place: str) -> None:
         case "fail":
             raise ValueError("no number here")
         case "full disk":
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
         case "interrupt":
             raise KeyboardInterrupt
         case "wait":

@@ -23,7 +23,7 @@ from diffassim.core.errors import AssimilationWarning, ConfigurationError, DataE
 from diffassim.core.shard_files import on_host, open_shards, write_shards
 from diffassim.experiments.framework.base import Results
 from diffassim.experiments.framework.report import report_page
-from diffassim.io.messages import require_plain_name, shortened
+from diffassim.io.messages import require_plain_name, shortened, sized
 from diffassim.io.parts import write_parts
 
 __all__ = ["LOGS", "RunDirectory", "as_numpy", "versions"]
@@ -405,7 +405,10 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:  # netCDF's is a RuntimeError without the file's name
         beside.unlink(missing_ok=True)
-        raise OSError(f"{path}: cannot be written ({error}); what was finished before it is kept") from error
+        free = sized(shutil.disk_usage(beside.parent).free)
+        raise OSError(
+            f"{path}: cannot be written ({error}; {free} are free there); what was finished before it is kept"
+        ) from error
     os.replace(beside, path)  # noqa: PTH105 (atomic on every platform)
 
 
