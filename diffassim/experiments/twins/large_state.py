@@ -148,7 +148,7 @@ class LargeState(Experiment):
 
 
 def _drawn(key: Any, center: Any, members: int, std: float) -> Any:
-    return center + std * jax.random.normal(key, (members, *center.shape), center.dtype)
+    return center[None] + std * jax.random.normal(key, (members, *center.shape), center.dtype)
 
 
 @jax.jit
