@@ -41,6 +41,7 @@ __all__ = [
 
 # The variables by which a launcher names the processes; jax itself reads the first one.
 ADDRESS, COUNT, RANK = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+SCHEDULERS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JOB_COMPLETION_INDEX", "TPU_WORKER_ID")  # that jax reads
 LAUNCHER = "DIFFASSIM_LAUNCHER"  # number of the process that started this one, and ends it when it ends itself
 HERE = "DIFFASSIM_PROCESSES_HERE"  # how many processes share the memory of this machine
 PLACE_FILE = "DIFFASSIM_PLACE_FILE"  # where a process writes what it does, for the launcher on its machine
@@ -78,7 +79,8 @@ def initialize(*, heartbeat: int = HEARTBEAT, timeout: int = 300) -> None:
         timeout: seconds in which all processes have to appear.
 
     Raises:
-        ConfigurationError: if only some of the variables are set, or they cannot be what they are.
+        ConfigurationError: if only some of the variables are set, or they cannot be what they are; if something has
+            been computed already.
         ProcessError: if the others do not appear in time.
 
     Example:
@@ -86,26 +88,40 @@ def initialize(*, heartbeat: int = HEARTBEAT, timeout: int = 300) -> None:
         >>> rank(), count()
         (0, 1)
     """
-    if not jax.distributed.is_initialized():
-        options: dict[str, Any] = {
-            "heartbeat_timeout_seconds": heartbeat, "shutdown_timeout_seconds": heartbeat,
-            "initialization_timeout": timeout,
-        }  # fmt: skip
-        options |= _named_processes()
-        # Programs of which two run at once may wait for one another's messages for ever.
-        jax.config.update("jax_cpu_enable_async_dispatch", False)
-        try:
-            jax.distributed.initialize(**options)
-        except ValueError:
-            if options.get("num_processes"):
-                raise
-            return  # no cluster that jax knows: the only process
-        except jax.errors.JaxRuntimeError as error:
-            raise ProcessError(
-                f"the processes of this run did not find each other within {timeout} s: {str(error)[:300]}"
-            ) from None
+    if not jax.distributed.is_initialized() and not _joined(heartbeat, timeout):
+        return
     if count() > 1 and _beating.acquire(blocking=False):
         threading.Thread(target=_beat, daemon=True).start()
+
+
+def _joined(heartbeat: int, timeout: int) -> bool:
+    """Return whether there are other processes, which this one then knows."""
+    options: dict[str, Any] = {
+        "heartbeat_timeout_seconds": heartbeat, "shutdown_timeout_seconds": heartbeat,
+        "initialization_timeout": timeout,
+    }  # fmt: skip
+    options |= _named_processes()
+    try:
+        jax.distributed.initialize(**options)
+    except ValueError:
+        if options.get("num_processes"):
+            raise
+        return False  # no cluster that jax knows
+    except jax.errors.JaxRuntimeError as error:
+        raise ProcessError(
+            f"the processes of this run did not find each other within {timeout} s: {str(error)[:300]}"
+        ) from None
+    except RuntimeError:  # jax has started its devices
+        named = [name for name in (RANK, *SCHEDULERS) if name in os.environ]
+        if not named:
+            return False
+        raise ConfigurationError(
+            f"{named[0]} says that this is one of several processes, but something has been computed already; call "
+            "initialize before the first computation"
+        ) from None
+    # A precaution: programs of which two run at once could wait for one another's messages.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    return True
 
 
 def _named_processes() -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import jax
 import pytest
 
 from diffassim.core import processes
@@ -33,6 +34,14 @@ def test_half_named_processes_are_refused(monkeypatch, variables, named):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match=named):
+        processes.initialize()
+
+
+def test_a_call_that_comes_too_late_is_named(monkeypatch):
+    jax.devices()
+    processes.initialize()  # alone: nothing happens
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    with pytest.raises(ConfigurationError, match=r"SLURM_PROCID says.*before the first computation"):
         processes.initialize()
 
 

@@ -138,6 +138,33 @@ def test_a_killed_process_of_a_cluster_ends_the_job_with_its_number(whole, tmp_p
     assert_same_result(path, whole)
 
 
+def test_sigterm_to_one_process_of_a_cluster_stops_all(whole, tmp_path):
+    path = tmp_path / "run"
+    words = ("run", "countdown", *SETTINGS, "--out", str(path))
+    processes = by_hand(3, words, {}, SLOW="1")
+    while not list(path.glob("chunks/*.nc")):
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGTERM)
+    assert [ended(process)[0] for process in processes] == [143, 143, 143]
+    runs.resume(path)
+    assert_same_result(path, whole)
+
+
+def test_the_others_end_where_the_launcher_is_killed(tmp_path):
+    path = tmp_path / "run"
+    process = started("run", "countdown", *SETTINGS, "--out", str(path), "--processes", "2", SLOW="2")
+    while not list(path.glob("chunks/*.nc")):
+        time.sleep(0.1)
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    children = listed.read_text().split() if listed.exists() else []
+    process.send_signal(signal.SIGKILL)
+    ended(process)  # their ends of the pipes are closed as well
+    end = time.monotonic() + 30
+    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+
+
 def test_an_error_of_one_process_ends_the_others_with_its_words(tmp_path):
     path = tmp_path / "run"
     words = ("run", "countdown", *SETTINGS, "--out", str(path), "--processes", "4")
