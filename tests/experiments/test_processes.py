@@ -234,15 +234,16 @@ class TestSpread:
         assert {p.name for p in (path / "shards").iterdir()} == {
             "manifest.json", *(f"rank-0000{k}.bin" for k in range(4))
         }  # fmt: skip
-        self.damaged_is_named(path, monkeypatch)
+        (path / "shards").rename(path / "shards.old")  # as a kill between two renamings leaves it
         code, _, errors = command("run", "--resume", str(path), "--processes", "2", DISTURB_AT="3", **how)
         assert code == 128 + signal.SIGKILL and "rank 1 was killed" in errors, errors
         monkeypatch.setitem(runs.find_experiment.__globals__["EXPERIMENTS"], "spread-countdown", LOCATION)
+        self.damage_is_named(path)
         runs.resume(path)
         self.agrees(path, whole_spread)
 
-    def damaged_is_named(self, path, monkeypatch):
-        """Every one of a hundred flipped bits of the shards, at their restoration."""
+    def damage_is_named(self, path):
+        """Flip a hundred bits of the shards, one after the other."""
         draws, found = np.random.default_rng(1), 0
         directory = RunDirectory(path, (range(4),))
         files = sorted((path / "shards").iterdir())

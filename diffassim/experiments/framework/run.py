@@ -14,8 +14,9 @@ from diffassim.core import processes
 from diffassim.core.errors import ConfigurationError, DataError
 from diffassim.experiments import find_experiment
 from diffassim.experiments.framework.base import Experiment, Results
+from diffassim.experiments.framework.checkpoints import as_numpy
 from diffassim.experiments.framework.configuration import build_configuration, read_toml, to_toml
-from diffassim.experiments.framework.run_directory import RunDirectory, as_numpy
+from diffassim.experiments.framework.run_directory import RunDirectory
 from diffassim.experiments.framework.sharing import require_agreement, require_shareable
 from diffassim.experiments.framework.spread import advance_spread, placed
 from diffassim.io.messages import sized
