@@ -29,7 +29,7 @@ def crowded(dtype=np.float64):
     values = 8 + rng.normal(size=(1, 150))
     values[0, ::7] = np.nan
     H = da.observations.Function(lambda x: x[..., :150])
-    return da.Observations(jnp.asarray(values, dtype), [0], H, ONE), jnp.asarray(places, dtype)
+    return da.Observations(jnp.asarray(values, dtype), [0], H, ONE), jnp.asarray(places)
 
 
 def pair(method, ensemble, y, mesh, axes=0, key=None):
@@ -77,7 +77,7 @@ def test_a_local_analysis_in_parts_is_the_whole_one():
     assert found["in space"][1] == "P(None, 'device')"
     assert found["moved"][0], "crowded observations should move points to devices that have few"
     assert found["moved"][1][0] == 0 and len(found["moved"][1]) == 3
-    total, largest, kinds = found["messages"]
+    total, _, kinds = found["messages"]
     assert "all-to-all" in kinds and "collective-permute" in kinds
     assert total < 4 * N * POINTS * 8, "no device may be sent what all have"
 
