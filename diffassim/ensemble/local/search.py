@@ -14,7 +14,7 @@ from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.ensemble.local.places import places_by_row
 from diffassim.ensemble.local.tapers import Taper
 
-__all__ = ["FEW", "search_record", "search_sets", "values_at_a_time", "within_reach"]
+__all__ = ["CHUNK", "FEW", "search_record", "search_sets", "values_at_a_time", "within_reach"]
 
 FEW = 128  # values of one time among which nothing is searched
 SAMPLE = 32  # places for which all others are looked at, to see whether a search pays
