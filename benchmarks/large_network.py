@@ -79,9 +79,7 @@ def in_parts(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return `program_bytes` of one device, and of each of several that a CPU is told to pretend."""
     arguments = f"{width}, {levels}, {steps}, {single}"
-    code = f"import json
-from benchmarks.large_network import program_bytes as p
-print(json.dumps(p({arguments})))"
+    code = f"import json\nfrom benchmarks.large_network import program_bytes as p\nprint(json.dumps(p({arguments})))"
     found = []
     for count in (1, devices):
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
