@@ -26,7 +26,7 @@ from benchmarks.harness import Record, fresh_process, memory_bytes, report
 from diffassim.diagnostics import explain_communication
 
 BANDWIDTH, LATENCY = 25e9, 5e-6  # of the machine of the prediction: bytes a second and seconds a message
-ROUNDS = 5
+ROUNDS = 3
 ONE = da.covariances.Diagonal(std=jnp.float32(1.0))
 MEMBERS, STEPS = 16, 8
 Case = tuple[Callable[..., Any], tuple[Any, ...]]
@@ -53,7 +53,7 @@ def experiments(size: int) -> Case:
 
 def _run(item: Any) -> Any:
     x, forcing = item
-    return da.rollout(da.models.Lorenz96(forcing=forcing), x, 64)[-1]
+    return da.rollout(da.models.Lorenz96(forcing=forcing), x, 16)[-1]
 
 
 def letkf(size: int) -> Case:
@@ -178,7 +178,7 @@ def predicted(cpu: float, devices: int, sent: float, messages: float) -> float:
 
 
 def main(
-    *, case: list[str] | None = None, size: int = 65_536, measured: tuple[int, ...] = (1, 2, 4),
+    *, case: list[str] | None = None, size: int = 16_384, measured: tuple[int, ...] = (1, 2, 4),
     counted: tuple[int, ...] = (8, 64, 512), json: Path | None = None,
 ) -> None:  # fmt: skip
     """Measure on forced devices, count for many, and predict.

@@ -94,7 +94,7 @@ def in_parts() -> dict:
 def test_memory_and_messages_of_a_device():
     found = on_devices(in_parts)
     assert 0.4 < found["said"] / found["needed"] < 2.5, found
-    assert found["said"] < 0.45 * found["alone"]
+    assert found["said"] < 0.5 * found["alone"]  # a block of look-ups and the record do not shrink with the devices
     # Parts of 100 numbers in double precision: b = 800 bytes each, 3/4 of what is whole goes to others.
     assert found["sums"] == {"all-reduce": 2 * 800 * 3 / 4}
     assert found["turns"] == {"collective-permute": 5 * 800}

@@ -41,7 +41,7 @@ def steps_in_parts() -> dict:
         a, b = (there[0], jax.tree.leaves(there[1])), (here[0], jax.tree.leaves(here[1]))
         found[name] = [apart(a, b), list(parted.reach)]
     try:
-        da.models.in_parts(da.models.Lorenz96(), x[:24], mesh)
+        da.models.in_parts(da.models.Lorenz96(), x[:28], mesh)
     except da.ConfigurationError as error:
         found["too few"] = str(error)
     return found
@@ -54,7 +54,7 @@ def test_steps_in_parts_on_four_devices():
     for name, reach in {"field": [8, 4], "number": [8, 4], "plane": [1, 2]}.items():
         assert found[name][0] < 1e-12, (name, found)
         assert found[name][1] == reach
-    assert "reaches 8 points, but each of the 4 devices along 'space' has only 6 of 24" in found["too few"]
+    assert "reaches 8 points, but each of the 4 devices along 'space' has only 7 of 28" in found["too few"]
 
 
 @pytest.mark.slow
