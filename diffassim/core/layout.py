@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -61,11 +62,12 @@ class Layout:
         if len(leaves) == len(self.specs) and all(
             len(s) <= leaf.ndim for s, leaf in zip(self.specs, leaves, strict=True)
         ):
-            return structure.unflatten(map(self._place, leaves, self.specs))
+            apart = _apart if self.by_member else _same
+            return structure.unflatten(map(self._place, map(apart, leaves), self.specs))
         if not self.by_member:
             return x
         lead = next(spec[0] for spec in self.specs if len(spec) and _names(spec[0]))
-        return structure.unflatten([self._place(leaf, PartitionSpec(lead)) for leaf in leaves])
+        return structure.unflatten([self._place(_apart(leaf), PartitionSpec(lead)) for leaf in leaves])
 
     def turned(self, x: Any, axis: int | None = None) -> Any:
         """Return a pytree, its leading axis whole, and split along another one.
@@ -76,7 +78,7 @@ class Layout:
         """
         if not self.by_member:
             return x
-        return jax.tree.map(lambda leaf: self._place(leaf, self._across(leaf.shape, axis)), x)
+        return jax.tree.map(lambda leaf: _apart(self._place(leaf, self._across(leaf.shape, axis))), x)
 
     def split(self, x: Any, axis: int = 0) -> Any:
         """Return a pytree, every array split along one axis over all devices."""
@@ -111,8 +113,9 @@ class Layout:
             for leaf, spec in zip(leaves, specs, strict=True)
         ]
         specs = [spec if _splits(spec) else PartitionSpec(None, self.names) for spec in specs]
+        apart = partial(jax.tree.map, _apart)
         run = jax.shard_map(
-            lambda parts, *whole: jax.tree.leaves(function(structure.unflatten(parts), *whole)),
+            lambda parts, *whole: apart(jax.tree.leaves(function(structure.unflatten(apart(parts)), *whole))),
             mesh=self.mesh, in_specs=(specs, *(PartitionSpec() for _ in whole)), out_specs=specs, check_vma=False,
         )  # fmt: skip
         found = run(flat, *whole)
@@ -136,6 +139,19 @@ def _names(part: Any) -> tuple[str, ...]:
     if part is None:
         return ()
     return part if isinstance(part, tuple) else (part,)
+
+
+def _apart(leaf: Any) -> Any:
+    """Return an array by a gather along its whole leading axis.
+
+    The products of an analysis ask for a layout in memory that would spread over the messages into the forecast, and
+    the Fourier transforms of XLA on CPUs fail at any but one.
+    """
+    return leaf[jnp.arange(leaf.shape[0])]
+
+
+def _same(leaf: Any) -> Any:
+    return leaf
 
 
 def _splits(spec: PartitionSpec) -> bool:

@@ -18,8 +18,8 @@ def protect_small_machines() -> None:
     """Give JAX's CPU runtime at least four threads, and four for each device that it is told to pretend.
 
     With fewer, two independent chains of factorizations and products in one compiled program can wait for each other
-    for ever, and devices for each other's messages. The number of threads is read from the environment variable NPROC when the CPU backend starts; an
-    existing value is respected.
+    for ever, and devices for each other's messages. The number of threads is read from the environment variable NPROC
+    when the CPU backend starts; an existing value is respected.
 
     Warns:
         AssimilationWarning: if the backend has started already, so that the setting comes too late.

@@ -56,9 +56,7 @@ class FullySharded(Pytree):
         longest = max((n for n in shape if n % count == 0), default=0)
         if math.prod(shape) < self.least or not longest:
             return PartitionSpec()
-        parts: list[Any] = [None] * len(shape)
-        parts[shape.index(longest)] = names[0] if len(names) == 1 else names
-        return PartitionSpec(*parts)
+        return PartitionSpec(*(None,) * shape.index(longest), names[0] if len(names) == 1 else names)
 
 
 Axes = int | Mapping[str, int] | FullySharded | None

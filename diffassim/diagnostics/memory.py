@@ -201,7 +201,8 @@ def _of_cycle(method: Any, belief: Any, streams: tuple[Any, ...], members: bool)
     advice: list[str] = []
     batch, near = getattr(method, "batch", None), getattr(method, "neighbors", None)
     if batch is not None:
-        nearest = getattr(method, "nearest", None) if method.parts is None else method.parts.near
+        parts_of = getattr(method, "parts", None)
+        nearest = getattr(method, "nearest", None) if parts_of is None else parts_of.near
         used = int(nearest.shape[-1]) if nearest is not None else values
         if nearest is not None:
             block = min(MANY * batch, math.ceil(nearest.shape[-2] / devices))

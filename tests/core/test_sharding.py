@@ -29,7 +29,7 @@ def experiment(seed):
 
 def what_four_devices_say() -> dict:
     mesh, square = da.device_mesh(), da.device_mesh({"member": 2, "space": 2})
-    x = {"u": np.arange(32.0).reshape(8, 4), "rate": 0.5, "one": np.ones((1, 3))}
+    x = {"u": np.arange(32.0).reshape(8, 4), "rate": 0.5, "one": np.ones((1, 1))}
     placed = da.distribute(x, square, {"member": 0, "space": -1})
     seeds = np.arange(6)
     mapped = da.distributed_map(experiment, seeds, mesh)
