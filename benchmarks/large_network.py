@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 import warnings
@@ -15,8 +16,9 @@ import numpy as np
 from flax import nnx
 
 import diffassim as da
-from benchmarks.harness import Record, report
+from benchmarks.harness import Record, fresh_process, report
 from diffassim.core.paths import replace_at, value_at
+from diffassim.diagnostics import explain_communication
 from diffassim.learned import Network, SurrogateModel, parameter_count
 from diffassim.learned.networks import PeriodicUNet
 
@@ -49,9 +51,60 @@ def problem(forward: SurrogateModel, steps: int) -> tuple[Any, Any]:
     return da.StrongConstraint4DVar(forward, background, B, obs), truth
 
 
+def program_bytes(width: int, levels: int, steps: int, single: bool) -> dict[str, Any]:
+    """Return what a device of this process needs for J with its gradient, the network in parts on all; nothing is run.
+
+    Returns:
+        Bytes of its arguments, of its working memory and of its results, and the number of parameters.
+    """
+    forward = model(width, levels, None if single else jnp.bfloat16, remat=True)
+    size = CHANNELS * SHAPE[0] * SHAPE[1]
+    seen = np.arange(0, size, round(1 / SHARE))
+    values = jnp.zeros((steps, len(seen)), jnp.float32)
+    R, B = (da.covariances.Diagonal(std=jnp.float32(std)) for std in (ERROR, STD))
+    obs = da.Observations(values, np.arange(1, steps + 1), da.observations.Function(lambda x: x.ravel()[seen]), R)
+    count = parameter_count(forward.network)
+    forward = da.distribute(forward, da.device_mesh(), da.FullySharded())
+    cost = da.StrongConstraint4DVar(forward, jnp.zeros((*SHAPE, CHANNELS), jnp.float32), B, obs)
+    program = jax.jit(jax.value_and_grad(lambda v, cost: cost(v))).lower(cost.control(), cost).compile()
+    memory, sent = program.memory_analysis(), explain_communication(program)
+    return {
+        "arguments": memory.argument_size_in_bytes, "working": memory.temp_size_in_bytes,
+        "results": memory.output_size_in_bytes, "parameters": count, "sent": sent.total, "largest": sent.largest,
+    }  # fmt: skip
+
+
+def in_parts(
+    devices: int, width: int, levels: int, steps: int, single: bool, timeout: float = 1800
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return `program_bytes` of one device, and of each of several that a CPU is told to pretend."""
+    arguments = f"{width}, {levels}, {steps}, {single}"
+    code = f"import json\nfrom benchmarks.large_network import program_bytes as p\nprint(json.dumps(p({arguments})))"
+    found = []
+    for count in (1, devices):
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+        found.append(fresh_process(code, {"XLA_FLAGS": flags, "NPROC": str(4 * count)}, timeout=timeout))
+    return found[0], found[1]
+
+
+def report_parts(devices: int, width: int, levels: int, steps: int, single: bool, json: Path | None) -> None:
+    """Report the memory of a device, the network in parts on several."""
+    alone, each = in_parts(devices, width, levels, steps, single)
+    totals = [sum(found[part] for part in ("arguments", "working", "results")) for found in (alone, each)]
+    size = f"{alone['parameters']:,} parameters, {steps} steps, {'float32' if single else 'bfloat16'}"
+    records = [
+        Record(
+            what=f"memory of each of {count} device(s)", size=size, dtype="float32", peak_bytes=total,
+            reference="one device", ratio=total / totals[0], target=None if count == 1 else 1 / 3, more=found,
+        )
+        for count, total, found in zip((1, devices), totals, (alone, each), strict=True)
+    ]  # fmt: skip
+    report("a large network in parts", records, json)
+
+
 def main(
     *, width: int = 168, levels: int = 4, steps: int = 4, iterations: int = 5, single: bool = False,
-    json: Path | None = None,
+    devices: int | None = None, json: Path | None = None,
 ) -> None:  # fmt: skip
     """Time J with its gradient, and a search by L-BFGS, over a window of a large network; weights in single precision.
 
@@ -61,8 +114,12 @@ def main(
         steps: window length, one call of the network each.
         iterations: of the search.
         single: compute in single precision; default: in bfloat16.
+        devices: instead of running anything, compare the memory of the compiled program on so many devices with one.
         json: file for the records.
     """
+    if devices is not None:
+        report_parts(devices, width, levels, steps, single, json)
+        return
     forward = model(width, levels, None if single else jnp.bfloat16, remat=True)
     cost, truth = problem(forward, steps)
     v = cost.control()

@@ -34,6 +34,7 @@ from diffassim.core.errors import (  # noqa: E402
     ShapeError,
 )
 from diffassim.core.results import Result  # noqa: E402
+from diffassim.core.sharding import FullySharded, device_mesh, distribute, distributed_map  # noqa: E402
 from diffassim.cycling import (  # noqa: E402
     FourDVar,
     HybridFourDVar,
@@ -99,6 +100,7 @@ __all__ = [
     "EveryStep",
     "FourDEnVar",
     "FourDVar",
+    "FullySharded",
     "GaussNewton",
     "HybridFourDVar",
     "IEnKS",
@@ -118,7 +120,10 @@ __all__ = [
     "cycle",
     "cycling",
     "decisions",
+    "device_mesh",
     "diagnostics",
+    "distribute",
+    "distributed_map",
     "ensemble",
     "gaussian",
     "grids",

@@ -9,9 +9,10 @@ from typing import Any
 import cyclopts
 
 from diffassim.cli.benches import bench
-from diffassim.cli.environment import FAILED, USER_ERROR, version_text
+from diffassim.cli.environment import FAILED, USER_ERROR, leave, version_text
 from diffassim.cli.experiments import add_commands
 from diffassim.core.errors import AssimilationError
+from diffassim.core.processes import ProcessError
 from diffassim.io.messages import single_line
 
 __all__ = ["app", "main"]
@@ -43,12 +44,14 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         print(f"diffassim: {single_line(error)}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+        leave(FAILED if isinstance(error, ProcessError) else USER_ERROR)
     except Exception as error:
         if debug:
             raise
         print(f"diffassim: {_unforeseen(error)}", file=sys.stderr)
-        sys.exit(FAILED)
+        leave(FAILED)
+    except SystemExit as end:
+        leave(end.code)
 
 
 def _unforeseen(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,9 +11,11 @@ from typing import Annotated, Any
 import cyclopts
 from cyclopts import Parameter
 
-from diffassim.cli.environment import check_numbers_file, configure_jax, need_data_extra
+from diffassim.cli.environment import check_numbers_file, configure_jax, need_data_extra, version_text
+from diffassim.cli.launching import count_of, launch
 from diffassim.cli.watching import progress
 from diffassim.core.errors import ConfigurationError
+from diffassim.core.processes import agree, place, rank, share_out
 from diffassim.io.messages import shortened
 
 __all__ = ["bench"]
@@ -32,6 +35,7 @@ def literature(
     rows: Path | None = None,
     out: Path | None = None,
     listing: Annotated[bool, Parameter(name="--list", negative=())] = False,
+    processes: str = "1",
 ) -> None:
     """Rerun documented scores of filters and smoothers, and print ours beside them.
 
@@ -53,9 +57,12 @@ def literature(
         File for all numbers, .json or .csv, written after every row.
     listing
         Only list the rows.
+    processes
+        Number of processes of this machine that share the rows; or the word cluster, see `diffassim run --help`.
     """
     need_data_extra()
-    from diffassim.experiments.literature import LEFT_OUT, ROWS, find_rows, read_rows, rerun, write_outcomes
+    number = count_of(processes)
+    from diffassim.experiments.literature import LEFT_OUT, ROWS, find_rows, read_rows
 
     for name, count in (("seeds", seeds), ("cycles", cycles)):
         if count is not None and not 1 <= count <= LARGEST_COUNT:
@@ -69,16 +76,41 @@ def literature(
         _print_left_out(LEFT_OUT)
         return
     check_numbers_file(out)
+    if number > 1:
+        words = ["--case", case, "--method", method, "--seeds", str(seeds)]
+        words += [] if cycles is None else ["--cycles", str(cycles)]
+        words += [] if rows is None else ["--rows", str(rows)]
+        words += [] if out is None else ["--out", str(out)]
+        logs = Path(tempfile.mkdtemp(prefix="diffassim-processes-"))
+        sys.exit(launch(["bench", "literature", *words], number, logs, "Start again; nothing is lost but these rows"))
     configure_jax("float64")
-    outcomes = []
+    outcomes = _rerun_together(chosen, seeds, cycles, out)
+    if rank() == 0:
+        _print_outcomes(outcomes)
+
+
+def _rerun_together(chosen: list[Any], seeds: int, cycles: int | None, out: Path | None) -> list[Any]:
+    """Return the outcomes of all rows, of which each process computes some; the first one writes what there is."""
+    from diffassim.experiments.literature import as_text, from_text, rerun, write_outcomes
+
+    agree({"rows": "\n".join(f"{row.name} {seeds} {cycles}" for row in chosen), "version": version_text()})
+
+    def write(texts: dict[int, str]) -> None:
+        watcher.progress(len(texts), len(chosen))
+        if out is not None:
+            write_outcomes([from_text(chosen[k], text) for k, text in texts.items()], out)
+
+    def act(k: int) -> str:
+        watcher.tell(chosen[k].name)
+        place(chosen[k].name)
+        return as_text(rerun(chosen[k], seeds, cycles=cycles))
+
     with progress() as watcher:
-        for finished, row in enumerate(chosen):
-            watcher.progress(finished, len(chosen))
-            watcher.tell(row.name)
-            outcomes.append(rerun(row, seeds, cycles=cycles))
-            if out is not None:
-                write_outcomes(outcomes, out)
-    _print_outcomes(outcomes)
+        watcher.progress(0, len(chosen))
+        texts = share_out("the rows", len(chosen), act, write)
+    if rank() == 0:
+        write(dict(enumerate(texts)))
+    return [from_text(row, text) for row, text in zip(chosen, texts, strict=True)]
 
 
 @bench.command

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from diffassim.core import processes
 from diffassim.core.errors import ConfigurationError
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "USER_ERROR",
     "check_numbers_file",
     "configure_jax",
+    "leave",
     "need_data_extra",
     "require_something",
     "version_text",
@@ -24,6 +27,7 @@ __all__ = [
 
 FAILED = 1  # exit code where nothing was reached, or of an error that nobody foresaw
 USER_ERROR = 2  # exit code where the user can help it
+LINGER = 3.0  # seconds in which the first process, through which all others talk, lets them read why it ends
 INTERRUPTED, TERMINATED = 130, 143  # exit codes after Ctrl-C and SIGTERM, as shells have them
 
 
@@ -33,6 +37,21 @@ def version_text() -> str:
         return version("diffassim")
     except PackageNotFoundError:
         return "not installed"
+
+
+def leave(code: Any) -> None:
+    """End this process; as one of several it does not wait for the others, which may wait for it.
+
+    Args:
+        code: exit code, as `sys.exit` takes it.
+    """
+    if not code or processes.count() == 1:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if processes.rank() == 0:
+        time.sleep(LINGER)
+    os._exit(code if isinstance(code, int) else FAILED)
 
 
 def need_data_extra() -> None:

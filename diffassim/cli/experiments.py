@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import cyclopts
 from cyclopts import Parameter
 
 from diffassim.cli.environment import check_numbers_file, configure_jax, need_data_extra, require_something
-from diffassim.cli.watching import interruptible, progress
+from diffassim.cli.launching import count_of, launch
+from diffassim.cli.watching import interruptible, progress, stoppable
 from diffassim.core.errors import ConfigurationError
+from diffassim.core.processes import count as process_count
+from diffassim.core.processes import rank
 
 __all__ = ["add_commands"]
 
@@ -32,6 +38,7 @@ def run(
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)] = (),
     out: Path | None = None,
     resume: Path | None = None,
+    processes: str = "1",
 ) -> None:
     """Run an experiment, or go on with an interrupted one.
 
@@ -45,35 +52,77 @@ def run(
         Output directory; default results/NAME.
     resume
         Directory of an interrupted run to go on with.
+    processes
+        Number of processes of this machine that share the work; or the word cluster, where SLURM, Kubernetes or a TPU
+        pod has started this command many times.
     """
     need_data_extra()
+    if resume is not None and (experiment is not None or settings or out is not None):
+        raise ConfigurationError("--resume DIR stands alone: DIR holds the experiment and its settings")
+    if resume is None and experiment is None:
+        raise ConfigurationError("run: name an experiment (diffassim list shows them), a TOML file, or --resume DIR")
+    count = count_of(processes)
+    found, config, directory = _asked_for(experiment, settings, out, resume)
+    if count > 1:
+        from diffassim.experiments.framework.run_directory import LOGS
+
+        _require_processes(found, config, count)
+        words = [] if experiment is None else [experiment]
+        words += [word for setting in settings for word in ("--set", setting)]
+        words += ["--out", str(directory)] if resume is None else ["--resume", str(directory)]
+        advice = f"What is finished is kept: diffassim run --resume {directory} goes on, with any number of --processes"
+        sys.exit(launch(["run", *words], count, directory / LOGS, advice))
+    results = _computed(found, config, directory, resume is not None)
+    if rank() == 0:
+        print(results.table.rstrip())
+        print(f"\nindex.html, figures, scores.csv and analysis.nc: {directory}")
+    require_something(results)
+
+
+def _asked_for(
+    experiment: str | None, settings: tuple[str, ...], out: Path | None, resume: Path | None
+) -> tuple[Any, Any, Path]:
+    """Return an experiment, its configuration and its directory."""
     from diffassim.experiments import find_experiment
-    from diffassim.experiments.framework import run as runs
     from diffassim.experiments.framework.configuration import build_configuration, parse_setting, read_toml
 
     if resume is not None:
-        if experiment is not None or settings or out is not None:
-            raise ConfigurationError("--resume DIR stands alone: DIR holds the experiment and its settings")
-        configure_jax(read_toml(resume / "config.toml")[1].get("dtype"))
-        directory = resume
-        with interruptible(directory), progress() as watcher:
-            results = runs.resume(resume, watcher.progress, watcher.tell)
+        name, values = read_toml(resume / "config.toml")
+    elif str(experiment).endswith(".toml"):
+        name, values = read_toml(Path(str(experiment)))
     else:
-        if experiment is None:
-            raise ConfigurationError(
-                "run: name an experiment (diffassim list shows them), a TOML file, or --resume DIR"
-            )
-        name, values = read_toml(Path(experiment)) if experiment.endswith(".toml") else (experiment, {})
-        values |= dict(map(parse_setting, settings))
-        found = find_experiment(name)
-        config = build_configuration(found.configuration, values, name)
-        configure_jax(config.dtype)
-        directory = Path("results") / name if out is None else out
-        with interruptible(directory), progress() as watcher:
-            results = runs.run(found, config, directory, watcher.progress, watcher.tell)
-    print(results.table.rstrip())
-    print(f"\nindex.html, figures, scores.csv and analysis.nc: {directory}")
-    require_something(results)
+        name, values = str(experiment), {}
+    values |= dict(map(parse_setting, settings))
+    found = find_experiment(name)
+    config = build_configuration(found.configuration, values, name)
+    configure_jax(config.dtype)
+    return found, config, resume or out or Path("results") / name
+
+
+def _computed(found: Any, config: Any, directory: Path, resumed: bool) -> Any:
+    """Run an experiment, or go on with it, alone or as one of several processes."""
+    from diffassim.experiments.framework import run as runs
+
+    stop: Callable[[], bool] | None
+    with contextlib.ExitStack() as stack:
+        if process_count() > 1:
+            stop = stack.enter_context(stoppable(directory))
+        else:
+            stop = stack.enter_context(interruptible(directory))
+        watcher = stack.enter_context(progress())
+        if resumed:
+            return runs.resume(directory, watcher.progress, watcher.tell, stop)
+        return runs.run(found, config, directory, watcher.progress, watcher.tell, stop)
+
+
+def _require_processes(found: Any, config: Any, count: int) -> None:
+    """Raise `ConfigurationError` before anything starts, if so many processes cannot share an experiment's work."""
+    import jax
+
+    from diffassim.experiments.framework.sharing import require_shareable
+
+    jax.config.update("jax_platforms", "cpu")  # here nothing is computed: the devices are for the others
+    require_shareable(found, config, count)
 
 
 Settings = Annotated[tuple[str, ...], Parameter(name="--set", negative=(), show_default=False)]

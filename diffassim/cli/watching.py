@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from diffassim.cli.environment import INTERRUPTED, TERMINATED
+from diffassim.core import processes
+from diffassim.core.processes import Stopped
 
-__all__ = ["interruptible", "progress"]
+__all__ = ["interruptible", "progress", "stoppable"]
 
 HEARTBEAT = 60.0  # seconds of silence after which a run that nobody watches says what it does
 
@@ -44,6 +47,41 @@ def interruptible(directory: Path) -> Iterator[None]:
     finally:
         if here:
             signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def stoppable(directory: Path) -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C and SIGTERM stop one of several processes where all of them can stop; a second one ends it at once.
+
+    Yields what says whether somebody asked.
+    """
+    asked: list[int] = []
+
+    def ask(number: int, _: Any) -> None:
+        if asked:
+            os._exit(_code(number))
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    except Stopped:
+        number = asked[0] if asked else signal.SIGTERM
+        if processes.rank() == 0:
+            word = "interrupted" if number == signal.SIGINT else "terminated"
+            print(
+                f"\ndiffassim: {word}. What is finished lies in {directory}; go on with: "
+                f"diffassim run --resume {directory} --processes {processes.count()}",
+                file=sys.stderr,
+            )
+        sys.exit(_code(number))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _code(number: int) -> int:
+    return INTERRUPTED if number == signal.SIGINT else TERMINATED
 
 
 class Watcher:

@@ -1,5 +1,6 @@
 """Tests, accounts and scores for the user's own models and assimilations."""
 
+from diffassim.diagnostics.communication import Communication, explain_communication
 from diffassim.diagnostics.covariance import check_covariance
 from diffassim.diagnostics.crps import crps, normal_crps, weighted_crps
 from diffassim.diagnostics.cycle_summary import cycle_summary
@@ -23,6 +24,7 @@ from diffassim.diagnostics.spectra import Spectrum, power_spectrum, spherical_po
 from diffassim.diagnostics.summary import summary
 
 __all__ = [
+    "Communication",
     "Coverage",
     "Exceedance",
     "Explanation",
@@ -41,6 +43,7 @@ __all__ = [
     "cycle_summary",
     "exceedance_reliability",
     "explain",
+    "explain_communication",
     "explain_memory",
     "independent_count",
     "innovation_statistics",

@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from jax.sharding import NamedSharding
 
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.schedule import checkpoint_factors
+from diffassim.core.sharding import mesh_of
+from diffassim.ensemble.local.domain import MANY, DomainFilter
 from diffassim.methods.sequential import SequentialMethod
 from diffassim.methods.windows import EnsembleWindowMethod
 from diffassim.observations.container import as_streams
@@ -21,7 +24,7 @@ __all__ = ["MemoryReport", "explain_memory"]
 
 
 class MemoryReport(Pytree):
-    """Result of `explain_memory`; its text is a table.
+    """Result of `explain_memory`; its text is a table. On several devices the bytes are those of each.
 
     Args:
         parts: bytes by what they are for, the largest first; estimates from shapes.
@@ -68,7 +71,8 @@ def explain_memory(
     - `explain_memory(method, model, ensemble, observations)`: what `cycle` with a sequential method holds: ensemble,
       record, observed anomalies, the matrices of the analysis, and what it returns.
 
-    Shapes are enough: arrays may be `jax.ShapeDtypeStruct`.
+    Shapes are enough: arrays may be `jax.ShapeDtypeStruct`. Where they lie in parts on several devices (or the shapes
+    have a sharding), the bytes are those of one device.
 
     Args:
         subject: a cost, or a sequential method.
@@ -152,6 +156,13 @@ def _of_cost(cost: Any, compiled: bool) -> MemoryReport:
     return MemoryReport(_ordered(parts), budgets, number, tuple(advice))
 
 
+def _values_at_a_time(streams: tuple[Any, ...]) -> int:
+    """Return how many values one analysis has, if all have as many."""
+    return sum(
+        leaf.size // max(stream.steps.shape[0], 1) for stream in streams for leaf in jax.tree.leaves(stream.values)
+    )
+
+
 def _budgets(steps: int, state: int, step: int) -> dict[int, int]:
     """Return the bytes of an adjoint by forward runs: all intermediates, one state a step, nests of two, three ..."""
     found = {1: steps * (step + state)}
@@ -172,25 +183,32 @@ def _candidates(steps: int) -> list[float]:
 
 
 def _of_cycle(method: Any, belief: Any, streams: tuple[Any, ...], members: bool) -> MemoryReport:
-    leaves = jax.tree.leaves(belief)
+    leaves, mesh = jax.tree.leaves(belief), mesh_of(belief)
+    devices = 1 if mesh is None else mesh.size
     N = max(int(leaves[0].shape[0]), 1) if leaves and leaves[0].shape else 1
     item = leaves[0].dtype.itemsize if leaves else 8
     ensemble, state = bytes_of(belief), bytes_of(belief) // N
+    held = values = _values_at_a_time(streams)
     times = max((int(stream.steps.shape[0]) for stream in streams), default=0)
-    values = sum(
-        leaf.size // max(stream.steps.shape[0], 1) for stream in streams for leaf in jax.tree.leaves(stream.values)
-    )
+    if isinstance(method, DomainFilter) and method.parts is not None:
+        held = math.ceil(values / devices) + method.parts.values.rows
     parts = {
         "ensemble (prior, posterior, forecast)": 3 * ensemble,
         "record of observations": bytes_of(streams),
-        "observed anomalies and innovations": 2 * (N + 1) * values * item,
+        "observed anomalies and innovations": 2 * (N + 1) * held * item,
         "means and spreads of all times": 4 * times * state,
     }
     advice: list[str] = []
     batch, near = getattr(method, "batch", None), getattr(method, "neighbors", None)
     if batch is not None:
-        nearest = getattr(method, "nearest", None)
-        used = near or (int(nearest.shape[1]) if nearest is not None else values)
+        parts_of = getattr(method, "parts", None)
+        nearest = getattr(method, "nearest", None) if parts_of is None else parts_of.near
+        used = int(nearest.shape[-1]) if nearest is not None else values
+        if nearest is not None:
+            block = min(MANY * batch, math.ceil(nearest.shape[-2] / devices))
+            parts["numbers of the observations near each point"] = bytes_of(nearest)
+            parts[f"observations looked up for {block} points at a time"] = 2 * block * used * (N + 3) * item
+        used = min(used, near or used)
         parts[f"local analyses, {batch} points at a time with {used} observations each"] = (
             batch * (3 * N * N + 2 * N * used) * item
         )
@@ -215,9 +233,15 @@ def parts_total(parts: Mapping[str, int]) -> int:
 
 
 def bytes_of(x: Any) -> int:
-    """Return the bytes of all arrays of a pytree (or of their shapes)."""
+    """Return the bytes that a device has of all arrays of a pytree (or of their shapes)."""
     leaves = [leaf for leaf in jax.tree.leaves(x) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
+    return sum(math.prod(_part_of(leaf)) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _part_of(leaf: Any) -> tuple[int, ...]:
+    """Return the shape of what one device has of an array."""
+    place = getattr(leaf, "sharding", None)
+    return tuple(place.shard_shape(leaf.shape)) if isinstance(place, NamedSharding) else tuple(leaf.shape)
 
 
 def size_in_words(size: float) -> str:

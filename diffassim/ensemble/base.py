@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
+from diffassim.core.layout import Layout
 from diffassim.core.pytree import static
 from diffassim.ensemble.inflation import as_inflation
 from diffassim.ensemble.model_error import SquareRootNoise, checked_model_error, draws_model_error, forecast_members
@@ -18,7 +19,7 @@ from diffassim.ensemble.rotation import rotated
 from diffassim.methods.account import AnalysisInfo, account
 from diffassim.methods.departures import Departures, departures_of, innovation_along, whitened_departures
 from diffassim.methods.likelihood import innovation_log_ratio, log_density
-from diffassim.methods.members import check_ensemble, transformed, without_failed
+from diffassim.methods.members import check_ensemble, mean, spread, transformed, without_failed
 from diffassim.methods.sequential import SequentialMethod, require_key
 from diffassim.observations.container import as_streams
 
@@ -33,7 +34,7 @@ class EnsembleMethod(SequentialMethod):
     A subclass defines `update`. What is the same for all is done here: inflation, the rotation, statistics, and the
     rule that without any observed value the posterior is the prior, bit by bit, also with inflation.
 
-    Every ensemble method takes these arguments, the last two by name only.
+    Every ensemble method takes these arguments, the last three by name only.
 
     Args:
         inflation: an `Inflation`, a number that multiplies the posterior anomalies, or a tuple of several in turn.
@@ -44,12 +45,14 @@ class EnsembleMethod(SequentialMethod):
         replace_failed: whether members that are not finite are replaced before an analysis, by draws from the
             distribution of the others (static); two have to be left. They are counted all the same. Derivatives through
             the forecast of a failed member are not finite.
+        layout: how the ensemble lies on several devices (static); taken from the ensemble where it is None.
     """
 
     inflation: Any = 1.0
     rotation: bool = static(default=False)
     Q: Any = dataclasses.field(default=None, kw_only=True)
     replace_failed: bool = static(default=False, kw_only=True)
+    layout: Layout | None = static(default=None, kw_only=True)
 
     by_departures: ClassVar[bool] = True  # `update` asks nothing of the streams about other members than the prior's
 
@@ -84,6 +87,20 @@ class EnsembleMethod(SequentialMethod):
         if self.Q is not None:
             self.Q.check(f"{type(self).__name__}: Q", x)
         as_inflation(self.inflation).check(f"{type(self).__name__}: inflation", x)
+
+    def prepared(self, belief: Any, streams: tuple[Any, ...], rows: Any = None, real: Any = None) -> tuple[Any, Any]:
+        """Return the method that knows how the ensemble lies on several devices; see `SequentialMethod`."""
+        layout = Layout.of(belief) if self.layout is None else self.layout
+        return (self if layout is self.layout else self.replace(layout=layout)), None
+
+    def across(self, ensemble: Any) -> Any:
+        """Return an ensemble with all members of a place on one device, if it lies in parts."""
+        return ensemble if self.layout is None else self.layout.turned(ensemble)
+
+    def moments(self, belief: Any) -> tuple[Any, Any]:
+        """Return mean and standard deviation of every component of the state."""
+        belief = self.across(belief)
+        return mean(belief), spread(belief)
 
     def forecast(self, key: Any, propagate: Callable[..., Any], belief: Any) -> Any:
         """Return the ensemble at the next analysis time, model error included."""
@@ -230,7 +247,13 @@ class GlobalFilter(EnsembleMethod):
 
     def update(self, key: Any, ensemble: Any, departures: Departures, streams: tuple[Any, ...]) -> Any:
         """Return the posterior ensemble, before inflation and rotation."""
-        return transformed(ensemble, self.weights(key, departures.S, departures.d))
+        if self.layout is None:
+            return transformed(ensemble, self.weights(key, departures.S, departures.d))
+        return self.layout.everywhere(_weighted, ensemble, self, key, departures.S, departures.d)
+
+
+def _weighted(ensemble: Any, method: GlobalFilter, key: Any, S: Any, d: Any) -> Any:
+    return transformed(ensemble, method.weights(key, S, d))
 
 
 @jax.jit
@@ -240,10 +263,15 @@ def _analyze(
     given, ensemble = ensemble, method.repaired(key, ensemble)
     prior = as_inflation(method.inflation).before(ensemble)
     departures = whitened_departures(prior, streams, method.any_loss)
+    given, ensemble, prior, companions = map(method.across, (given, ensemble, prior, companions))
     found = method.posterior(key, prior, companions, departures, streams)
     posterior, companions = tree.select(departures.count > 0, found, (ensemble, companions))
+    posterior = method.across(posterior)
     density = method.log_likelihood(departures, streams)
-    return posterior, companions, account(given, prior, posterior, departures, density)
+    info = account(given, prior, posterior, departures, density)
+    if method.layout is not None:
+        posterior, companions = method.layout.kept(posterior), method.layout.kept(companions)
+    return posterior, companions, info
 
 
 @jax.jit
@@ -253,6 +281,8 @@ def _analyze_along(
     given, (ensemble, states) = ensemble, method.repaired(key, (ensemble, states))
     prior, states = as_inflation(method.inflation).before((ensemble, states))
     departures = departures_of(jax.vmap(innovation_along(streams, method.any_loss))(states), streams)
+    given, ensemble, prior = map(method.across, (given, ensemble, prior))
     posterior, _ = method.posterior(key, prior, None, departures, streams)
     posterior = tree.select(departures.count > 0, posterior, ensemble)
-    return posterior, account(given, prior, posterior, departures, method.log_likelihood(departures, streams))
+    info = account(given, prior, posterior, departures, method.log_likelihood(departures, streams))
+    return (posterior if method.layout is None else method.layout.kept(posterior)), info

@@ -17,6 +17,7 @@ EXPERIMENTS = {
     "catchment": "diffassim.experiments.applications.catchment:Catchment",
     "lorenz96": "diffassim.experiments.twins.lorenz96:Lorenz96Twin",
     "lorenz96-ensemble": "diffassim.experiments.twins.lorenz96_ensemble:Lorenz96Ensemble",
+    "large-state": "diffassim.experiments.twins.large_state:LargeState",
     "twin": "diffassim.experiments.twins.twin:Twin",
     "stations": "diffassim.experiments.stations.stations:Stations",
     "nyc-weather": "diffassim.experiments.applications.nyc_weather:NycWeather",

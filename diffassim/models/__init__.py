@@ -8,6 +8,7 @@ from diffassim.models.base import FunctionModel, Model, Parameter, Variable
 from diffassim.models.ensemble_tangent import EnsembleTangent
 from diffassim.models.external import ExternalModel
 from diffassim.models.gr4j import GR4J, CatchmentForcing, CatchmentState
+from diffassim.models.in_parts import InParts, in_parts
 from diffassim.models.kuramoto_sivashinsky import KuramotoSivashinsky
 from diffassim.models.library import LibraryModel
 from diffassim.models.lorenz63 import Lorenz63
@@ -38,6 +39,7 @@ __all__ = [
     "EnsembleTangent",
     "ExternalModel",
     "FunctionModel",
+    "InParts",
     "KuramotoSivashinsky",
     "LibraryModel",
     "LinearAdvection",
@@ -58,6 +60,7 @@ __all__ = [
     "Variable",
     "WithParameters",
     "exponential_runge_kutta_4",
+    "in_parts",
     "rollout",
     "runge_kutta_4",
     "stencil_runge_kutta_4",

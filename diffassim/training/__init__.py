@@ -6,6 +6,7 @@ A loss is a route (from a model and a sample to states) and a score of where it 
 from diffassim.training import reinforcement
 from diffassim.training.adversarial import Adversarial, perturbed, worst_errors
 from diffassim.training.checkpoint import load_checkpoint, save_checkpoint
+from diffassim.training.checkpoints import Checkpoints, Kept
 from diffassim.training.curriculum import Stage, fit_stages
 from diffassim.training.distillation import Distillation
 from diffassim.training.drift import DriftDetector, innovation_statistic
@@ -25,6 +26,7 @@ __all__ = [
     "CRPS",
     "Adversarial",
     "AnalysisForecast",
+    "Checkpoints",
     "CsvMetrics",
     "Distillation",
     "DriftDetector",
@@ -35,6 +37,7 @@ __all__ = [
     "Forecast",
     "ForecastMisfit",
     "GaussianLikelihood",
+    "Kept",
     "Loss",
     "MeanSquare",
     "OnlineState",

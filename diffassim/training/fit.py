@@ -15,10 +15,11 @@ import optax
 from diffassim.core import tree
 from diffassim.core.errors import AssimilationError, ConfigurationError
 from diffassim.training.checkpoint import save_checkpoint
+from diffassim.training.checkpoints import Checkpoints
 from diffassim.training.sources import batches_of
 from diffassim.training.state import TrainingState
 from diffassim.training.streams import Stream
-from diffassim.training.updates import advance
+from diffassim.training.updates import advance, places_of
 from diffassim.training.validation import Validation, missing_values
 
 __all__ = ["Fit", "TrainingError", "fit"]
@@ -67,7 +68,7 @@ def fit(
     patience: int | None = None,
     accumulate: int = 1,
     chunk: int = 100,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | Checkpoints | None = None,
     progress: Callable[[int, float], None] | None = None,
     record: Callable[[int, dict[str, np.ndarray]], None] | None = None,
 ) -> Fit:
@@ -112,7 +113,9 @@ def fit(
         patience: validations without a new minimum after which training ends.
         accumulate: parts in which the gradient of a batch is computed one after the other, to save memory.
         chunk: updates between two looks at the training.
-        checkpoint: directory in which the state is kept after every chunk.
+        checkpoint: directory in which the state is kept after every chunk; or `Checkpoints`, which keep several, and
+            write while training goes on. They compare by the validation loss, or without validation by that of the
+            last update.
         progress: called as progress(step, loss) after each chunk, for example a `ProgressLine`.
         record: called as record(first step, values by name) after each chunk, for example a `CsvMetrics`.
 
@@ -138,6 +141,7 @@ def fit(
     if batches is None:
         data = jax.tree.map(jnp.asarray, data)  # to the device once, not for every chunk
         state = state.replace(position=None)
+    places = places_of(state, data if batches is None else None)
     valued = None if validation is None else Validation(validation, batch_size)
     reports: list[Any] = []
     checked: list[float] = []
@@ -148,7 +152,9 @@ def fit(
             if stream is not None:
                 state, report = stream.advance(loss, optimizer, state, count)
             else:
-                state, report = advance(loss, optimizer, batch_size, accumulate, chunk, state, data, step, step + count)
+                state, report = advance(
+                    loss, optimizer, batch_size, accumulate, chunk, state, data, step, step + count, places=places
+                )
             reports.append(jax.tree.map(lambda leaf, k=count: np.asarray(leaf)[:k], report))
             broken = step + count != int(state.step)
             step = int(state.step)
@@ -159,10 +165,14 @@ def fit(
                 state = _compared(state, value)
             if record is not None:
                 record(step - count, _by_name(reports[-1], checked))
-            if checkpoint is not None:
+            if isinstance(checkpoint, Checkpoints):
+                checkpoint.save(step, state, checked[-1] if checked else float(reports[-1][0][-1]))
+            elif checkpoint is not None:
                 save_checkpoint(checkpoint, state)
             if progress is not None:
                 progress(step - 1, float(reports[-1][0][-1]))
+    if isinstance(checkpoint, Checkpoints):
+        checkpoint.wait()
     return _collect(reports, checked, state, None if validation is None else state.best)
 
 

@@ -14,7 +14,7 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, DataError, ShapeError
 from diffassim.training.sources import Batches
 from diffassim.training.state import TrainingState
-from diffassim.training.updates import advance
+from diffassim.training.updates import advance, places_of
 
 __all__ = ["Part", "Stream"]
 
@@ -86,7 +86,9 @@ class Stream:
             batches = jax.device_put(part.batches)
             self._next = self._start(step + part.number)
             length, until = jax.tree.leaves(batches)[0].shape[0], first + count
-            state, report = advance(loss, optimizer, None, self._accumulate, length, state, batches, step, until)
+            state, report = advance(
+                loss, optimizer, None, self._accumulate, length, state, batches, step, until, places=places_of(state)
+            )
             if reports:
                 jax.block_until_ready(reports[-1][0])  # two parts at the device, never more
             reports.append((report, part.number))

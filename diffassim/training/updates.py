@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,42 @@ import optax
 from jax import lax
 
 from diffassim.core import tree
+from diffassim.core.layout import Layout
+from diffassim.core.sharding import leading_mesh, mesh_of
 from diffassim.training.state import TrainingState
 
-__all__ = ["advance", "epoch_order", "evaluate", "sample_count"]
+__all__ = ["Places", "advance", "epoch_order", "evaluate", "places_of", "sample_count"]
 
 ORDER, LOSS, VALIDATION = 0, 1, 2  # branches of the training's key
+
+
+class Places(NamedTuple):
+    """How a training lies on several devices: part of the compiled program's key.
+
+    Args:
+        learned: layout of trainable and optimizer, which every update keeps; None: whole.
+        batch: devices over which the samples of a batch are split; None: whole.
+    """
+
+    learned: Layout | None = None
+    batch: Layout | None = None
+
+
+WHOLE = Places()
+
+
+def places_of(state: TrainingState, data: Any = None) -> Places:
+    """Return how a training lies on the devices: known outside of traced code.
+
+    Args:
+        state: of the training.
+        data: samples; a batch of them is split as they are, or over all devices that have parts of the trainable.
+    """
+    learned, found, mesh = Layout.of((state.trainable, state.memory)), leading_mesh(data), mesh_of(state.trainable)
+    if found is not None:
+        names = found[1] if isinstance(found[1], tuple) else (found[1],)
+        return Places(learned, Layout(found[0], names, ()))
+    return Places(learned, None if mesh is None else Layout(mesh, tuple(mesh.axis_names), ()))
 
 
 def sample_count(data: Any) -> int:
@@ -43,7 +74,7 @@ def evaluate(loss: Callable[..., Any], state: TrainingState, data: Any) -> Any:
     return _value(loss, state.carry)(state.trainable, data, jax.random.fold_in(state.key, VALIDATION))[0]
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), static_argnames="places")
 def advance(
     loss: Callable[..., Any],
     optimizer: optax.GradientTransformation,
@@ -54,6 +85,7 @@ def advance(
     data: Any,
     first: Any,
     until: Any,
+    places: Places = WHOLE,
 ) -> tuple[TrainingState, tuple[Any, Any, dict[str, Any]]]:
     """Make up to `length` updates in one scan; nothing is read back in between.
 
@@ -67,6 +99,7 @@ def advance(
         data: samples, or batches.
         first: run-time number of the step that `data` belong to; a state that an update before did not reach stays.
         until: run-time number of the step to stop at.
+        places: how state and batches lie on several devices (static).
 
     Returns:
         The state after the last update whose loss and gradient were finite, and losses, gradient norms and metrics,
@@ -75,14 +108,16 @@ def advance(
 
     @jax.jit  # so that the shapes of what it reports cost no second trace
     def update(state: TrainingState, batch: Any) -> tuple[TrainingState, Any]:
+        batch = batch if places.batch is None else places.batch.split(batch)
         key = jax.random.fold_in(jax.random.fold_in(state.key, LOSS), state.step)
         value, (metrics, carry), gradient = _gradient(loss, accumulate, state, batch, key)
         norm = tree.norm(gradient)
         with jax.numpy_dtype_promotion("standard"):  # optax schedules multiply integers with floats
             changes, memory = optimizer.update(gradient, state.memory, state.trainable)
-        following = state.replace(
-            trainable=optax.apply_updates(state.trainable, changes), memory=memory, step=state.step + 1, carry=carry
-        )
+        learned = optax.apply_updates(state.trainable, changes), memory
+        if places.learned is not None:
+            learned = places.learned.kept(learned)
+        following = state.replace(trainable=learned[0], memory=learned[1], step=state.step + 1, carry=carry)
         sound = jnp.isfinite(value) & jnp.isfinite(norm)
         return tree.select(sound, following, state), (sound, (value, norm, metrics))
 

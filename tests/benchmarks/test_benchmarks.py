@@ -10,6 +10,7 @@ import pytest
 
 import diffassim as da
 from benchmarks import (
+    accelerator,
     adjoint,
     chaotic_windows,
     diffusion,
@@ -28,6 +29,7 @@ from benchmarks import (
     published_qg,
     qg,
     reference,
+    scaling,
     spectral,
     tables,
     training,
@@ -263,3 +265,35 @@ def test_training(capsys, tmp_path):
     found = rows(capsys, training.main, tmp_path, widths=(8,), updates=20, rounds=3)
     assert set(found) == {"fit", "bare loop of jitted updates", "bare scan"} and found["fit"]["target"] == 1.05
     assert all(row["seconds"] > 0 for row in found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_scaling_counts_messages_and_predicts(capsys, tmp_path):
+    options = {"case": ["experiments", "ETKF"], "size": 1024, "measured": (1, 2), "counted": (4,)}
+    found = rows(capsys, scaling.main, tmp_path, **options)
+    assert found["experiments, counted"]["more"] == {"sent": 0, "messages": 0}
+    assert found["ETKF, strong"]["more"]["sent"] > 0
+    kept = json.loads((tmp_path / "records.counts.json").read_text())
+    assert kept["counted"]["4"]["ETKF"]["bytes"] > kept["strong"]["2"]["ETKF"]["bytes"] > 0
+    assert kept["strong"]["1"]["ETKF"]["bytes"] == 0
+    assert scaling.predicted(1.0, 4, scaling.BANDWIDTH, 0) == 1.25
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_accelerator_table_fills_at_a_tiny_size(capsys, tmp_path):
+    found = rows(capsys, accelerator.main, tmp_path, scale=0)
+    assert {"the default", "ETKF analysis", "LETKF analysis", "4D-Var, J and gradient"} <= found.keys()
+    assert found["the default"]["more"]["residual"] < 1e-3
+    late = rows(capsys, accelerator.main, tmp_path, scale=0, budget=-1.0)
+    assert set(late) == {"left out: the budget is used up"}
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_network_in_parts_needs_less_of_each_device(capsys, tmp_path):
+    options = {"width": 64, "levels": 2, "steps": 2, "single": True, "devices": 4}
+    found = rows(capsys, large_network.main, tmp_path, **options)
+    alone, each = found["memory of each of 1 device(s)"], found["memory of each of 4 device(s)"]
+    assert each["more"]["arguments"] < 0.3 * alone["more"]["arguments"]

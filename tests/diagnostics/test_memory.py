@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 import diffassim as da
-from diffassim.diagnostics import explain_memory
+from diffassim.diagnostics import explain_communication, explain_memory
+from tests.many_devices import on_devices
 
 N = 1000
 ONE = da.covariances.Diagonal(std=1.0)
@@ -53,3 +54,49 @@ def test_what_is_neither_is_named():
         explain_memory(da.GaussNewton())
     with pytest.raises(da.ConfigurationError, match="explain_memory\\(method"):
         explain_memory(da.ETKF())
+
+
+def in_parts() -> dict:
+    """Return what is said of an analysis in parts, what its program asks for, and what known programs send."""
+    mesh, whole = da.device_mesh(), jax.sharding.PartitionSpec("device")
+    members = 8 + jax.random.normal(jax.random.key(0), (8, 8192))
+    y = da.Observations(jnp.full((1, 4096), 8.0), [0], da.observations.Subsample(every=2), ONE)
+    split, letkf = da.distribute(members, mesh), da.LETKF(localization=da.ensemble.GaspariCohn(3.0))
+    method = letkf.prepared(split, (y,))[0]
+    program = jax.jit(lambda m, x, y: m.analyze(None, x, y)[0]).lower(method, split, y).compile().memory_analysis()
+
+    def spread(function):
+        return jax.shard_map(function, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
+
+    def turned(x):
+        return jax.lax.fori_loop(
+            0, 5, lambda _, x: jax.lax.ppermute(x, "device", [(i, (i + 1) % 4) for i in range(4)]), x
+        )
+
+    x = da.distribute(jnp.ones(400), mesh)
+    return {
+        "said": explain_memory(method, None, split, y).total,
+        "alone": explain_memory(letkf.prepared(members, (y,))[0], None, members, y).total,
+        "needed": program.temp_size_in_bytes + program.argument_size_in_bytes + program.output_size_in_bytes,
+        "sums": dict(explain_communication(spread(lambda x: jax.lax.psum(x, "device")), x).sent),
+        "turns": dict(explain_communication(spread(turned), x).sent),
+        "whole": dict(explain_communication(spread(lambda x: jax.lax.all_gather(x, "device").sum(0)), x).sent),
+        "swapped": dict(
+            explain_communication(
+                spread(lambda x: jax.lax.all_to_all(x.reshape(4, 25), "device", 0, 0).ravel()), x
+            ).sent
+        ),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_memory_and_messages_of_a_device():
+    found = on_devices(in_parts)
+    assert 0.4 < found["said"] / found["needed"] < 2.5, found
+    assert found["said"] < 0.5 * found["alone"]  # a block of look-ups and the record do not shrink with the devices
+    # Parts of 100 numbers in double precision: b = 800 bytes each, 3/4 of what is whole goes to others.
+    assert found["sums"] == {"all-reduce": 2 * 800 * 3 / 4}
+    assert found["turns"] == {"collective-permute": 5 * 800}
+    assert found["whole"] == {"all-gather": 4 * 800 * 3 / 4}
+    assert found["swapped"] == {"all-to-all": 800 * 3 / 4}

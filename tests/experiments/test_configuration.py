@@ -18,7 +18,7 @@ def build(**settings):
     ("settings", "message"),
     [
         ({"chunk": 3}, "countdown: unknown key 'chunk'; did you mean 'chunks'?"),
-        ({"zebra": 3}, "countdown: unknown key 'zebra'; known keys: seed, dtype, chunks, length, limit"),
+        ({"zebra": 3}, "countdown: unknown key 'zebra'; known keys: seed, dtype, chunks, chains, file, length, limit"),
         ({"length": "3 hours"}, "countdown: length: found the unit 'hours', expected 'days' (found '3 hours')"),
         ({"length": -1}, "countdown: length: Input should be greater than 0 (found -1)"),
         ({"chunks": "many"}, "countdown: chunks: Input should be a valid integer"),

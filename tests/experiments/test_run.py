@@ -20,7 +20,7 @@ from flax import serialization
 
 from diffassim.core.errors import AssimilationWarning, ConfigurationError, DataError
 from diffassim.experiments.framework import run as runs
-from diffassim.experiments.framework.run_directory import as_numpy
+from diffassim.experiments.framework.checkpoints import as_numpy
 from tests.experiments.countdown import Countdown, CountdownConfiguration
 
 ROOT = Path(__file__).parents[2]

@@ -207,9 +207,9 @@ def test_a_position_is_under_the_checksums_and_must_fit_the_data(tmp_path):
     )  # fmt: skip
     with pytest.raises(ConfigurationError, match="position=None"):
         train(other, state=state, batch_size=None)
-    file = tmp_path / "kept" / "arrays" / "position.json"
-    file.write_text(file.read_text() + " ")
-    with pytest.raises(DataError, match=r"position\.json was changed"):
+    file = tmp_path / "kept" / "manifest.json"
+    file.write_text(file.read_text().replace('"position"', '"Position"'))
+    with pytest.raises(DataError, match=r"manifest\.json is damaged"):
         load_checkpoint(tmp_path / "kept", TrainingState.create(jnp.zeros(3), ADAM, KEY))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -11,11 +13,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from diffassim.core.errors import ConfigurationError, ShapeError
+from diffassim.core.errors import ConfigurationError, ShapeError, concrete
 from diffassim.core.loops import in_blocks
 from diffassim.core.pytree import static
 from diffassim.ensemble.local.localized import LocalizedMethod
-from diffassim.ensemble.local.search import within_reach
+from diffassim.ensemble.local.parts import analyze_in_parts, partition
+from diffassim.ensemble.local.search import values_at_a_time, within_reach
 from diffassim.methods.departures import Departures
 from diffassim.methods.members import anomalies, mean, recombine
 
@@ -37,6 +40,8 @@ class DomainFilter(LocalizedMethod):
         nearest: numbers of the observations that may be used at each point, from `nearest_observations` (by name only).
             By default those within reach of the taper are searched once, outside of traced code, if places and radius
             are known there; else every analysis takes the distances of all points and observations.
+        parts: which points each device analyses, and what it is sent for them; made from `nearest` where the ensemble
+            lies in parts (by name only).
 
     Raises:
         ConfigurationError: if there is no localization, or `neighbors` or `batch` is not positive.
@@ -46,6 +51,7 @@ class DomainFilter(LocalizedMethod):
 
     neighbors: int | None = static(default=None)
     batch: int = static(default=128)
+    parts: Any = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,14 +82,34 @@ class DomainFilter(LocalizedMethod):
     def update(self, key: Any, ensemble: Any, departures: Departures, streams: tuple[Any, ...]) -> Any:
         """Return the posterior ensemble, before inflation and rotation."""
         shape = self.grid_shape(ensemble)
-        places = self.stream_places(streams, shape)
+        places, points = self.stream_places(streams, shape), self.grid.points(shape)
         columns = jax.tree.map(lambda leaf: to_columns(leaf, self.grid.ndim), ensemble)
-        everything = departures.S, departures.d, places, departures.observed
+        rows = departures.S.T, departures.d, places, departures.observed
+        self._check_nearest(points.shape[0])
+        if self.layout is not None:
+            posterior = analyze_in_parts(self, self.parts, points, columns, rows, shape)
+        else:
+            posterior = self.analyzed(points, columns, self.nearest, rows, shape)
+        return jax.tree.map(from_columns, posterior, ensemble)
+
+    def analyzed(
+        self, points: Any, columns: Any, nearest: Any, rows: Any, shape: tuple[int, ...], widths: tuple[int, ...] = ()
+    ) -> Any:
+        """Return the posterior members at some points, leaves of shape (points, N, channels).
+
+        Args:
+            points: their coordinates, shape (points, D).
+            columns: the members there.
+            nearest: numbers of the values that each may use, shape (points, count); None: all.
+            rows: whitened anomalies (values, N), innovations, places and masks of the values.
+            shape: of the grid's axes.
+            widths: ascending counts, of which a block of points takes the least that holds its own (static).
+        """
 
         def analyze_point(point: Any) -> Any:
             place, members, near = point
-            S, d, there, seen = everything if near is None else (near[0].T, *near[1:])
-            taper = self.taper(place[None], there, shape, S.dtype)
+            S, d, there, seen = rows if near is None else near
+            S, taper = S.T, self.taper(place[None], there, shape, S.dtype)
             taper = jnp.where(seen, taper, 0)
             if self.neighbors is not None and self.neighbors < d.shape[0]:
                 taper, chosen = lax.top_k(taper, self.neighbors)
@@ -95,19 +121,34 @@ class DomainFilter(LocalizedMethod):
 
         def analyze_points(points: Any) -> Any:
             place, members, found = points
-            near = None if found is None else _near(found, *everything)
+            near = None if found is None else _near(found, *rows)
             points = place, members, near
             if place.shape[0] <= self.batch:
                 return jax.vmap(local)(points)
             return lax.map(local, points, batch_size=self.batch)
 
-        points = self.grid.points(shape)
-        self._check_nearest(points.shape[0])
-        if self.nearest is None:
-            posterior = analyze_points((points, columns, None))
-        else:  # looked up for many batches at a time, as the adjoint of every look-up writes a cotangent of everything
-            posterior = in_blocks(jax.checkpoint(analyze_points), (points, columns, self.nearest), MANY * self.batch)
-        return jax.tree.map(from_columns, posterior, ensemble)
+        if nearest is None:
+            return analyze_points((points, columns, None))
+        if widths:
+            analyze_points = _by_width(analyze_points, widths, rows[1].shape[0])
+        # Looked up for many batches at a time, as the adjoint of every look-up writes a cotangent of everything.
+        return in_blocks(jax.checkpoint(analyze_points), (points, columns, nearest), MANY * self.batch)
+
+    def prepared(self, ensemble: Any, streams: tuple[Any, ...], rows: Any = None, real: Any = None) -> Any:
+        """Return the method that knows which observations each point, and each device, needs."""
+        prepared, numbers = super().prepared(ensemble, streams, rows, real)
+        nearest = concrete(prepared.nearest)
+        if prepared.layout is None or nearest is None or prepared.parts is not None:
+            return prepared, numbers
+        parts = partition(nearest, values_at_a_time(streams, rows), prepared.layout)
+        return prepared.replace(nearest=None, parts=parts), numbers
+
+    def at(self, number: Any) -> Any:
+        """Return the method for a time that has the set of places of this number."""
+        if self.parts is None:
+            return super().at(number)
+        near, values = jax.tree.map(lambda leaf: leaf[number], (self.parts.near, self.parts.values))
+        return self.replace(parts=self.parts.replace(near=near, values=values))
 
     def finder(self, shape: tuple[int, ...]) -> Any:
         """Return the search for the observations within reach of each point."""
@@ -139,5 +180,22 @@ def from_columns(column: Any, leaf: Any) -> Any:
 
 def _near(found: Any, S: Any, d: Any, places: Any, observed: Any) -> Any:
     """Return the observations of these numbers: whitened anomalies (points, values, N), innovations, places, masks."""
-    S, d, observed = (a.at[found].get(mode="fill", fill_value=0) for a in (S.T, d, observed))
+    S, d, observed = (a.at[found].get(mode="fill", fill_value=0) for a in (S, d, observed))
     return S, d, places.at[found].get(mode="clip"), observed
+
+
+def _by_width(analyze: Any, widths: tuple[int, ...], values: int) -> Any:
+    """Return the analysis of points that looks at as many columns of their numbers as are filled."""
+
+    def narrowed(width: int, points: Any) -> Any:
+        place, members, found = points
+        if width == 0:
+            return jax.vmap(lambda x: recombine(mean(x), anomalies(x)))(members)
+        return analyze((place, members, found[:, :width]))
+
+    def chosen(points: Any) -> Any:
+        longest = jnp.max(jnp.sum(points[2] < values, axis=1))
+        number = jnp.searchsorted(jnp.asarray(widths, longest.dtype), longest)
+        return lax.switch(number, [partial(narrowed, width) for width in widths], points)
+
+    return chosen

@@ -113,12 +113,17 @@ class LocalizedMethod(EnsembleMethod):
 
     def prepared(self, ensemble: Any, streams: tuple[Any, ...], rows: Any = None, real: Any = None) -> Any:
         """Return the method that knows what lies near what at each time of a record; see `SequentialMethod`."""
+        prepared, _ = super().prepared(ensemble, streams, rows, real)
         if self.nearest is not None or not callable(self.localization):
-            return self, None
+            return prepared, None
         shape = self.grid_shape(ensemble)
         find = self.finder(shape)
         found = None if find is None else search_record(self, shape, streams, rows, real, find)
-        return (self, None) if found is None else (self.replace(nearest=found[0]), found[1])
+        return (prepared, None) if found is None else (prepared.replace(nearest=found[0]), found[1])
+
+    def across(self, ensemble: Any) -> Any:
+        """Return an ensemble with all members of a place on one device, split along the first axis of the grid."""
+        return ensemble if self.layout is None else self.layout.turned(ensemble, -self.grid.ndim)
 
     def at(self, number: Any) -> Any:
         """Return the method for a time that has the set of places of this number."""

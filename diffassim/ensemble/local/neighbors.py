@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from diffassim.core.errors import ConfigurationError, ShapeError, concrete, require_positive
+from diffassim.ensemble.local.search import CHUNK
 from diffassim.grids.grid import Grid
 from diffassim.grids.sphere import Sphere
 
@@ -63,7 +64,10 @@ def nearest_observations(
     coordinates, lengths = grid.embedding(known[numbers], shape)
     tree = cKDTree(coordinates, boxsize=lengths)
     wanted = min(count, len(numbers))
-    _, found = tree.query(grid.embedding(points, shape)[0], k=np.arange(1, wanted + 1), workers=-1)
-    found = np.pad(numbers[found], ((0, 0), (0, count - wanted)), constant_values=len(known))
+    nearest = np.full((len(points), count), len(known), np.int32)
+    for first in range(0, len(points), CHUNK):
+        piece = slice(first, first + CHUNK)
+        _, found = tree.query(grid.embedding(points[piece], shape)[0], k=np.arange(1, wanted + 1), workers=-1)
+        nearest[piece, :wanted] = numbers[found]
     with jax.ensure_compile_time_eval():
-        return jnp.asarray(found, jnp.int32)
+        return jnp.asarray(nearest)

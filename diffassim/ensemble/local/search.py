@@ -14,10 +14,11 @@ from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.ensemble.local.places import places_by_row
 from diffassim.ensemble.local.tapers import Taper
 
-__all__ = ["FEW", "search_record", "search_sets", "within_reach"]
+__all__ = ["CHUNK", "FEW", "search_record", "search_sets", "values_at_a_time", "within_reach"]
 
 FEW = 128  # values of one time among which nothing is searched
 SAMPLE = 32  # places for which all others are looked at, to see whether a search pays
+CHUNK = 1 << 17  # places that are searched for at a time, so that what is found of all never exists beside distances
 ROUND = 4  # numbers come in multiples of this many, so that other places seldom compile anew
 LARGEST = 1 << 31  # bytes of numbers that may be kept for a record
 
@@ -42,12 +43,7 @@ def search_record(
         set holds for all, and the first has no such axis then. None in place of both where places or taper are traced
         or not known, or a search does not pay.
     """
-    size = sum(
-        leaf[:1].size * (stream.steps.shape[0] if rows is None else rows[k].shape[1])
-        for k, stream in enumerate(streams)
-        for leaf in jax.tree.leaves(stream.values)
-    )
-    if size <= FEW or _reach(method.localization) is None:
+    if values_at_a_time(streams, rows) <= FEW or _reach(method.localization) is None:
         return None
     try:
         with jax.ensure_compile_time_eval():
@@ -111,18 +107,35 @@ def within_reach(
         return np.full((len(places), 1), len(others), np.int32)
     known, queries = others[numbers], places[np.linspace(0, len(places) - 1, min(len(places), SAMPLE)).astype(int)]
     wanted = int((apart(queries[:, None], known[None]) < reach).sum(axis=1).max()) + ROUND
-    (coordinates, lengths), asked = grid.embedding(known, shape), grid.embedding(places, shape)[0]
+    coordinates, lengths = grid.embedding(known, shape)
     tree = cKDTree(coordinates, boxsize=lengths)
-    while 2 * wanted <= len(numbers):
-        wanted = min(wanted, len(numbers))
-        _, found = tree.query(asked, k=np.arange(1, wanted + 1))
-        if wanted == len(numbers) or not (apart(places, known[found[:, -1]]) < reach).any():
-            near = apart(places[:, None], known[found]) < reach
-            count = -(-max(int(near.sum(axis=1).max()), 1) // ROUND) * ROUND
-            chosen = np.sort(np.where(near, numbers[found], len(others)), axis=1)[:, :count].astype(np.int32)
-            return np.pad(chosen, ((0, 0), (0, count - chosen.shape[1])), constant_values=len(others))
-        wanted *= 2
-    return None
+    pieces = []
+    for piece in np.array_split(places, -(-len(places) // CHUNK)):
+        asked, near = grid.embedding(piece, shape)[0], None
+        while near is None:
+            if 2 * wanted > len(numbers):
+                return None
+            _, found = tree.query(asked, k=np.arange(1, wanted + 1))
+            if (apart(piece, known[found[:, -1]]) < reach).any():
+                wanted *= 2
+            else:
+                near = apart(piece[:, None], known[found]) < reach
+        count = int(near.sum(axis=1).max())
+        chosen = np.where(near, numbers[found], len(others)).astype(np.int32)
+        pieces.append(np.sort(chosen, axis=1)[:, : max(count, 1)])
+    count = -(-max(piece.shape[1] for piece in pieces) // ROUND) * ROUND
+    return np.concatenate(
+        [np.pad(piece, ((0, 0), (0, count - piece.shape[1])), constant_values=len(others)) for piece in pieces]
+    )
+
+
+def values_at_a_time(streams: tuple[Any, ...], rows: Any) -> int:
+    """Return how many values, padding included, one time of a record has; arguments as for `search_record`."""
+    return sum(
+        leaf[:1].size * (stream.steps.shape[0] if rows is None else rows[k].shape[1])
+        for k, stream in enumerate(streams)
+        for leaf in jax.tree.leaves(stream.values)
+    )
 
 
 @partial(jax.jit, static_argnums=3)

@@ -28,7 +28,7 @@ from diffassim.experiments.applications.air_quality_setting import (
     draw_case,
     field_covariance,
 )
-from diffassim.experiments.framework.base import Configuration, Results, Stage, StagedExperiment, score_rows
+from diffassim.experiments.framework.base import Configuration, Results, Stage, StagedExperiment, each_alone, score_rows
 from diffassim.experiments.framework.twin import states_at
 from diffassim.gaussian import CycledThreeDVar, Gaussian
 from diffassim.models import AdvectionDiffusion, rollout
@@ -101,6 +101,10 @@ class AirQuality(StagedExperiment):
     def stages(self, config: AirQualityConfiguration) -> tuple[Stage, ...]:
         """Return the stages."""
         return (Stage("assimilating a case", config.cases, _assimilate),)
+
+    def chains(self, config: AirQualityConfiguration) -> tuple[range, ...]:
+        """Return every case alone."""
+        return each_alone(config.cases)
 
     def start(self, config: AirQualityConfiguration) -> dict[str, Any]:
         """Return nothing: the cases are independent."""

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from diffassim.core.errors import DataError
 from diffassim.experiments.applications.hypocenters import Medium, Setting, grid_search, locate
-from diffassim.experiments.framework.base import Configuration, Results, Stage, StagedExperiment, score_rows
+from diffassim.experiments.framework.base import Configuration, Results, Stage, StagedExperiment, each_alone, score_rows
 from diffassim.io.ground_motion import KILOMETERS_PER_DEGREE, local_kilometers
 from diffassim.io.picks import PickCatalog, read_picks, utah_files
 from diffassim.plotting.epicenters import map_of_epicenters
@@ -78,6 +78,10 @@ class Utah(StagedExperiment):
     def stages(self, config: UtahConfiguration) -> tuple[Stage, ...]:
         """Return one chunk for each event."""
         return (Stage("locating one event after the other", len(_read(config).events), _locate_one),)
+
+    def chains(self, config: UtahConfiguration) -> tuple[range, ...]:
+        """Return every event alone: what it needs of the others is in the catalog."""
+        return each_alone(self.chunks(config))
 
     def start(self, config: UtahConfiguration) -> dict[str, Any]:
         """Make sure that the files can be used."""

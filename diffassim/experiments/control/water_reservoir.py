@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from diffassim.decisions import FiniteProblem, WaterReservoir, expected_returns, hypervolume
 from diffassim.experiments.control.water_reservoir_agents import AGENTS, EXACT, releases, storages
-from diffassim.experiments.framework.base import Configuration, Experiment, Results, score_rows
+from diffassim.experiments.framework.base import Configuration, Experiment, Results, each_alone, score_rows
 from diffassim.experiments.framework.twin import random_stream
 from diffassim.plotting.water_reservoir import overview
 from diffassim.training.reinforcement import backward_induction, planned_returns
@@ -81,6 +81,10 @@ class WaterReservoirFronts(Experiment):
     def chunks(self, config: WaterReservoirConfiguration) -> int:
         """Return one chunk for each agent and seed."""
         return len(config.runs())
+
+    def chains(self, config: WaterReservoirConfiguration) -> tuple[range, ...]:
+        """Return every chunk alone: all trainings begin with the same optimum."""
+        return each_alone(self.chunks(config))
 
     def stage(self, config: WaterReservoirConfiguration, index: int) -> str:
         """Return what is trained."""

@@ -21,6 +21,7 @@ __all__ = [
     "Results",
     "Stage",
     "StagedExperiment",
+    "each_alone",
     "quantity",
     "score_rows",
 ]
@@ -116,6 +117,30 @@ class Experiment(ABC):
         The carry arrives as NumPy arrays. A chunk that only prepares returns an empty dataset.
         """
 
+    def chains(self, config: Any) -> tuple[range, ...]:
+        """Return the chunks in groups that several processes may share out, in their order.
+
+        The chunks of a group follow each other; its first one gets the carry of `start`, whatever the other groups do.
+        Default: one group, because every chunk needs the one before.
+        """
+        return (range(self.chunks(config)),)
+
+    def axes(self, config: Any) -> dict[str, int]:
+        """Return which axis of which arrays of the carry is split over the devices of several processes.
+
+        By their paths in the carry, keys joined by dots; all others are on every device. `advance` then gets these
+        arrays in parts, is called by every process, and returns a carry of the same layout and a dataset of whole
+        arrays (`diffassim.core.sharding.gathered`). Default: empty, `advance` runs in one process at a time.
+        """
+        return {}
+
+    def fields(self, config: Any, carry: dict[str, Any]) -> Mapping[str, tuple[tuple[str, ...], Any]]:
+        """Return names of the axes, and arrays, of the last carry, by name, which are written to fields.zarr in parts.
+
+        It is called by every process. Default: none.
+        """
+        return {}
+
     def memory(self, config: Any) -> dict[str, float]:
         """Return about how many bytes the largest things need, each by a name that says what makes it large.
 
@@ -178,6 +203,19 @@ class StagedExperiment(Experiment):
                 return stage, inner
             inner -= stage.count
         raise IndexError(f"{self.name} has no chunk {index}: it has {self.chunks(config)}")
+
+
+def each_alone(count: int) -> tuple[range, ...]:
+    """Return the chains of an experiment whose chunks do not need each other.
+
+    Args:
+        count: number of chunks.
+
+    Example:
+        >>> each_alone(2)
+        (range(0, 1), range(1, 2))
+    """
+    return tuple(range(index, index + 1) for index in range(count))
 
 
 def quantity(unit: str) -> Any:

@@ -12,6 +12,7 @@ import xarray as xr
 from pydantic import Field
 
 from diffassim.core.results import Result
+from diffassim.core.sharding import gathered
 from diffassim.cycling import cycle
 from diffassim.diagnostics import RankHistogram, SpreadError, binned_spread_error, crps, independent_count
 from diffassim.ensemble import ETKF, LETKF, DEnKF, EnKF, EnKFN, EnSRF, GaspariCohn
@@ -73,6 +74,10 @@ class Lorenz96Ensemble(Experiment):
         """Return the number of chunks of at most a hundred analyses."""
         return -(-config.cycles // CYCLES_PER_CHUNK)
 
+    def axes(self, config: Lorenz96EnsembleConfiguration) -> dict[str, int]:
+        """Return the members' axis: several processes forecast each some members."""
+        return {"ensemble": 0}
+
     def start(self, config: Lorenz96EnsembleConfiguration) -> dict[str, Any]:
         """Bring the truth onto the attractor; the ensemble starts like observations of everything."""
         truth, center = config.starts()
@@ -106,7 +111,8 @@ class Lorenz96Ensemble(Experiment):
             config.filter(), model, carry["ensemble"], observations, key=random_stream(config.seed, Draw.ANALYSIS),
             start=first * interval, members=True,
         )  # fmt: skip
-        found = {"truth": truth, "free_run": free, **_fields(history, observations, truth)}
+        found = gathered({"truth": truth, "free_run": free, **_fields(history, observations, truth)})
+        history = gathered(history)
         times = {"time": config.dt * interval * (first + 1 + np.arange(cycles))}
         variables = {key: model.variables()._replace(name=key, long_name=key.replace("_", " ")) for key in found}
         dataset = to_dataset(found, variables, times)

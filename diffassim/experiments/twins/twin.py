@@ -42,6 +42,12 @@ class Twin(Experiment):
         """Return the number of parts of all runs."""
         return len(plan_of(config).parts)
 
+    def chains(self, config: TwinConfiguration) -> tuple[range, ...]:
+        """Return the parts of each run."""
+        parts = plan_of(config).parts
+        ends = [number + 1 for number, part in enumerate(parts) if part.last]
+        return tuple(range(first, end) for first, end in zip([0, *ends], ends, strict=False))
+
     def stage(self, config: TwinConfiguration, index: int) -> str:
         """Return the method and what is swept."""
         return _in_words(plan_of(config).parts[index].run)

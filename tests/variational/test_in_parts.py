@@ -1,0 +1,94 @@
+"""Costs and their minima with states, times or members in parts on four devices are those of one device."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import diffassim as da
+from diffassim.diagnostics import explain_communication
+from tests.many_devices import apart, on_devices
+
+POINTS = 64
+ONE = da.covariances.Diagonal(std=1.0)
+B = da.covariances.Gaussian(std=0.8, length=1.5, grid=da.grids.Grid())
+
+
+def record(steps):
+    rng = np.random.default_rng(0)
+    return da.Observations(8 + rng.normal(size=(len(steps), POINTS)), steps, error=ONE)
+
+
+def background():
+    return jnp.asarray(8 + np.random.default_rng(1).normal(size=POINTS))
+
+
+def values(cost, method=None):
+    """Return value and gradient of a cost, its minimum, and the derivative through it."""
+    v = jax.tree.map(lambda leaf: leaf + 0.1, cost.control())
+    through = jax.grad(lambda x: jnp.sum(jnp.sin(da.minimize(cost.replace(background=x), method).state)))
+    J, g = jax.jit(jax.value_and_grad(lambda v, c: c(v)))(v, cost)
+    return J, g, da.minimize(cost, method).state, jax.jit(through)(cost.background)
+
+
+def costs() -> dict:
+    mesh, model, x_b = da.device_mesh({"space": 4}), da.models.Lorenz96(), background()
+    found = {}
+    y = record([2, 4])
+    strong = da.StrongConstraint4DVar(model, x_b, B, y)
+    here = values(strong)
+    split = da.distribute(x_b, mesh, {"space": -1})
+    found["strong"] = apart(values(strong.replace(background=split)), here)
+    parted = da.models.in_parts(model, x_b, mesh)
+    found["strong, halos"] = apart(values(strong.replace(background=split, model=parted)), here)
+
+    ensemble = jnp.asarray(8 + np.random.default_rng(2).normal(size=(8, POINTS)))
+    C = da.covariances.Gaussian(std=1.0, length=3.0, grid=da.grids.Grid())
+
+    def hybrid(members):
+        return strong.replace(B=0.5 * B + 0.5 * da.covariances.Ensemble(members, localization=C))
+
+    found["hybrid"] = apart(
+        values(hybrid(da.distribute(ensemble, mesh)), da.LBFGS()), values(hybrid(ensemble), da.LBFGS())
+    )
+    step = explain_communication(lambda m, x: da.rollout(m, x, 5)[-1], parted, split)
+    found["messages"] = [sorted(step.sent), step.total, list(parted.reach)]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_strong_constraint_and_hybrid_in_parts():
+    found = on_devices(costs)
+    for name in ("strong", "strong, halos", "hybrid"):
+        assert found[name] < 1e-8, found
+    assert found["messages"] == [["collective-permute"], 5 * (8 + 4) * 8, [8, 4]]
+
+
+def weak_constraint() -> dict:
+    mesh, model, x_b = da.device_mesh({"time": 4}), da.models.Lorenz96(), background()
+    y = record(list(range(1, 17)))
+    Q = da.covariances.Diagonal(std=0.3)
+    cost = da.StateWeakConstraint4DVar(model, x_b, B, Q, y, steps=16, every=2)
+    v = jax.tree.map(lambda leaf: leaf + 0.1, cost.control())
+    split = {**v, "states": da.distribute(v["states"], mesh)}
+    gradient = jax.jit(jax.value_and_grad(lambda v, c: c(v)))
+    there, here = (da.minimize(cost, da.GaussNewton(), start=start) for start in (split, v))
+    forced = da.WeakConstraint4DVar(model, x_b, B, Q, y, steps=16, every=2)
+    w = jax.tree.map(lambda leaf: leaf + 0.1, forced.control())
+    spread = {**w, "model_error": da.distribute(w["model_error"], mesh)}
+    return {
+        "gradient": apart(gradient(split, cost), gradient(v, cost)),
+        "minimum": apart(there.state, here.state),
+        "forcing form": apart(gradient(spread, forced), gradient(w, forced)),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_weak_constraint_in_parts_over_time():
+    found = on_devices(weak_constraint)
+    assert found["gradient"] < 1e-11 and found["forcing form"] < 1e-11
+    assert found["minimum"] < 1e-8
