@@ -10,29 +10,29 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from diffassim.experiments.applications.catchment_settings import CatchmentConfiguration
 from diffassim.experiments.applications.catchment_summary import summarized
-from diffassim.experiments.applications.discharge_analysis import (
+from diffassim.experiments.applications.discharge_output import PROBABILITIES, output
+from diffassim.experiments.applications.discharge_scores import score_table, scores_by_lead
+from diffassim.experiments.applications.discharge_warning_scores import warning_results
+from diffassim.experiments.framework.base import Results, Stage, StagedExperiment
+from diffassim.experiments.rivers.catchment_settings import CatchmentConfiguration
+from diffassim.experiments.rivers.discharge_analysis import (
     DischargeAnalysis,
     ErrorStatistics,
     analyze_in_batches,
 )
-from diffassim.experiments.applications.discharge_calibration import calibrate, fit_statistics, open_loop
-from diffassim.experiments.applications.discharge_combination import Combination, fit_persistence
-from diffassim.experiments.applications.discharge_folds import BlockForecasts, forecast_block
-from diffassim.experiments.applications.discharge_output import PROBABILITIES, output
-from diffassim.experiments.applications.discharge_record import Record, blocks_of_days, record_of
-from diffassim.experiments.applications.discharge_references import (
+from diffassim.experiments.rivers.discharge_calibration import calibrate, fit_statistics, open_loop
+from diffassim.experiments.rivers.discharge_combination import Combination, fit_persistence
+from diffassim.experiments.rivers.discharge_folds import BlockForecasts, forecast_block
+from diffassim.experiments.rivers.discharge_record import Record, blocks_of_days, record_of
+from diffassim.experiments.rivers.discharge_references import (
     Dressing,
     autoregression,
     climatology,
     fit_autoregression,
     persistence,
 )
-from diffassim.experiments.applications.discharge_scores import score_table, scores_by_lead
-from diffassim.experiments.applications.discharge_warning_scores import warning_results
-from diffassim.experiments.applications.discharge_warnings import with_exceedance
-from diffassim.experiments.framework.base import Results, Stage, StagedExperiment
+from diffassim.experiments.rivers.discharge_warnings import with_exceedance
 from diffassim.models import GR4J
 from diffassim.plotting.discharge import forecast_overview
 

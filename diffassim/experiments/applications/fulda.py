@@ -9,8 +9,8 @@ from typing import Annotated, ClassVar
 from pydantic import BeforeValidator, Field
 
 from diffassim.experiments.applications.catchment import METHODS, Catchment
-from diffassim.experiments.applications.catchment_settings import CatchmentConfiguration, area_of
 from diffassim.experiments.framework.base import quantity
+from diffassim.experiments.rivers.catchment_settings import CatchmentConfiguration, area_of
 from diffassim.io.catchment import fulda_file
 
 __all__ = ["METHODS", "Fulda", "FuldaConfiguration"]
