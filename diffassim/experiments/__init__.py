@@ -27,6 +27,7 @@ EXPERIMENTS = {
     "air-quality": "diffassim.experiments.applications.air_quality:AirQuality",
     "globe": "diffassim.experiments.applications.globe:Globe",
     "water-reservoir": "diffassim.experiments.control.water_reservoir:WaterReservoirFronts",
+    "flood-warning": "diffassim.experiments.control.flood_warning:FloodWarnings",
     "correction": "diffassim.experiments.learning.correction:Correction",
 }
 

@@ -104,7 +104,7 @@ class WarningEnvironment(Environment):
     with l' the next longer lead. A late warning costs the misses at the longer leads. Without C every lead is a
     cost-loss problem of its own: warn where p > F / (F + M). With C there is something to wait for.
 
-    A subclass defines `leads`, `observation_space`, `reset`, `follow` and `_look`.
+    A subclass defines `leads`, `observation_space`, `reset`, `follow` and `look`.
     """
 
     costs: Any
@@ -131,7 +131,7 @@ class WarningEnvironment(Environment):
         wanted = jnp.clip(wanted[0] if self.costs.shares else wanted, 0, 1)
         after = state.replace(standing=wanted)
         withdrawn = jnp.maximum(state.standing - wanted, 0)
-        return Decided(after, self._look(after), -self.costs.cancellation * withdrawn)
+        return Decided(after, self.look(after), -self.costs.cancellation * withdrawn)
 
     def _cost(self, state: WarningState, y: Any) -> Any:
         """Return what misses and false alarms cost at a lead."""
@@ -141,10 +141,10 @@ class WarningEnvironment(Environment):
     def _after(self, state: WarningState, y: Any, known: Any) -> Transition:
         ends = state.remaining == 0
         following = WarningState(known, jnp.maximum(state.remaining - 1, 0), state.standing)
-        return Transition(following, self._look(following), -self._cost(state, y), ends)
+        return Transition(following, self.look(following), -self._cost(state, y), ends)
 
-    def _look(self, state: WarningState) -> Any:
-        raise NotImplementedError(f"{type(self).__name__} does not define _look(state)")
+    def look(self, state: WarningState) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} does not define look(state)")
 
     @property
     def _dtype(self) -> Any:
@@ -226,7 +226,7 @@ class FloodWarning(WarningEnvironment):
         """Return a first forecast, of which nobody is warned."""
         forecast = self.climate * jax.random.normal(key, (), self._dtype)
         state = WarningState(forecast, jnp.asarray(self.leads - 1, jnp.int32), jnp.zeros((), self._dtype))
-        return state, self._look(state)
+        return state, self.look(state)
 
     def disturbance(self, key: jax.Array) -> tuple[Any, Any]:
         """Return the revision, in standard deviations, and a uniform number that decides on a flood."""
@@ -259,7 +259,7 @@ class FloodWarning(WarningEnvironment):
         """Return the state of an observation."""
         return WarningState(observation[0], jnp.round(observation[1]).astype(jnp.int32), observation[2])
 
-    def _look(self, state: WarningState) -> Any:
+    def look(self, state: WarningState) -> Any:
         return jnp.stack([state.known, state.remaining.astype(self._dtype), state.standing])
 
 
@@ -315,7 +315,7 @@ class RecordedWarning(WarningEnvironment):
     def reset(self, key: jax.Array) -> tuple[WarningState, Any]:
         """Return a day, of which nobody is warned."""
         state = self.state_at_day(jax.random.randint(key, (), 0, self.known.shape[0], jnp.int32))
-        return state, self._look(state)
+        return state, self.look(state)
 
     def state_at_day(self, day: Any) -> WarningState:
         """Return the state before the first decision on a day."""
@@ -327,6 +327,6 @@ class RecordedWarning(WarningEnvironment):
         """Return what misses and false alarms cost at this lead; nothing is random."""
         return self._after(afterstate, self.flood[afterstate.known], afterstate.known)
 
-    def _look(self, state: WarningState) -> Any:
+    def look(self, state: WarningState) -> Any:
         rest = jnp.stack([state.remaining.astype(self._dtype), state.standing])
         return jnp.concatenate([self.known[state.known, state.remaining], rest])

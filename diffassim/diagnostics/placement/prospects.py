@@ -87,7 +87,7 @@ class Prospects(Pytree):
             counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(members)}
             if len(counts) != 1 or min(counts) < 2:
                 raise ShapeError(
-                    "Prospects: a prior is a Gaussian or an ensemble with a leading axis of at least two members, found "
+                    "Prospects: a prior is a Gaussian, or an ensemble of at least two members along a leading axis, found "
                     f"{tree.describe_shapes(members)}"
                 )
             G, Z = _of_members(members, as_operator(operator), error, _as_goal(goal))

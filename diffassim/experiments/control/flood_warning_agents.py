@@ -35,7 +35,7 @@ class Contender(NamedTuple):
 
 
 def _told_outcomes(environment: FloodWarning, shares: bool) -> FloodWarning:
-    """Return the environment in which an agent learns: what a warning costs is seen afterwards, as in the real world."""
+    """Return the environment in which an agent learns: what a warning costs is seen afterwards."""
     costs = environment.costs.replace(shares=shares)
     return environment.replace(costs=costs, outcomes=True, variability=BROAD * environment.variability)
 
@@ -74,9 +74,7 @@ def _adam(rate: float, updates: int) -> Any:
 
 AGENTS = {
     "Q-learning": Contender(_table, 1500),
-    "policy gradient": Contender(
-        partial(_network, PolicyGradient(512, 6, 1.0, 1.0, optimizer=_adam(1e-2, 600))), 600
-    ),
+    "policy gradient": Contender(partial(_network, PolicyGradient(512, 6, 1.0, 1.0, optimizer=_adam(1e-2, 600))), 600),
     "PPO": Contender(partial(_network, PPO(512, 6, 1.0, 1.0, epochs=3, optimizer=_adam(5e-3, 200 * 12))), 200),
     "pathwise gradient": Contender(partial(_pathwise, Pathwise(512, optimizer=_adam(1e-2, 600))), 600),
 }
