@@ -1,4 +1,4 @@
-"""Figure of flood warnings: agents beside the optimum, values on the record, and the largest flood with its warnings."""
+"""Figure of flood warnings: agents beside the optimum, values on the record, and warnings of the largest flood."""
 
 from __future__ import annotations
 

@@ -144,6 +144,7 @@ class WarningEnvironment(Environment):
         return Transition(following, self.look(following), -self._cost(state, y), ends)
 
     def look(self, state: WarningState) -> Any:
+        """Return what is seen of a state."""
         raise NotImplementedError(f"{type(self).__name__} does not define look(state)")
 
     @property
@@ -220,7 +221,7 @@ class FloodWarning(WarningEnvironment):
     @property
     def climate(self) -> Any:
         """Standard deviation of the first forecast."""
-        return safe_sqrt(jnp.asarray(self.variability, self._dtype) ** 2 - self.spreads[-1] ** 2)
+        return _leg(jnp.asarray(self.variability, self._dtype), self.spreads[-1])
 
     def reset(self, key: jax.Array) -> tuple[WarningState, Any]:
         """Return a first forecast, of which nobody is warned."""
@@ -252,7 +253,7 @@ class FloodWarning(WarningEnvironment):
         p = self.probability(afterstate.known, afterstate.remaining)
         y = (uniform < p).astype(p.dtype) if self.outcomes else p
         shorter = self.spreads[jnp.maximum(afterstate.remaining - 1, 0)]
-        step = safe_sqrt(self.spreads[afterstate.remaining] ** 2 - shorter**2)
+        step = _leg(self.spreads[afterstate.remaining], shorter)
         return self._after(afterstate, y, afterstate.known + step * revision)
 
     def state_at(self, observation: Any) -> WarningState:
@@ -260,7 +261,13 @@ class FloodWarning(WarningEnvironment):
         return WarningState(observation[0], jnp.round(observation[1]).astype(jnp.int32), observation[2])
 
     def look(self, state: WarningState) -> Any:
+        """Return what is seen of a state."""
         return jnp.stack([state.known, state.remaining.astype(self._dtype), state.standing])
+
+
+def _leg(longest: Any, other: Any) -> Any:
+    """Return the root of the difference of two squares, which rounding must not make negative."""
+    return safe_sqrt(jnp.maximum(longest - other, 0) * (longest + other))
 
 
 class RecordedWarning(WarningEnvironment):
@@ -328,5 +335,6 @@ class RecordedWarning(WarningEnvironment):
         return self._after(afterstate, self.flood[afterstate.known], afterstate.known)
 
     def look(self, state: WarningState) -> Any:
+        """Return what is seen of a state."""
         rest = jnp.stack([state.remaining.astype(self._dtype), state.standing])
         return jnp.concatenate([self.known[state.known, state.remaining], rest])

@@ -87,7 +87,7 @@ class Prospects(Pytree):
             counts = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(members)}
             if len(counts) != 1 or min(counts) < 2:
                 raise ShapeError(
-                    "Prospects: a prior is a Gaussian, or an ensemble of at least two members along a leading axis, found "
+                    "Prospects: a prior is a Gaussian, or an ensemble of two or more members (leading axis), found "
                     f"{tree.describe_shapes(members)}"
                 )
             G, Z = _of_members(members, as_operator(operator), error, _as_goal(goal))
@@ -161,7 +161,7 @@ def _of_members(members: Any, operator: Any, error: Any, goal: Any) -> tuple[Any
     count = jax.tree.leaves(members)[0].shape[0]
 
     def scaled(rows: Any) -> Any:
-        return jax.tree.map(lambda leaf: (leaf - jnp.mean(leaf, axis=0)) * (count - 1) ** -0.5, rows)
+        return jax.tree.map(lambda leaf: (leaf - jnp.mean(leaf, axis=0, keepdims=True)) * (count - 1) ** -0.5, rows)
 
     seen = scaled(jax.vmap(lambda x: operator(x, None))(members))
     wanted = scaled(jax.vmap(goal)(members))

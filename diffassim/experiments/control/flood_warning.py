@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import xarray as xr
 from diffassim.decisions.problems import FloodWarning, RecordedWarning
 from diffassim.experiments.control.flood_warning_agents import AGENTS, trained
 from diffassim.experiments.control.flood_warning_record import (
+    RAIN,
     SOURCES,
     calibration_days,
     flood_threshold,
@@ -169,7 +169,7 @@ def _warned(config: FloodWarningConfiguration, carry: dict[str, Any]) -> xr.Data
             "flood": ("time", later.flood.astype(np.int8), {"long_name": "discharge above the threshold"}),
             "discharge": ("time", m3, {"units": "m3 s-1", "long_name": "observed discharge"}),
             "known": (
-                ("time", "lead", "source"), later.known, {"long_name": "logarithm of discharge over threshold"},
+                ("time", "lead", "number"), later.known, {"long_name": "logarithm of level over threshold, of 1 + rain"},
             ),
             "threshold": ((), threshold, {"units": "m3 s-1", "long_name": "flood threshold"}),
             "learned_floods": ((), int(known.flood.sum()), {"long_name": "days of flood that were learned from"}),
@@ -177,6 +177,6 @@ def _warned(config: FloodWarningConfiguration, carry: dict[str, Any]) -> xr.Data
         },
         {
             "time": record.table.dates[later.days], "miss": list(config.misses), "rule": list(RULES),
-            "lead": list(config.leads), "source": list(SOURCES),
+            "lead": list(config.leads), "number": [*SOURCES, *RAIN],
         },
     )  # fmt: skip

@@ -15,9 +15,10 @@ from diffassim.experiments.rivers.discharge_combination import fit_persistence
 from diffassim.experiments.rivers.discharge_record import Record
 from diffassim.experiments.rivers.discharge_references import autoregression, fit_autoregression, persistence
 
-__all__ = ["SOURCES", "Known", "calibration_days", "flood_threshold", "require_floods", "verification_days"]
+__all__ = ["RAIN", "SOURCES", "Known", "calibration_days", "flood_threshold", "require_floods", "verification_days"]
 
-SOURCES = ("discharge", "AR(1)", "analysis")  # what the components of what is known come from
+SOURCES = ("discharge", "AR(1)", "analysis")  # of levels that are known or forecast
+RAIN = ("rain of the day", "rain of the day before")  # forecast as well, from two days ahead both
 FEWEST_EVENTS = 5  # days of flood in each period
 SMALLEST = 1e-3  # mm per day, of what a logarithm is taken
 
@@ -29,7 +30,7 @@ class Known(NamedTuple):
         days: indices into the record, shape (days,).
         flood: whether the discharge was above the threshold, shape (days,).
         known: logarithms of discharge over threshold, as last observed, and as forecast by the open loop with AR(1)
-            correction and by the analyses; shape (days, leads, 3).
+            correction and by the analyses (`SOURCES`); and of one plus the rain in mm (`RAIN`); shape (days, leads, 5).
     """
 
     days: np.ndarray
@@ -63,9 +64,9 @@ def require_floods(record: Record, threshold: float) -> tuple[int, int]:
         count = int(np.sum(discharge > threshold))
         if count < FEWEST_EVENTS:
             raise DataError(
-                f"flood threshold {threshold:g} m3/s: exceeded on {count} days of the {name}, whose highest discharge is "
-                f"{np.nanmax(discharge):g} m3/s; at least {FEWEST_EVENTS} are needed: choose a lower flood_quantile or "
-                "another flood_thresholds"
+                f"flood threshold {threshold:g} m3/s: exceeded on {count} days of the {name}, whose highest discharge "
+                f"is {np.nanmax(discharge):g} m3/s; at least {FEWEST_EVENTS} are needed: choose a lower "
+                "flood_quantile, or other flood_thresholds"
             )
         found.append(count)
     return found[0], found[1]
@@ -124,5 +125,8 @@ def _of_days(
     everything = np.stack([persistence(record.discharge, issued), reference, analyzed], axis=2)
     level = threshold / float(record.table.cubic_meters_per_second(1.0))
     counted = np.isfinite(record.discharge[days]) & np.isfinite(everything).all(axis=(1, 2))
-    known = np.log(np.maximum(everything[counted], SMALLEST) / level)
+    levels = np.log(np.maximum(everything[counted], SMALLEST) / level)
+    rain = np.log1p(record.table.precipitation)
+    both = np.stack([rain[days], rain[np.maximum(days - 1, 0)]], axis=1)[counted].astype(levels.dtype)
+    known = np.concatenate([levels, np.repeat(both[:, None], levels.shape[1], axis=1)], axis=2)
     return Known(days[counted], record.discharge[days][counted] > level, known)

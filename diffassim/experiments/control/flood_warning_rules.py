@@ -19,9 +19,10 @@ from diffassim.experiments.control.flood_warning_twin import axes_of, optimum
 
 __all__ = ["RULES", "Always", "LevelRule", "Planned", "Probable", "costs_by_lead", "learned", "warned"]
 
-SHARPNESS, WEIGHT = 2.4, 0.3  # prior mean of the slopes of a probit, per logarithm, and its weight in events
+SHARPNESS, WEIGHT = 0.8, 1.0  # prior mean of a probit's slopes by the logarithms of the levels, and their precision
 TRIED = 200  # thresholds of a lead that are compared
 SWEEPS = 6  # over the leads
+LEAST = 0.1  # sum of the slopes by levels, where they say nothing
 RULES = (
     "never", "always", *(f"threshold on {source}" for source in SOURCES), "probability", "planned",
 )  # fmt: skip
@@ -59,22 +60,22 @@ class LevelRule(Pytree):
 
 
 class Probable(Pytree):
-    r"""Warn where the probability of a flood, \(\Phi(\beta_l x + \alpha_l)\), exceeds F / (F + M).
+    r"""Warn where the probability of a flood, \(\Phi(\beta_l \cdot x + \alpha_l)\), exceeds F / (F + M).
 
     Args:
-        slope: beta, of the last of the numbers that are known, shape (leads,).
-        offset: alpha, likewise.
+        slope: beta, of the numbers that are known, shape (leads, numbers).
+        offset: alpha, shape (leads,).
         costs: `WarningCosts`, over the leads.
     """
 
-    slope: Float[Array, " leads"]
+    slope: Float[Array, "leads numbers"]
     offset: Float[Array, " leads"]
     costs: WarningCosts
 
     def __call__(self, observation: Any, key: Any = None) -> Any:
         """Return 0 or 1."""
         lead = observation[-2].astype(jnp.int32)
-        p = norm.cdf(self.slope[lead] * observation[-3] + self.offset[lead])
+        p = norm.cdf(self.slope[lead] @ observation[:-2] + self.offset[lead])
         miss, false_alarm = self.costs.miss[lead], self.costs.false_alarm[lead]
         return (p * (miss + false_alarm) > false_alarm).astype(jnp.int32)
 
@@ -82,25 +83,26 @@ class Probable(Pytree):
 class Planned(Pytree):
     r"""Warn as dynamic programming does where forecasts are as uncertain as the probit says.
 
-    With \(s_l = 1 / \beta_l\) the forecast \(x + \alpha_l s_l\) of the logarithm has the error s_l, and `FloodWarning`
-    has all that is needed: when to warn, when to keep a warning, and when to withdraw it.
+    With \(1 / s_l\) the sum of the slopes by levels, \(s_l (\beta_l \cdot x + \alpha_l)\) is a forecast of the logarithm
+    of the level with the error s_l, and `FloodWarning` has all that is needed: when to warn, when to keep a warning, and
+    when to withdraw it.
 
     Args:
         environment: the `FloodWarning` of the probit, whose threshold is 0.
-        slope: beta, shape (leads,).
-        offset: alpha, likewise.
+        slope: beta, shape (leads, numbers).
+        offset: alpha, shape (leads,).
         actions: best ones, shape (forecasts, leads, 2).
     """
 
     environment: FloodWarning
-    slope: Float[Array, " leads"]
+    slope: Float[Array, "leads numbers"]
     offset: Float[Array, " leads"]
     actions: Any
 
     def __call__(self, observation: Any, key: Any = None) -> Any:
         """Return 0 or 1."""
         lead = observation[-2].astype(jnp.int32)
-        forecast = (self.slope[lead] * observation[-3] + self.offset[lead]) * self.environment.spreads[lead]
+        forecast = (self.slope[lead] @ observation[:-2] + self.offset[lead]) * self.environment.spreads[lead]
         node = nearest_node(axes_of(self.environment), jnp.stack([forecast, observation[-2], observation[-1]]))
         return self.actions.reshape(-1)[node]
 
@@ -121,10 +123,11 @@ def learned(known: Known, costs: WarningCosts) -> dict[str, Any]:
     for k, source in enumerate(SOURCES):
         found = _best_thresholds(known.known[:, :, k], known.flood, over)
         rules[f"threshold on {source}"] = LevelRule(jnp.asarray(found, dtype), k)
-    fitted = [_probit(known.known[:, lead, -1], known.flood) for lead in range(leads)]
-    slope, offset = (jnp.asarray(part, dtype) for part in zip(*fitted, strict=True))
+    fitted = np.stack([_probit(known.known[:, lead], known.flood) for lead in range(leads)])
+    slope, offset = jnp.asarray(fitted[:, :-1], dtype), jnp.asarray(fitted[:, -1], dtype)
     rules["probability"] = Probable(slope, offset, over)
-    spreads = np.maximum.accumulate(1 / np.asarray(slope))
+    sharpness = np.maximum(fitted[:, : len(SOURCES)].sum(axis=1), LEAST)
+    spreads = np.maximum.accumulate(1 / sharpness).astype(dtype)
     environment = FloodWarning(costs.replace(shares=True), spreads, 1.2 * spreads[-1], 0.0)
     _, actions = optimum(environment)
     rules["planned"] = Planned(environment, slope, offset, actions)
@@ -182,19 +185,20 @@ def _best_thresholds(x: np.ndarray, flood: np.ndarray, costs: WarningCosts) -> n
     return thresholds
 
 
-def _probit(x: np.ndarray, flood: np.ndarray) -> tuple[float, float]:
-    """Return slope and offset of the most probable probit of floods, by a prior that leaves a separation finite."""
+def _probit(x: np.ndarray, flood: np.ndarray) -> np.ndarray:
+    """Return slopes and offset of the most probable probit of floods, by a prior that leaves a separation finite."""
     from scipy.optimize import minimize
     from scipy.stats import norm as normal
 
-    sign = np.where(flood, 1.0, -1.0)
+    sign, columns = np.where(flood, 1.0, -1.0), np.column_stack([x, np.ones(len(x))]).astype(float)
+    prior = np.zeros(columns.shape[1])
+    prior[: len(SOURCES)] = SHARPNESS
+    weight = np.append(np.full(x.shape[1], WEIGHT), 0.0)
 
     def loss(v: np.ndarray) -> tuple[float, np.ndarray]:
-        s = sign * (v[0] * x + v[1])
+        s = sign * (columns @ v)
         hazard = sign * np.exp(normal.logpdf(s) - normal.logcdf(s))
-        departure = v[0] - SHARPNESS
-        gradient = -np.array([hazard @ x, hazard.sum()]) + WEIGHT * np.array([departure, 0.0])
-        return float(-normal.logcdf(s).sum() + 0.5 * WEIGHT * departure**2), gradient
+        departure = weight * (v - prior)
+        return float(-normal.logcdf(s).sum() + 0.5 * departure @ (v - prior)), departure - hazard @ columns
 
-    found = minimize(loss, np.array([SHARPNESS, 0.0]), jac=True, method="L-BFGS-B", bounds=[(0.05, None), (None, None)])
-    return float(found.x[0]), float(found.x[1])
+    return np.asarray(minimize(loss, prior, jac=True, method="BFGS").x)
