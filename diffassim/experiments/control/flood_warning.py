@@ -169,7 +169,7 @@ def _warned(config: FloodWarningConfiguration, carry: dict[str, Any]) -> xr.Data
             "flood": ("time", later.flood.astype(np.int8), {"long_name": "discharge above the threshold"}),
             "discharge": ("time", m3, {"units": "m3 s-1", "long_name": "observed discharge"}),
             "known": (
-                ("time", "lead", "number"), later.known, {"long_name": "logarithm of level over threshold, of 1 + rain"},
+                ("time", "lead", "number"), later.known, {"long_name": "logarithm of level / threshold, of 1 + rain"},
             ),
             "threshold": ((), threshold, {"units": "m3 s-1", "long_name": "flood threshold"}),
             "learned_floods": ((), int(known.flood.sum()), {"long_name": "days of flood that were learned from"}),

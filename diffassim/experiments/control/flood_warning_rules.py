@@ -83,9 +83,9 @@ class Probable(Pytree):
 class Planned(Pytree):
     r"""Warn as dynamic programming does where forecasts are as uncertain as the probit says.
 
-    With \(1 / s_l\) the sum of the slopes by levels, \(s_l (\beta_l \cdot x + \alpha_l)\) is a forecast of the logarithm
-    of the level with the error s_l, and `FloodWarning` has all that is needed: when to warn, when to keep a warning, and
-    when to withdraw it.
+    With \(1 / s_l\) the sum of the slopes by levels, \(s_l (\beta_l \cdot x + \alpha_l)\) is a forecast of the
+    logarithm of the level with the error s_l, and `FloodWarning` has all that is needed: when to warn, when to keep a
+    warning, and when to withdraw it.
 
     Args:
         environment: the `FloodWarning` of the probit, whose threshold is 0.
