@@ -37,18 +37,17 @@ def overview(config: Any, dataset: xr.Dataset, worlds: list[str]) -> Figure:
         groups = [(name, lead) for name in config.worlds for lead in config.leads]
         for k, (name, lead) in enumerate(groups):
             own = dataset.isel(time=dataset["world"].values == worlds.index(name)).sel(lead=lead)
-            best = own["predicted"].sel(method="best").values
+            best = own["predicted"].sel({"method": "best"}).values
             for i, method in enumerate(_LOOKS):
                 color, mark = _LOOKS[method]
-                share = 100 * own["predicted"].sel(method=method).values / best
+                share = 100 * own["predicted"].sel({"method": method}).values / best
                 label = method if k == 0 else None
                 if method != "best":
                     x = k + 0.13 * (i - 3.5) + np.linspace(-0.04, 0.04, share.size)
                     left.plot(x, share, mark, color=COLORS[color], markersize=4, alpha=0.8, label=label)
-                right.plot(
-                    100 - 100 * own["predicted"].sel(method=method).mean(), 100 * own["left"].sel(method=method).mean(),
-                    mark, color=COLORS[color], markersize=6, fillstyle="none", label=label,
-                )  # fmt: skip
+                promised = 100 - 100 * float(own["predicted"].sel({"method": method}).mean())
+                found = 100 * float(own["left"].sel({"method": method}).mean())
+                right.plot(promised, found, mark, color=COLORS[color], markersize=6, fillstyle="none", label=label)
         left.axhline(95, color=COLORS["red"], linewidth=0.7)
         left.set_xticks(range(len(groups)), [f"{name}\nlead {lead}" for name, lead in groups])
         left.set(ylabel="variance taken away, percent of the best")

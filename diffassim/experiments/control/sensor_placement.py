@@ -123,15 +123,20 @@ class SensorPlacement(Experiment):
             for lead in config.leads:
                 predicted, left = own["predicted"].sel(lead=lead), own["left"].sel(lead=lead)
                 for method in own["method"].values:
-                    share = 100 * predicted.sel(method=method).values / predicted.sel(method="best").values
-                    error = 100 * left.sel(method=method).values
-                    saved = error - 100 * left.sel(method="random").values
+                    share = 100 * predicted.sel({"method": method}).values / predicted.sel({"method": "best"}).values
+                    error = 100 * left.sel({"method": method}).values
+                    saved = error - 100 * left.sel({"method": "random"}).values
                     start, n = (str(method), name, float(lead)), len(share)
                     rows += [
                         (*start, "percent_of_best", float(share.mean()), n),
                         (*start, "percent_of_best_worst", float(share.min()), n),
                         (*start, "cases_above_95_percent", float((share >= NEAR).sum()), n),
-                        (*start, "variance_left_percent", float(100 - 100 * predicted.sel(method=method).mean()), n),
+                        (
+                            *start,
+                            "variance_left_percent",
+                            float(100 - 100 * predicted.sel({"method": method}).mean()),
+                            n,
+                        ),
                         (*start, "error_left_percent", float(error.mean()), n),
                         (*start, "error_minus_random_percent", float(saved.mean()), n),
                     ]
