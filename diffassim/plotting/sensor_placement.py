@@ -51,7 +51,7 @@ def overview(config: Any, dataset: xr.Dataset, worlds: list[str]) -> Figure:
         left.axhline(95, color=COLORS["red"], linewidth=0.7)
         left.set_xticks(range(len(groups)), [f"{name}\nlead {lead}" for name, lead in groups])
         left.set(ylabel="variance taken away, percent of the best")
-        left.legend(ncols=3, loc="lower right")
+        left.legend(ncols=3, loc="center left", bbox_to_anchor=(0, 0.7))
         panel_label(left, "a", "every case; red: 95 percent")
         low, high = (f(*right.get_xlim(), *right.get_ylim()) for f in (min, max))
         right.plot([low, high], [low, high], "-", color=COLORS["gray"], linewidth=0.7)

@@ -123,7 +123,7 @@ def _of_days(
 ) -> Known:
     issued = np.maximum(days[:, None] - np.array(config.leads), 0)
     everything = np.stack([persistence(record.discharge, issued), reference, analyzed], axis=2)
-    level = threshold / float(record.table.cubic_meters_per_second(1.0))
+    level = threshold / float(record.table.cubic_meters_per_second(np.ones(())))
     counted = np.isfinite(record.discharge[days]) & np.isfinite(everything).all(axis=(1, 2))
     levels = np.log(np.maximum(everything[counted], SMALLEST) / level)
     rain = np.log1p(record.table.precipitation)
