@@ -188,7 +188,7 @@ def test_a_table_of_ones_own_through_the_command_line(tmp_path, capsys):
 
 def test_thresholds_beyond_the_record_are_refused_before_anything_is_computed(tmp_path, capsys):
     words = ["run", "flood-warning", "--set=flood_thresholds=[5000]", f"--out={tmp_path / 'run'}"]
-    said = refused(capsys, words)
+    said = refused(capsys, *words)
     assert "flood threshold 5000 m3/s: exceeded on 0 days of the calibration, whose highest discharge is" in said
 
 

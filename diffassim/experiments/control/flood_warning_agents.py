@@ -13,7 +13,7 @@ import optax
 from diffassim.decisions import Afterstates
 from diffassim.decisions.problems import FloodWarning
 from diffassim.experiments.control.flood_warning_twin import AllOrNone
-from diffassim.training.reinforcement import PPO, Pathwise, PolicyGradient, QLearning, actor_critic, policy_for
+from diffassim.training.reinforcement import PPO, Pathwise, QLearning, actor_critic, policy_for
 
 __all__ = ["AGENTS", "Contender", "trained"]
 
@@ -74,7 +74,6 @@ def _adam(rate: float, updates: int) -> Any:
 
 AGENTS = {
     "Q-learning": Contender(_table, 1500),
-    "policy gradient": Contender(partial(_network, PolicyGradient(512, 6, 1.0, 1.0, optimizer=_adam(1e-2, 900))), 900),
     "PPO": Contender(partial(_network, PPO(512, 6, 1.0, 1.0, epochs=3, optimizer=_adam(5e-3, 150 * 12))), 150),
     "pathwise gradient": Contender(partial(_pathwise, Pathwise(512, optimizer=_adam(1e-2, 600))), 600),
 }
