@@ -20,7 +20,7 @@ from diffassim.core.errors import ConfigurationError
 from diffassim.decisions.problems import RecordedWarning, WarningCosts
 from diffassim.experiments.control.flood_warning import FloodWarnings
 from diffassim.experiments.control.flood_warning_record import RAIN, SOURCES, Known
-from diffassim.experiments.control.flood_warning_rules import RULES, costs_by_lead, learned, warned
+from diffassim.experiments.control.flood_warning_rules import RULES, LevelRule, Probable, costs_by_lead, learned, warned
 from diffassim.experiments.control.flood_warning_settings import FloodWarningConfiguration
 from diffassim.experiments.control.flood_warning_twin import (
     CostLoss,
@@ -123,6 +123,19 @@ def test_policies_that_know_more_cost_less_on_days_they_did_not_see():
         for cut in np.quantile(own.known[:, :, k], [0.85, 0.9, 0.95], axis=0):
             given = own.known[:, :, k] > cut
             assert fitted[f"threshold on {source}"] <= costs_by_lead(given, own.flood, over).sum()
+
+
+def test_a_policy_for_other_leads_or_numbers_is_refused():
+    record = RecordedWarning(WarningCosts(), np.zeros((4, 3, 5)), np.zeros(4))
+    over = WarningCosts().over(2, np.dtype("float64"))
+    assert warned(record, LevelRule(jnp.zeros(3), 4)).shape == (4, 3)
+    for policy, message in (
+        (LevelRule(jnp.zeros(2), 0), "made for 2 leads and 5 numbers"),
+        (LevelRule(jnp.zeros(3), 5), "LevelRule was made"),
+        (Probable(jnp.zeros((3, 4)), jnp.zeros(3), over), "made for 3 leads and 4 numbers"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            warned(record, policy)
 
 
 def test_a_withdrawal_is_paid_at_its_lead():

@@ -11,6 +11,7 @@ from jax import lax
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
+from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree, static
 from diffassim.decisions.grid import nearest_node
 from diffassim.decisions.problems import FloodWarning, RecordedWarning, WarningCosts
@@ -134,10 +135,25 @@ def learned(known: Known, costs: WarningCosts) -> dict[str, Any]:
     return rules
 
 
-@jax.jit
-def warned(record: RecordedWarning, policy: Any) -> Any:
-    """Return the warnings of a policy on all days of a record, shape (days, leads), the shortest lead first."""
+def warned(record: RecordedWarning, policy: Any) -> Array:
+    """Return the warnings of a policy on all days of a record, shape (days, leads), the shortest lead first.
 
+    Raises:
+        ConfigurationError: if the policy was made for other leads, or for other numbers that are known.
+    """
+    leads, numbers = record.known.shape[1:]
+    thresholds, slope = getattr(policy, "thresholds", None), getattr(policy, "slope", None)
+    wanted = slope.shape if slope is not None else (leads if thresholds is None else thresholds.shape[0], numbers)
+    if wanted != (leads, numbers) or getattr(policy, "component", 0) >= numbers:
+        raise ConfigurationError(
+            f"warned: {type(policy).__name__} was made for {wanted[0]} leads and {wanted[1]} numbers that are known, "
+            f"but the record has {leads} leads and {numbers} numbers"
+        )
+    return _warned(record, policy)
+
+
+@jax.jit
+def _warned(record: RecordedWarning, policy: Any) -> Any:
     def one(day: Any) -> Any:
         state = record.state_at_day(day)
 
