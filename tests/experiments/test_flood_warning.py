@@ -184,7 +184,7 @@ def test_agents_come_near_the_optimum_and_a_resumed_run_is_the_same(tmp_path):
 
 @pytest.mark.long
 def test_a_table_of_ones_own_through_the_command_line(tmp_path, capsys):
-    basin(1500, simulated=True).to_csv(tmp_path / "basin.csv")
+    basin(simulated=True).to_csv(tmp_path / "basin.csv")
     settings = {
         "file": tmp_path / "basin.csv", "area": AREA, "latitude": 45, "date": "Tag", "precipitation": "N",
         "temperature": "T", "discharge": "Q", "updates": 0, "flood_quantile": 0.9, "leads": [1, 2],
