@@ -17,11 +17,11 @@ import numpy as np
 from scores.continuous import kge, nse
 from xarray import DataArray
 
-from diffassim.experiments.applications.discharge_analysis import ErrorStatistics
-from diffassim.experiments.applications.discharge_combination import Combination, fit_persistence
-from diffassim.experiments.applications.discharge_folds import BlockForecasts, forecast_block
-from diffassim.experiments.applications.discharge_record import Record, blocks_of_days
 from diffassim.experiments.applications.fulda import FuldaConfiguration
+from diffassim.experiments.rivers.discharge_analysis import ErrorStatistics
+from diffassim.experiments.rivers.discharge_combination import Combination, fit_persistence
+from diffassim.experiments.rivers.discharge_folds import BlockForecasts, forecast_block
+from diffassim.experiments.rivers.discharge_record import Record, blocks_of_days
 
 DEFAULT = FuldaConfiguration()
 

@@ -10,6 +10,16 @@ from diffassim.diagnostics.innovations import InnovationStatistics, innovation_s
 from diffassim.diagnostics.memory import MemoryReport, explain_memory
 from diffassim.diagnostics.model import ModelReport, check_model
 from diffassim.diagnostics.observability import observability
+from diffassim.diagnostics.placement import (
+    Exchange,
+    Exhaustive,
+    Greedy,
+    LaterState,
+    Placement,
+    Prospects,
+    Relaxation,
+    place_sensors,
+)
 from diffassim.diagnostics.ranks import RankHistogram, independent_count, rank_histogram
 from diffassim.diagnostics.reliability import (
     Coverage,
@@ -27,11 +37,18 @@ __all__ = [
     "Communication",
     "Coverage",
     "Exceedance",
+    "Exchange",
+    "Exhaustive",
     "Explanation",
+    "Greedy",
     "InnovationStatistics",
+    "LaterState",
     "MemoryReport",
     "ModelReport",
+    "Placement",
+    "Prospects",
     "RankHistogram",
+    "Relaxation",
     "Spectrum",
     "SpreadError",
     "binned_spread_error",
@@ -50,6 +67,7 @@ __all__ = [
     "interval_coverage",
     "normal_crps",
     "observability",
+    "place_sensors",
     "power_spectrum",
     "rank_histogram",
     "spherical_power_spectrum",

@@ -28,6 +28,8 @@ EXPERIMENTS = {
     "air-quality": "diffassim.experiments.applications.air_quality:AirQuality",
     "globe": "diffassim.experiments.applications.globe:Globe",
     "water-reservoir": "diffassim.experiments.control.water_reservoir:WaterReservoirFronts",
+    "flood-warning": "diffassim.experiments.control.flood_warning:FloodWarnings",
+    "sensor-placement": "diffassim.experiments.control.sensor_placement:SensorPlacement",
     "correction": "diffassim.experiments.learning.correction:Correction",
 }
 

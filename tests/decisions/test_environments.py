@@ -22,7 +22,7 @@ from diffassim.decisions import (
     WaterReservoir,
     to_gymnasium,
 )
-from diffassim.decisions.problems import cliff_walk, linear_quadratic
+from diffassim.decisions.problems import FloodWarning, RecordedWarning, WarningCosts, cliff_walk, linear_quadratic
 from diffassim.decisions.problems.linear_quadratic import LinearModel, QuadraticCost
 from diffassim.ensemble import ETKF
 from diffassim.gaussian import EKF, Gaussian
@@ -58,7 +58,16 @@ def test_a_step_is_that_of_the_model_with_the_control_held():
     assert bool(unstable.terminated) and not bool(found.terminated)
 
 
-@pytest.mark.parametrize("environment", [regulator(), lorenz(), WaterReservoir()], ids=lambda e: type(e).__name__)
+PARTS = WarningCosts(shares=True)
+WARNINGS = [
+    FloodWarning(PARTS, (0.4, 0.7), 1.2, outcomes=True),
+    RecordedWarning(PARTS, np.random.default_rng(0).normal(size=(9, 3, 2)), np.arange(9) % 2),
+]
+
+
+@pytest.mark.parametrize(
+    "environment", [regulator(), lorenz(), WaterReservoir(), *WARNINGS], ids=lambda e: type(e).__name__
+)
 def test_steps_are_the_same_compiled_batched_and_differentiable(environment):
     keys = jax.random.split(KEY, 3)
     states, _ = jax.vmap(environment.reset)(keys)
@@ -152,14 +161,15 @@ def test_what_is_refused(build, error, message):
         build()
 
 
-@pytest.mark.parametrize("name", ["table", "reservoir", "regulator"])
+@pytest.mark.parametrize("name", ["table", "reservoir", "regulator", "warning"])
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of the checker: bounds that are infinite, no modes of rendering
 def test_gymnasiums_own_checker_finds_nothing(name):
     pytest.importorskip("gymnasium", reason="gymnasium is not installed")
     from gymnasium.utils.env_checker import check_env
 
     weighted = Scalarized(WaterReservoir(length=3), [0.5, 0.5])
-    adapted = to_gymnasium({"table": cliff_walk(), "reservoir": weighted, "regulator": regulator()}[name])
+    made = {"table": cliff_walk(), "reservoir": weighted, "regulator": regulator()}
+    adapted = to_gymnasium((made | {"warning": FloodWarning(WarningCosts(), (0.5, 0.8, 1.0), 1.2)})[name])
     check_env(adapted, skip_render_check=True)
     adapted.reset(seed=3)
     ends = [adapted.step(adapted.action_space.sample())[2:4] for _ in range(3)]

@@ -18,11 +18,11 @@ import xarray as xr
 from diffassim import ConfigurationError, DataError
 from diffassim.cli import main
 from diffassim.experiments.applications.catchment import Catchment
-from diffassim.experiments.applications.catchment_settings import CatchmentConfiguration, periods_of
-from diffassim.experiments.applications.discharge_calibration import open_loop
-from diffassim.experiments.applications.discharge_record import record_of
 from diffassim.experiments.applications.fulda import FuldaConfiguration
 from diffassim.experiments.framework.configuration import build_configuration, read_toml, to_toml
+from diffassim.experiments.rivers.catchment_settings import CatchmentConfiguration, periods_of
+from diffassim.experiments.rivers.discharge_calibration import open_loop
+from diffassim.experiments.rivers.discharge_record import record_of
 from diffassim.experiments.templates import template
 from diffassim.models import GR4J, CatchmentForcing
 from tests.command_line import refused

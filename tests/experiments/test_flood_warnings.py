@@ -21,7 +21,7 @@ from diffassim.experiments.applications.discharge_warning_scores import (
     warning_scores,
     warning_table,
 )
-from diffassim.experiments.applications.discharge_warnings import default_thresholds, exceedance, with_exceedance
+from diffassim.experiments.rivers.discharge_warnings import default_thresholds, exceedance, with_exceedance
 
 METHODS = ("climatology", "open loop", "assimilation")
 SPREAD = {"climatology": 10.0, "open loop": 4.0, "assimilation": 2.0}

@@ -14,33 +14,33 @@ from matplotlib.figure import Figure
 
 import diffassim as da
 from diffassim.core import tree
-from diffassim.experiments.applications import discharge_analysis, discharge_folds
-from diffassim.experiments.applications.discharge_analysis import (
+from diffassim.experiments.applications.fulda import METHODS, Fulda, FuldaConfiguration
+from diffassim.experiments.framework.configuration import build_configuration
+from diffassim.experiments.framework.run import run
+from diffassim.experiments.rivers import discharge_analysis, discharge_folds
+from diffassim.experiments.rivers.discharge_analysis import (
     DischargeAnalysis,
     ErrorStatistics,
     analyze_days,
     issue_days,
 )
-from diffassim.experiments.applications.discharge_calibration import (
+from diffassim.experiments.rivers.discharge_calibration import (
     _bounded,
     _objective,
     _unbounded,
     calibrate,
     open_loop,
 )
-from diffassim.experiments.applications.discharge_combination import Combination, fit_persistence
-from diffassim.experiments.applications.discharge_folds import forecast_block
-from diffassim.experiments.applications.discharge_record import Record, blocks_of_days
-from diffassim.experiments.applications.discharge_references import (
+from diffassim.experiments.rivers.discharge_combination import Combination, fit_persistence
+from diffassim.experiments.rivers.discharge_folds import forecast_block
+from diffassim.experiments.rivers.discharge_record import Record, blocks_of_days
+from diffassim.experiments.rivers.discharge_references import (
     Dressing,
     autoregression,
     climatology,
     fit_autoregression,
     persistence,
 )
-from diffassim.experiments.applications.fulda import METHODS, Fulda, FuldaConfiguration
-from diffassim.experiments.framework.configuration import build_configuration
-from diffassim.experiments.framework.run import run
 from diffassim.models import GR4J, CatchmentForcing
 from diffassim.plotting.discharge import _name_what_is_cut
 

@@ -4,36 +4,38 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from diffassim.experiments.applications.catchment_settings import CatchmentConfiguration
 from diffassim.experiments.applications.catchment_summary import summarized
-from diffassim.experiments.applications.discharge_analysis import (
+from diffassim.experiments.applications.discharge_output import PROBABILITIES, output
+from diffassim.experiments.applications.discharge_scores import score_table, scores_by_lead
+from diffassim.experiments.applications.discharge_warning_scores import warning_results
+from diffassim.experiments.framework.base import Results, Stage, StagedExperiment
+from diffassim.experiments.rivers.calibration_stages import (
+    calibration_stages,
+    left_out_forecasts,
+    model_of,
+    statistics_of,
+)
+from diffassim.experiments.rivers.catchment_settings import CatchmentConfiguration
+from diffassim.experiments.rivers.discharge_analysis import (
     DischargeAnalysis,
-    ErrorStatistics,
     analyze_in_batches,
 )
-from diffassim.experiments.applications.discharge_calibration import calibrate, fit_statistics, open_loop
-from diffassim.experiments.applications.discharge_combination import Combination, fit_persistence
-from diffassim.experiments.applications.discharge_folds import BlockForecasts, forecast_block
-from diffassim.experiments.applications.discharge_output import PROBABILITIES, output
-from diffassim.experiments.applications.discharge_record import Record, blocks_of_days, record_of
-from diffassim.experiments.applications.discharge_references import (
+from diffassim.experiments.rivers.discharge_calibration import open_loop
+from diffassim.experiments.rivers.discharge_combination import Combination, fit_persistence
+from diffassim.experiments.rivers.discharge_record import Record, record_of
+from diffassim.experiments.rivers.discharge_references import (
     Dressing,
     autoregression,
     climatology,
     fit_autoregression,
     persistence,
 )
-from diffassim.experiments.applications.discharge_scores import score_table, scores_by_lead
-from diffassim.experiments.applications.discharge_warning_scores import warning_results
-from diffassim.experiments.applications.discharge_warnings import with_exceedance
-from diffassim.experiments.framework.base import Results, Stage, StagedExperiment
-from diffassim.models import GR4J
+from diffassim.experiments.rivers.discharge_warnings import with_exceedance
 from diffassim.plotting.discharge import forecast_overview
 
 __all__ = ["METHODS", "Catchment"]
@@ -59,11 +61,8 @@ class Catchment(StagedExperiment):
 
     def stages(self, config: CatchmentConfiguration) -> tuple[Stage, ...]:
         """Return the stages: three that fit, one year of the calibration at a time, and the verification years."""
-        blocks = len(blocks_of_days(*record_of(config).calibration))
         return (
-            Stage("calibrating the model", 1, _calibrate),
-            Stage("fitting the error statistics", 1, _fit_statistics),
-            Stage("forecasting each calibration year from the others", blocks, _forecast_block),
+            *calibration_stages(config),
             Stage("fitting the combination and the predictive distributions", 1, _combine),
             Stage("assimilating", CHUNKS, _assimilate),
         )
@@ -91,42 +90,11 @@ class Catchment(StagedExperiment):
         return Results(pd.concat([scores, warned], ignore_index=True), figures, table, counted)
 
 
-def _calibrate(config: CatchmentConfiguration, carry: dict[str, Any], _: int) -> tuple[dict[str, Any], xr.Dataset]:
-    record = record_of(config)
-    model = calibrate(record.forcing, record.discharge, *record.calibration)
-    return {"parameters": {name: getattr(model, name) for name in model.parameters}}, xr.Dataset()
-
-
-def _fit_statistics(config: CatchmentConfiguration, carry: dict[str, Any], _: int) -> tuple[dict[str, Any], xr.Dataset]:
-    record = record_of(config)
-    first, last = record.calibration
-    statistics = fit_statistics(
-        _model(record, carry),
-        record.discharge,
-        np.arange(max(first, config.window - 1), last - max(config.leads)),
-        window=config.window,
-        leads=config.leads,
-        updates=config.updates,
-        seed=config.seed,
-    )
-    return carry | {"statistics": vars(statistics), "blocks": {}}, xr.Dataset()
-
-
-def _forecast_block(
-    config: CatchmentConfiguration, carry: dict[str, Any], index: int
-) -> tuple[dict[str, Any], xr.Dataset]:
-    record = record_of(config)
-    block = blocks_of_days(*record.calibration)[index]
-    found = forecast_block(record, _statistics(carry), block, window=config.window, leads=config.leads)
-    return carry | {"blocks": carry["blocks"] | {f"{index:02d}": found._asdict()}}, xr.Dataset()
-
-
 def _combine(config: CatchmentConfiguration, carry: dict[str, Any], _: int) -> tuple[dict[str, Any], xr.Dataset]:
     """Fit what the blocks' forecasts decide, each of them issued by a model that was not calibrated on it."""
     record = record_of(config)
     first, last = record.calibration
-    blocks = [BlockForecasts(**carry["blocks"][name]) for name in sorted(carry["blocks"])]
-    left_out = BlockForecasts(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
+    left_out = left_out_forecasts(carry)
     observed = np.repeat(record.discharge[first:last, None], len(config.leads), axis=1)
     slopes = fit_persistence(left_out.forecast, left_out.unexplained, observed)
     analyzed = np.maximum(left_out.forecast + slopes * left_out.unexplained, 0)
@@ -141,7 +109,7 @@ def _combine(config: CatchmentConfiguration, carry: dict[str, Any], _: int) -> t
         }
         for method, forecast in zip(METHODS, centers, strict=True)
     }
-    simulated = np.asarray(open_loop(_model(record, carry)).discharge[1:])
+    simulated = np.asarray(open_loop(model_of(record, carry)).discharge[1:])
     fitted = {
         "persistence": slopes.astype(config.dtype),
         "combination": combination._asdict(),
@@ -154,9 +122,9 @@ def _combine(config: CatchmentConfiguration, carry: dict[str, Any], _: int) -> t
 def _assimilate(config: CatchmentConfiguration, carry: dict[str, Any], index: int) -> tuple[dict[str, Any], xr.Dataset]:
     """Assimilate and forecast on the days of one part of the verification period."""
     record = record_of(config)
-    model = _model(record, carry)
+    model = model_of(record, carry)
     free = open_loop(model)
-    analysis = DischargeAnalysis(model, _statistics(carry), jnp.asarray(carry["persistence"]), config.leads)
+    analysis = DischargeAnalysis(model, statistics_of(carry), jnp.asarray(carry["persistence"]), config.leads)
 
     # Every lead is scored on the same days, so the first forecasts are issued before the first of them.
     first, last = record.verification
@@ -189,14 +157,6 @@ def _quantiles(dressings: dict[str, Any], forecast: np.ndarray) -> np.ndarray:
 
 def _by_lead(dressings: dict[str, Any]) -> list[dict[str, Any]]:
     return [dressings[lead] for lead in sorted(dressings, key=int)]
-
-
-def _model(record: Record, carry: dict[str, Any]) -> GR4J:
-    return GR4J(forcing=record.forcing, **{name: jnp.asarray(v) for name, v in carry["parameters"].items()})
-
-
-def _statistics(carry: dict[str, Any]) -> ErrorStatistics:
-    return ErrorStatistics(**jax.tree.map(jnp.asarray, carry["statistics"]))
 
 
 def _simple_methods(config: CatchmentConfiguration, record: Record, issued: np.ndarray) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from diffassim.experiments.applications.discharge_record import Record
+from diffassim.experiments.rivers.discharge_record import Record
 
 __all__ = ["summarized"]
 

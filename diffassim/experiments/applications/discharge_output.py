@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from diffassim.experiments.applications.discharge_record import Record
+from diffassim.experiments.rivers.discharge_record import Record
 from diffassim.io.netcdf import to_dataset
 from diffassim.models import GR4J
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffassim.core.errors import DataError
-from diffassim.experiments.applications.catchment_settings import periods_of
-from diffassim.experiments.applications.discharge_warnings import default_thresholds
+from diffassim.experiments.rivers.catchment_settings import periods_of
+from diffassim.experiments.rivers.discharge_warnings import default_thresholds
 from diffassim.io.catchment import CatchmentRecord
 from diffassim.models.gr4j import CatchmentForcing
 

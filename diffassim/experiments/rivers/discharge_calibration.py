@@ -12,15 +12,15 @@ import optax
 
 from diffassim.core import tree
 from diffassim.covariances import Diagonal
-from diffassim.experiments.applications.discharge_analysis import (
+from diffassim.experiments.framework.twin import random_stream
+from diffassim.experiments.rivers.discharge_analysis import (
     DischargeAnalysis,
     ErrorStatistics,
     IssueDay,
     discharge_of,
     issue_days,
 )
-from diffassim.experiments.applications.discharge_references import autoregression, fit_autoregression
-from diffassim.experiments.framework.twin import random_stream
+from diffassim.experiments.rivers.discharge_references import autoregression, fit_autoregression
 from diffassim.models import GR4J, rollout
 from diffassim.models.gr4j import CatchmentForcing, CatchmentState
 from diffassim.observations import Observations

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from diffassim.experiments.applications.discharge_analysis import (
+from diffassim.experiments.rivers.discharge_analysis import (
     DischargeAnalysis,
     ErrorStatistics,
     analyze_in_batches,
 )
-from diffassim.experiments.applications.discharge_calibration import calibrate, open_loop
-from diffassim.experiments.applications.discharge_record import Record
-from diffassim.experiments.applications.discharge_references import autoregression, fit_autoregression
+from diffassim.experiments.rivers.discharge_calibration import calibrate, open_loop
+from diffassim.experiments.rivers.discharge_record import Record
+from diffassim.experiments.rivers.discharge_references import autoregression, fit_autoregression
 
 __all__ = ["BlockForecasts", "forecast_block"]
 

@@ -1,0 +1,1 @@
+"""What all experiments with a gauged catchment share: settings, record, calibration, analyses, and simple forecasts."""
