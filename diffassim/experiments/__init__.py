@@ -27,6 +27,8 @@ EXPERIMENTS = {
     "air-quality": "diffassim.experiments.applications.air_quality:AirQuality",
     "globe": "diffassim.experiments.applications.globe:Globe",
     "water-reservoir": "diffassim.experiments.control.water_reservoir:WaterReservoirFronts",
+    "river-loop": "diffassim.experiments.loop.river:RiverLoop",
+    "twin-loop": "diffassim.experiments.loop.twin:TwinLoop",
     "correction": "diffassim.experiments.learning.correction:Correction",
 }
 

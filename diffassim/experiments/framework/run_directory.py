@@ -22,7 +22,7 @@ from diffassim.experiments.framework.base import Results
 from diffassim.experiments.framework.report import report_page
 from diffassim.io.messages import require_plain_name, shortened
 
-__all__ = ["RunDirectory", "as_numpy"]
+__all__ = ["RunDirectory", "as_numpy", "versions"]
 
 _PACKAGES = ("diffassim", "jax", "jaxlib", "flax", "optax", "numpy", "xarray", "scores", "spotpy")
 _DIGEST = 32  # bytes of SHA-256 in front of the checkpoint's content
@@ -107,7 +107,7 @@ class RunDirectory:
         return sorted(entry.name for entry in self.path.iterdir() if entry.name not in left)
 
     def _write_provenance(self, seed: int) -> None:
-        facts = {"seed": seed, "python": platform.python_version(), "versions": _versions()}
+        facts = {"seed": seed, "python": platform.python_version(), "versions": versions()}
         _replace(self.provenance, lambda path: path.write_text(json.dumps(facts, indent=2) + "\n"))
 
     def chunk(self, index: int) -> Path:
@@ -204,7 +204,7 @@ class RunDirectory:
 
     def _compare_versions(self) -> None:
         then = self._made_with().get("versions", {})
-        differences = [f"{p} {then.get(p, 'unknown')} -> {now}" for p, now in _versions().items() if then.get(p) != now]
+        differences = [f"{p} {then.get(p, 'unknown')} -> {now}" for p, now in versions().items() if then.get(p) != now]
         if differences:
             warnings.warn(
                 f"{self.path}: other versions than when the run started ({', '.join(differences)}); the rest may "
@@ -275,7 +275,8 @@ def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     os.replace(beside, path)  # noqa: PTH105 (atomic on every platform)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that results depend on."""
     found = {}
     for package in _PACKAGES:
         try:
