@@ -49,6 +49,7 @@ def run(
     need_data_extra()
     from diffassim.experiments import find_experiment
     from diffassim.experiments.framework import run as runs
+    from diffassim.experiments.framework.base import Experiment
     from diffassim.experiments.framework.configuration import build_configuration, parse_setting, read_toml
 
     if resume is not None:
@@ -66,6 +67,8 @@ def run(
         name, values = read_toml(Path(experiment)) if experiment.endswith(".toml") else (experiment, {})
         values |= dict(map(parse_setting, settings))
         found = find_experiment(name)
+        if not isinstance(found, Experiment):
+            raise ConfigurationError(f"run: {name} is a loop; use: diffassim loop {experiment}")
         config = build_configuration(found.configuration, values, name)
         configure_jax(config.dtype)
         directory = Path("results") / name if out is None else out
@@ -218,6 +221,7 @@ def check(file: Path, /) -> None:
     """
     need_data_extra()
     from diffassim.experiments import find_experiment
+    from diffassim.experiments.framework.base import Experiment
     from diffassim.experiments.framework.configuration import build_configuration, read_toml
 
     name, values = read_toml(file)
@@ -225,7 +229,8 @@ def check(file: Path, /) -> None:
     config = build_configuration(found.configuration, values, name)
     configure_jax(config.dtype)
     print(found.check(config).rstrip())
-    print(f"\nNothing was computed. Go on with: diffassim run {file}")
+    command = "run" if isinstance(found, Experiment) else "loop"
+    print(f"\nNothing was computed. Go on with: diffassim {command} {file}")
 
 
 def add_commands(app: cyclopts.App) -> None:
