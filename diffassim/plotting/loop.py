@@ -23,7 +23,7 @@ def rounds_overview(
     Args:
         rounds: one row for each round: `difference`, `lower`, `upper` (of the challenger, in percent), `promoted`.
         later: losses by the time that forecasts are for, of models that did not know it, columns model, lead, crps.
-        scores: tidy scores of the first two models on one later period, columns method, lead, metric, value.
+        scores: of the models of the first two rounds on the same later rows, columns rows, lead, metric, first, second.
         statistic: mean square of departures of the model in use, over its reference, by time.
         alarms: times at which a drift was found.
         unit: of the forecasts.
@@ -39,11 +39,11 @@ def rounds_overview(
 
 
 def _later(axes: Any, later: pd.DataFrame, unit: str) -> None:
-    panel_label(axes, "a", "CRPS on rows that no model knew, mean of 60 days")
+    panel_label(axes, "a", "CRPS on rows unknown to the models, 60 days")
     if len(later):
         lead = later["lead"].min()
         for k, (model, part) in enumerate(later[later["lead"] == lead].groupby("model")):
-            smooth = part["crps"].sort_index().rolling("60D").mean()
+            smooth = part["crps"].sort_index().rolling("60D", min_periods=10).mean()
             axes.plot(smooth.index, smooth, color=COLORS[_SHADES[k % len(_SHADES)]], label=f"model {model}")
         axes.legend()
     axes.set_ylabel(f"CRPS, {unit}" if unit != "1" else "CRPS")
@@ -64,10 +64,12 @@ def _challengers(axes: Any, rounds: pd.DataFrame) -> None:
 
 
 def _pair(axes: Any, scores: pd.DataFrame, unit: str) -> None:
-    panel_label(axes, "c", "first two rounds' models on the same later rows")
+    panel_label(axes, "c", "models of the first two rounds, same later rows")
     chosen = scores[scores["metric"] == "rmse"]
-    for k, (method, part) in enumerate(chosen.groupby("method")):
-        axes.plot(part["lead"], part["value"], "os"[k % 2] + "-", color=COLORS[_SHADES[k]], label=method)
+    for k, (rows, part) in enumerate(chosen.groupby("rows", sort=False)):
+        color = COLORS[("blue", "orange")[k % 2]]
+        axes.plot(part["lead"], part["first"], "o--", color=color, label=f"first, rows {rows}", mfc="none")
+        axes.plot(part["lead"], part["second"], "s-", color=color, label=f"second, rows {rows}")
     if len(chosen):
         axes.legend()
     axes.set_xlabel("lead")
@@ -75,7 +77,7 @@ def _pair(axes: Any, scores: pd.DataFrame, unit: str) -> None:
 
 
 def _drift(axes: Any, statistic: pd.Series, alarms: list[str]) -> None:
-    panel_label(axes, "d", "squared departures of the model in use over their reference")
+    panel_label(axes, "d", "squared departures over their reference")
     if len(statistic):
         axes.semilogy(statistic.index, statistic.rolling(20, min_periods=5).mean(), color=COLORS["blue"])
         axes.axhline(1, color=COLORS["black"], linewidth=0.7)

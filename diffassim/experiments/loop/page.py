@@ -6,8 +6,6 @@ import html
 import io
 from typing import Any
 
-import pandas as pd
-
 from diffassim.experiments.framework.report import described, folded, html_page, html_table, picture, section
 from diffassim.experiments.framework.run_directory import versions
 from diffassim.experiments.loop.artifacts import MANIFEST, LoopFiles, as_json, checksum
@@ -47,7 +45,6 @@ def write_page(files: LoopFiles, experiment: Any, config: Any) -> str:
 
 def _parts(files: LoopFiles, experiment: Any, found: Summary, text: str, image: bytes) -> list[str]:
     rounds = found.rounds.reset_index()
-    later = found.differences.reset_index() if len(found.differences) else pd.DataFrame()
     settings = html.escape(files.config.read_text("utf-8").rstrip())
     return [
         f"<h1>{html.escape(experiment.summary)}</h1>",
@@ -58,7 +55,7 @@ def _parts(files: LoopFiles, experiment: Any, found: Summary, text: str, image: 
         section("Collected", html_table(rounds[["round", *SHOWN]])),
         section("Compared, promoted, fed back (differences of CRPS in percent)", html_table(rounds[["round", *DECIDED]])),
         section("Models", html_table(found.lineage)),
-        section("The first two rounds on the same later rows", html_table(found.scores) + html_table(later)),
+        section("The first two rounds on the same later rows", html_table(found.scores)),
         section("Settings", f"<pre>{settings}</pre>"),
         section("Made with", folded("versions", f"<pre>{html.escape(as_json(versions()).decode())}</pre>")),
     ]

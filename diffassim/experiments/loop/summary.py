@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 
 from diffassim.experiments.loop.artifacts import STAGES, LoopFiles, from_csv
-from diffassim.experiments.loop.comparison import LOSS_COLUMNS, compare, model_scores, rmse_difference
+from diffassim.experiments.loop.comparison import LOSS_COLUMNS, Comparison, compare, model_scores, rmse_difference
 from diffassim.experiments.loop.ledger import in_use, read_model, rollbacks
 
 __all__ = ["Summary", "as_text", "summarized"]
 
 A, B, C, D, E, F, G = STAGES
+PAIR_COLUMNS = ("rows", "lead", "metric", "first", "second", "difference", "lower", "upper", "n")
 
 
 class Summary(NamedTuple):
@@ -23,9 +24,8 @@ class Summary(NamedTuple):
         rounds: a row for each round.
         later: losses of models on rows that they did not know.
         pair: numbers of the models that were in use after the first two rounds; empty where there are none yet.
-        scores: tidy scores of these two on the rows collected after the second round.
-        differences: of the second against the first by lead: RMSE with its interval.
-        test: the same, by CRPS over all leads.
+        scores: of these two on the same later rows, columns `PAIR_COLUMNS`.
+        tests: of the second against the first, by CRPS over all leads, for the rows of each later round and of all.
         statistic: squared departures over their reference, by time.
         alarms: times at which a drift was found.
         lineage: which model came from which, with its numbers.
@@ -37,8 +37,7 @@ class Summary(NamedTuple):
     later: pd.DataFrame
     pair: tuple[int, ...]
     scores: pd.DataFrame
-    differences: pd.DataFrame
-    test: dict[str, Any] | None
+    tests: dict[str, Comparison]
     statistic: pd.Series
     alarms: list[str]
     lineage: pd.DataFrame
@@ -52,26 +51,22 @@ def summarized(files: LoopFiles, experiment: Any, config: Any) -> Summary:
     rows = pd.DataFrame([_round(files, n) for n in done], index=pd.Index(done, name="round"))
     later = {n: from_csv(files.read(n, E, "later.csv")) for n in done if (files.stage(n, E) / "later.csv").is_file()}
     pair = tuple(dict.fromkeys(m for n in (1, 2) if n in done for m in in_use(files, after=n)[-1:]))
-    known = [part for n, part in later.items() if n > 2]
-    scores, differences, test = model_scores(_no_losses(), ""), pd.DataFrame(), None
+    compared = []
+    known = {f"of round {n}": part[part["model"].isin(pair)] for n, part in later.items() if n > 2}
     if len(pair) == 2 and known:
-        both = pd.concat(known)
-        both = both[both["model"].isin(pair)]
-        scores = model_scores(both, experiment.learner.variable)
-        test = compare(both, pair[1], pair[0])._asdict()
-        found = {
-            int(lead): rmse_difference(both, pair[0], pair[1], lead, experiment.learner.block, config.seed)
-            for lead in sorted(both["lead"].unique())
-        }
-        differences = pd.DataFrame(found, index=["difference", "lower", "upper"]).T.rename_axis("lead")
+        first = next(iter(known))  # in which the second model was the one in use, as a rule
+        parts = {first: known[first]} | ({"of all later rounds": pd.concat(known.values())} if len(known) > 1 else {})
+        compared = [_compared(name, part, pair, experiment.learner, config.seed) for name, part in parts.items()]
+        tests = {name: compare(part, pair[1], pair[0]) for name, part in {**known, **parts}.items()}
+    else:
+        tests = {}
     alarms = [time for n in done for time in files.read_json(n, G, "feedback.json")["alarms"]]
     return Summary(
         rows,
         pd.concat(later.values()) if later else _no_losses(),
         pair if len(pair) == 2 else (),
-        scores,
-        differences,
-        test,
+        pd.concat(compared, ignore_index=True) if compared else pd.DataFrame(columns=list(PAIR_COLUMNS)),
+        tests,
         _statistic(files, done),
         alarms,
         _lineage(files, experiment, done),
@@ -98,23 +93,37 @@ def as_text(found: Summary, unit: str) -> str:
         lines.append(f"rolled back after round {entry['after_round']}: from model {entry['from']} to {entry['to']}")
     if found.pair:
         first, second = found.pair
-        lines += ["", f"models {first} and {second} (after the first two rounds) on all rows collected after round 2"]
-        table = found.scores.pivot_table(index=["metric", "method"], columns="lead", values="value")
-        lines += [f"  {'metric':<8s}{'':<12s}" + "".join(f"{f'+{lead}':>9}" for lead in table.columns)]
-        for (metric, method), values in table.iterrows():
-            lines.append(f"  {metric:<8s}{method:<12s}" + "".join(f"{value:9.3f}" for value in values))
-        name = f"RMSE of model {second} minus model {first}" + (f", {unit}" if unit != "1" else "")
-        lines.append(f"  {name}, 95 % interval:")
-        lines += [
-            f"    +{lead}: {row['difference']:+.3f} [{row['lower']:+.3f}, {row['upper']:+.3f}]"
-            for lead, row in found.differences.iterrows()
-        ]
-        if found.test is not None:
+        lines += ["", f"models {first} and {second} (in use after the first two rounds) on the same later rows"]
+        name = f"RMSE, {unit}" if unit != "1" else "RMSE"
+        lines.append(f"  {'rows':<22s}{'lead':>5s} {'metric':<6s}{'model ' + str(first):>10s}{'model ' + str(second):>10s}  change")
+        for _, row in found.scores.iterrows():
+            shown = f"  {row['rows']:<22s}{row['lead']:>+5d} {row['metric']:<6s}{row['first']:10.3f}{row['second']:10.3f}"
+            change = f"  {row['difference']:+.3f}"
+            if np.isfinite(row["lower"]):
+                change += f" [{row['lower']:+.3f}, {row['upper']:+.3f}]"
+            lines.append(shown + change)
+        lines.append(f"  ({name} with 95 % intervals) CRPS over all leads:")
+        for label, test in found.tests.items():
             lines.append(
-                f"  CRPS, all leads: {100 * found.test['difference']:+.1f} % "
-                f"[{100 * found.test['lower']:+.1f}, {100 * found.test['upper']:+.1f}]"
+                f"    rows {label}: {100 * test.difference:+.1f} % [{100 * test.lower:+.1f}, {100 * test.upper:+.1f}]"
             )
     return "\n".join(lines)
+
+
+def _compared(rows: str, losses: pd.DataFrame, pair: tuple[int, ...], learner: Any, seed: int) -> pd.DataFrame:
+    """Return the scores of two models by lead, RMSE with the interval of its difference."""
+    first, second = (f"model {number}" for number in pair)
+    table = model_scores(losses, learner.variable)
+    wide = table.pivot_table(index=["lead", "metric"], columns="method", values="value")
+    counts = table.groupby("lead")["n"].min()
+    found = []
+    for lead, metric in wide.index:
+        a, b = wide.loc[(lead, metric), first], wide.loc[(lead, metric), second]
+        lower = upper = float("nan")
+        if metric == "rmse":
+            _, lower, upper = rmse_difference(losses, pair[0], pair[1], lead, learner.block, seed)
+        found.append((rows, int(lead), metric, a, b, b - a, lower, upper, int(counts[lead])))
+    return pd.DataFrame(found, columns=list(PAIR_COLUMNS))
 
 
 def _no_losses() -> pd.DataFrame:

@@ -29,7 +29,7 @@ from diffassim.experiments.loop.twin_filter import (
     span,
     tracked_forcing,
 )
-from diffassim.experiments.loop.twin_training import fitted_through_filter
+from diffassim.experiments.loop.twin_training import chosen_inflation, fitted_through_filter
 
 __all__ = ["TwinLearner", "TwinLoop", "TwinLoopConfiguration"]
 
@@ -123,13 +123,13 @@ class TwinLearner(Learner):
         trained = dict(start)
         told = start["inflation"] * training.feedback["spread"] ** 0.5
         trained["inflation"] = float(np.clip(told, 1.0, MOST_INFLATION))
+        rows = training.table.loc[training.features.index].to_numpy()
         if config.updates:
-            rows = training.table.loc[training.features.index].to_numpy()
             forcing = training.features["forcing"].to_numpy()
             trained = fitted_through_filter(config, trained, rows, forcing, training.number)
         found = _tracked(config, trained, training, 13)
         trained["forcing"] = float(found["forcing"].iloc[-SETTLED:].mean())
-        return trained
+        return {**trained, "inflation": chosen_inflation(config, trained, rows)}
 
     def forecast(
         self,
