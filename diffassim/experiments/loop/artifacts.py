@@ -45,7 +45,8 @@ def as_csv(frame: pd.DataFrame) -> bytes:
 
 def from_csv(content: bytes, times: bool = True) -> pd.DataFrame:
     """Return the table that `as_csv` wrote; with times, its index is that of the first column."""
-    frame = pd.read_csv(io.BytesIO(content), index_col=0, float_precision="round_trip")
+    frame = pd.read_csv(io.BytesIO(content), index_col=0, dtype=str)
+    frame = frame.apply(_parsed) if len(frame) else frame
     if times:
         frame.index = pd.DatetimeIndex(pd.to_datetime(frame.index, format="ISO8601"), name=frame.index.name)
     return frame
@@ -231,6 +232,16 @@ class LoopFiles:
         return {place / name: value for name, value in files.items()} | {
             self.path / name: value for name, value in inputs.items()
         }
+
+
+def _parsed(column: pd.Series) -> pd.Series:
+    """Return a column of text as whole numbers, numbers or text, whichever all of it is; exact, as pandas' is not."""
+    for kind in (int, float):
+        try:
+            return column.map(kind)
+        except (ValueError, TypeError):
+            continue
+    return column
 
 
 def _require_plain_file(where: Path, name: str) -> None:
