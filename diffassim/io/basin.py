@@ -185,7 +185,7 @@ def read_basin_days(
             f"{table.file}: {days.per_day} reports a day became sums (precipitation) and means by day of the clock of "
             f"{table.zone}; days with less than {100 * LEAST_SHARE:g} % of them are missing"
         )
-    return BasinDays(table, days, {variable.name: variable.wanted for variable in variables}, tuple(notes))
+    return BasinDays(table, days, {v.name: v.wanted or v.unit or "" for v in variables}, tuple(notes))
 
 
 def _has_row_of_units(path: str | Path, columns: BasinColumns) -> bool:
@@ -336,7 +336,8 @@ def basin_record(
 
     Example:
         >>> days = pd.date_range("2001-06-01", periods=2)
-        >>> values = {"precipitation": np.ones(2), "temperature": np.full(2, 15.0), "discharge": np.array([1.0, np.nan])}
+        >>> values = {"precipitation": np.ones(2), "temperature": np.full(2, 15.0)}
+        >>> values["discharge"] = np.array([1.0, np.nan])
         >>> basin_record(days, values, "m3 s-1", area=86.4, latitude=50.0).discharge.tolist()
         [1.0, nan]
     """

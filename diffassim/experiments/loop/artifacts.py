@@ -29,11 +29,11 @@ ADVICE = "Nothing was changed. Restore it from a copy, or begin a new lineage in
 
 
 def as_json(content: Any) -> bytes:
-    """Return JSON with sorted keys; arrays become lists, and what is no number becomes null.
+    r"""Return JSON with sorted keys; arrays become lists, and what is no number becomes null.
 
     Example:
         >>> as_json({"b": np.arange(2), "a": float("nan")})
-        b'{\\n "a": null,\\n "b": [\\n  0,\\n  1\\n ]\\n}\\n'
+        b'{\n "a": null,\n "b": [\n  0,\n  1\n ]\n}\n'
     """
     return (json.dumps(_plain(content), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
@@ -205,7 +205,9 @@ class LoopFiles:
                     after_gap = True
                     continue
                 if after_gap:
-                    raise DataError(f"{self.stage(number, stage)}: finished although a stage before it is not. {ADVICE}")
+                    raise DataError(
+                        f"{self.stage(number, stage)}: finished although a stage before it is not. {ADVICE}"
+                    )
                 expected |= self._stage_sums(number, stage)
         return expected
 

@@ -31,6 +31,8 @@ class LoopExperiment(ABC):
             for number in range(1, min(config.rounds, SHOWN_ROUNDS) + 1):
                 after, held_back = collection_ends(config, frame.index.min(), number)
                 count = int((frame.index < after).sum())
-                lines.append(f"  round {number}: rows before {after}, held back from {held_back}; {count} rows are there")
+                lines.append(
+                    f"  round {number}: rows before {after}, held back from {held_back}; {count} rows are there"
+                )
         settings = config.model_dump(mode="json", exclude_none=True)
         return "\n".join([*lines, *source.notes, *(f"  {key} = {value}" for key, value in settings.items())])

@@ -1,4 +1,4 @@
-"""Is one model better than another on the same times? Paired differences, with intervals that know of memory in time."""
+"""Is one model better than another on the same times? Paired differences, with intervals that know of memory."""
 
 from __future__ import annotations
 
@@ -132,14 +132,15 @@ def rmse_difference(losses: pd.DataFrame, first: int, second: int, lead: int, bl
 def model_scores(losses: pd.DataFrame, variable: str) -> pd.DataFrame:
     """Return tidy scores of every model and lead: rmse, crps, and of a single component nse and kge."""
     rows = []
-    for (model, lead), part in losses.groupby(["model", "lead"]):
+    for (model, step), part in losses.groupby(["model", "lead"]):
+        lead = int(str(step))
         name, n = f"model {model}", len(part)
-        rows.append((name, variable, int(lead), "rmse", float(np.sqrt(part["squared_error"].mean())), n))
-        rows.append((name, variable, int(lead), "crps", float(part["crps"].mean()), n))
+        rows.append((name, variable, lead, "rmse", float(np.sqrt(part["squared_error"].mean())), n))
+        rows.append((name, variable, lead, "crps", float(part["crps"].mean()), n))
         f, y = (xr.DataArray(part[column].to_numpy(), dims="time") for column in ("forecast", "observed"))
         if n > 1 and bool(np.isfinite(f).all()) and float(f.std()) > 0 and float(y.std()) > 0:
-            rows.append((name, variable, int(lead), "nse", float(nse(f, y)), n))
-            rows.append((name, variable, int(lead), "kge", float(kge(f, y)), n))
+            rows.append((name, variable, lead, "nse", float(nse(f, y)), n))
+            rows.append((name, variable, lead, "kge", float(kge(f, y)), n))
     return score_rows(rows)
 
 

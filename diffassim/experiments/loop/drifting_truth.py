@@ -52,7 +52,7 @@ class DriftingTruth(Model):
 
 
 def twin_rows(config: Any, interval: int, start: str) -> pd.DataFrame:
-    """Return noisy observations of all sites, one row for each 12 hours, from the same truth however many are asked for.
+    """Return noisy observations of all sites, one row for each 12 hours.
 
     Args:
         config: of the twin, see `TwinLoopConfiguration`.

@@ -99,4 +99,3 @@ class Learner(ABC):
     def observed_columns(self, table: pd.DataFrame) -> list[str]:
         """Return the columns whose values are forecast."""
         return [str(name) for name in table.columns]
-

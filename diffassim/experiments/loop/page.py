@@ -37,7 +37,7 @@ def write_page(files: LoopFiles, experiment: Any, config: Any) -> str:
     sums = {
         str(path.relative_to(files.path)): checksum(path.read_bytes())
         for path in sorted(files.path.rglob("*"))
-        if path.is_file() and path.name not in LIVELY or path.name == MANIFEST and path.parent != files.path
+        if (path.is_file() and path.name not in LIVELY) or (path.name == MANIFEST and path.parent != files.path)
     }
     files.write(files.path / MANIFEST, as_json(sums))
     return text
@@ -53,7 +53,9 @@ def _parts(files: LoopFiles, experiment: Any, found: Summary, text: str, image: 
         section("Rounds", f"<pre>{html.escape(text)}</pre>"),
         picture("rounds", image),
         section("Collected", html_table(rounds[["round", *SHOWN]])),
-        section("Compared, promoted, fed back (differences of CRPS in percent)", html_table(rounds[["round", *DECIDED]])),
+        section(
+            "Compared, promoted, fed back (differences of CRPS in percent)", html_table(rounds[["round", *DECIDED]])
+        ),
         section("Models", html_table(found.lineage)),
         section("The first two rounds on the same later rows", html_table(found.scores)),
         section("Settings", f"<pre>{settings}</pre>"),

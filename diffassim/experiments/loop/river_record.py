@@ -58,15 +58,20 @@ def loop_record(config: Any, table: pd.DataFrame, unit: str) -> LoopRecord:
         column = table[name]
         filled = column.interpolate(limit_area="inside")
         long = _long_gaps(column.isna().to_numpy(), config.gap)
-        monthly = column.groupby(column.index.month).transform("mean").fillna(column.mean()).fillna(0.0)
+        monthly = column.groupby(days.month).transform("mean").fillna(column.mean()).fillna(0.0)
         values[name] = filled.mask(long | filled.isna(), monthly).to_numpy()
         doubtful |= long
     doubtful = np.convolve(doubtful, np.ones(31), "full")[: len(days)] > 0
-    record = basin_record(days, {**values, "discharge": table["discharge"].to_numpy()}, unit, config.area, config.latitude)
+    record = basin_record(
+        days, {**values, "discharge": table["discharge"].to_numpy()}, unit, config.area, config.latitude
+    )
     size = bucket_size(len(days), growth=2.0, smallest=SMALLEST)
     after = (0, size - len(days))
     forcing = CatchmentForcing(
-        *(jnp.asarray(np.pad(s, after), config.dtype) for s in (record.precipitation, record.evaporation, record.temperature))
+        *(
+            jnp.asarray(np.pad(s, after), config.dtype)
+            for s in (record.precipitation, record.evaporation, record.temperature)
+        )
     )
     discharge = np.where(doubtful, np.nan, record.discharge)
     padded = np.pad(discharge, after, constant_values=np.nan).astype(config.dtype)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from diffassim.core.errors import ConfigurationError
@@ -20,7 +21,7 @@ from diffassim.experiments.loop.lock import locked
 from diffassim.experiments.loop.page import write_page
 from diffassim.experiments.loop.settings import LoopConfiguration, collection_ends
 from diffassim.experiments.loop.stages import STAGE_FUNCTIONS, Work
-from diffassim.experiments.loop.store import SourceRows
+from diffassim.experiments.loop.store import SourceRows, read_store, require_same_table
 from diffassim.io.messages import require_plain_name, shortened
 
 __all__ = ["Outcome", "roll_back_loop", "run_loop"]
@@ -66,7 +67,8 @@ def run_loop(
         files.clean()
         files.verify()
         write_pointer(files)
-        finished, waiting = [], ""
+        finished: list[int] = []
+        waiting = ""
         source = None
         while len(finished) < (1 if once else config.rounds):
             number = _next_round(files)
@@ -75,6 +77,8 @@ def run_loop(
                 break
             if not files.finished(number, STAGES[0]):
                 source = source or experiment.learner.source(config)
+                stored = read_store([files.segment(k) for k in range(1, number)]) if number > 1 else None
+                require_same_table(source, stored)
                 waiting = _not_yet(config, source, number, limit)
                 if waiting:
                     break
@@ -112,12 +116,15 @@ def _opened(experiment: Any, config: LoopConfiguration, path: Path) -> LoopFiles
         return files
     name, stored = read_toml(files.config)
     if name != experiment.name:
-        raise ConfigurationError(f"{path}: is the directory of {name!r}, not of {experiment.name!r}; give another --out")
+        raise ConfigurationError(
+            f"{path}: is the directory of {name!r}, not of {experiment.name!r}; give another --out"
+        )
     now = _as_read(experiment.name, config)
     for key in sorted({*stored, *now} - config.free):
         if stored.get(key) != now.get(key):
+            before, after = shortened(stored.get(key)), shortened(now.get(key))
             raise ConfigurationError(
-                f"{path}: began with {key} = {shortened(stored.get(key))}, and now it is {shortened(now.get(key))}; "
+                f"{files.config}: began with {key} = {before}, and now it is {after}; "
                 "rounds of one lineage share their settings: set it back, or begin a new lineage in another --out"
             )
     return files
@@ -137,14 +144,12 @@ def _next_round(files: LoopFiles) -> int:
 
 def _not_yet(config: LoopConfiguration, source: SourceRows, number: int, limit: pd.Timestamp | None) -> str:
     """Return why a round cannot begin, or nothing."""
-    if source.frame.empty:
-        return ""  # the collection says so
     times = source.frame.index
     after, _ = collection_ends(config, times.min(), number)
     if limit is not None and after > limit:
         return f"round {number} needs rows until {after}, after --until {limit.date()}"
-    step = pd.Series(times.sort_values()).diff().median()
-    if times.max() < after - (step if pd.notna(step) else pd.Timedelta(0)):
+    step = pd.Timedelta(np.median(np.diff(np.sort(times.to_numpy())))) if len(times) > 1 else pd.Timedelta(0)
+    if times.max() < after - step:
         return f"round {number} needs rows until {after}; {source.name} ends at {times.max()}"
     return ""
 
@@ -185,4 +190,3 @@ def _log(files: LoopFiles, text: str) -> None:
     now = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     with files.log.open("a", encoding="utf-8") as file:
         file.write(f"{now} process {os.getpid()}: {text}\n")
-

@@ -12,8 +12,8 @@ import pandas as pd
 from diffassim.core.errors import AssimilationError, DataError
 from diffassim.experiments.loop.artifacts import STAGES, LoopFiles, as_csv, as_json, checksum, from_csv, signed
 from diffassim.experiments.loop.comparison import compare, model_scores
-from diffassim.experiments.loop.ledger import in_use, read_model
 from diffassim.experiments.loop.learner import Departures, Learner, Training
+from diffassim.experiments.loop.ledger import in_use, read_model
 from diffassim.experiments.loop.monitoring import FIRST, feedback, reference_of
 from diffassim.experiments.loop.settings import LoopConfiguration, collection_ends
 from diffassim.experiments.loop.store import SourceRows, collect, read_store
@@ -23,6 +23,7 @@ from diffassim.observations.flags import QCFlag
 __all__ = ["STAGE_FUNCTIONS", "Work", "cleaned"]
 
 A, B, C, D, E, F, G = STAGES
+MOST_FLAGGED = 0.5  # of the new values; beyond it nobody can say which are right
 PASSES = 3  # of quality control: what passes depends on what was assimilated
 FLAG_COLUMNS = ("column", "flag", "value")
 
@@ -128,20 +129,26 @@ def _prepare(work: Work) -> Files:
     observed = work.learner.observed_columns(table)
     usable = int(clean.loc[new, observed].notna().any(axis=1).sum())
     skipped = f"{usable} usable new rows, fewer than {work.config.fewest}" if usable < work.config.fewest else ""
+    values = table.loc[new, observed]
+    share = float((flags.loc[new, observed] > 0).to_numpy().sum() / max(values.notna().to_numpy().sum(), 1))
+    if share > MOST_FLAGGED:
+        skipped = (
+            f"{share:.0%} of the new values are flagged: the table or the system has changed; look at it, and begin a "
+            "new lineage in another --out if the rows are right"
+        )
     if skipped and incumbent is None:
         raise DataError(f"round {number}: {skipped}; without a model the loop cannot begin")
     model = read_model(work.files, incumbent) if incumbent is not None else None
     scaling = model["scaling"] if model else work.learner.scaling(work.config, clean, work.ends(table)[1])
-    values = table.loc[new, observed]
     prepared = {
         "incumbent": incumbent,
         "skipped": skipped,
         "rows": int(new.sum()),
         "usable": usable,
         "flagged": {
-            QCFlag(int(flag)).name: int(count) for flag, count in flags[flags > 0].stack().value_counts().items()
+            QCFlag(int(str(flag))).name: int(count) for flag, count in flags[flags > 0].stack().value_counts().items()
         },
-        "share_flagged": float((flags.loc[new, observed] > 0).to_numpy().sum() / max(values.notna().to_numpy().sum(), 1)),
+        "share_flagged": share,
         "since": None if not len(rows) else str(_period_start(work, table, collected)),
     }
     content = {
@@ -290,8 +297,7 @@ def _training(work: Work, features: pd.DataFrame) -> Training:
 
 
 def _followed(work: Work, incumbent: int | None) -> list[int]:
-    """Return the models that are scored on the new rows, none of which they know: the incumbent, its forerunner, and
-    those that were in use after the first two rounds."""
+    """Return the models that are scored on the new rows: incumbent, its forerunner, those of the first two rounds."""
     chosen: set[int] = set() if incumbent is None else {incumbent}
     chosen |= set(in_use(work.files, after=work.number - 1)[-2:])
     for number in (1, 2):

@@ -13,7 +13,7 @@ from diffassim.core.errors import DataError
 from diffassim.experiments.loop.artifacts import from_csv
 from diffassim.io.messages import shortened
 
-__all__ = ["CORRECTION_COLUMNS", "Collected", "SourceRows", "collect", "read_store"]
+__all__ = ["CORRECTION_COLUMNS", "Collected", "SourceRows", "collect", "read_store", "require_same_table"]
 
 CORRECTION_COLUMNS = ("column", "before", "now")
 MOST_CORRECTED = 0.2  # of the rows that store and table share; beyond it the table is another one
@@ -67,18 +67,10 @@ def collect(source: SourceRows, stored: pd.DataFrame | None, until: pd.Timestamp
         ([3.0], 1, 2)
     """
     frame = source.frame.sort_index(kind="stable")
-    out_of_order = int((np.diff(source.frame.index.asi8) < 0).sum())
+    out_of_order = int((np.diff(source.frame.index.to_numpy()) < np.timedelta64(0)).sum())
     repeated = frame.index.duplicated(keep="last")
     frame = frame[~repeated]
-    if stored is not None:
-        _require_columns(source.name, frame.columns, stored.columns)
-        if len(frame) and frame.index[-1] < stored.index[-1]:
-            raise DataError(
-                f"{source.name}: its clock goes backwards: it ends at {frame.index[-1]}, but rows until "
-                f"{stored.index[-1]} were collected already; nothing was changed"
-            )
-    if frame.empty:
-        raise DataError(f"{source.name}: holds no rows; nothing was collected")
+    require_same_table(source, stored)
     frame = frame[frame.index < until]
     known = frame.index.isin(stored.index) if stored is not None else np.zeros(len(frame), bool)
     old, new = frame[known], frame[~known]
@@ -108,13 +100,30 @@ def read_store(segments: Sequence[Path]) -> pd.DataFrame:
     return frame[~frame.index.duplicated(keep="last")].sort_index().astype(float)
 
 
+def require_same_table(source: SourceRows, stored: pd.DataFrame | None) -> None:
+    """Raise `DataError` if a table is empty, has other columns than the store, or ends before it."""
+    frame = source.frame
+    if frame.empty:
+        raise DataError(f"{source.name}: holds no rows; nothing was collected")
+    if stored is None:
+        return
+    _require_columns(source.name, frame.columns, stored.columns)
+    if frame.index.max() < stored.index[-1]:
+        raise DataError(
+            f"{source.name}: its clock goes backwards: it ends at {frame.index.max()}, but rows until "
+            f"{stored.index[-1]} were collected already; nothing was changed"
+        )
+
+
 def _require_columns(name: str, found: Any, expected: Any) -> None:
     for column in expected:
         if column not in found:
             raise DataError(f"{name}: the column {shortened(column)!r} is in the store, but no longer in the table")
     for column in found:
         if column not in expected:
-            raise DataError(f"{name}: the column {shortened(column)!r} is not in the store; begin a new lineage with it")
+            raise DataError(
+                f"{name}: the column {shortened(column)!r} is not in the store; begin a new lineage with it"
+            )
 
 
 def _corrections(name: str, old: pd.DataFrame, stored: pd.DataFrame | None) -> pd.DataFrame:

@@ -81,7 +81,8 @@ def as_text(found: Summary, unit: str) -> str:
     for number, row in found.rounds.iterrows():
         shown = "no incumbent"
         if np.isfinite(row["difference"]):
-            shown = f"{row['difference']:+.1f} % [{row['lower']:+.1f}, {row['upper']:+.1f}], confidence {row['confidence']:.3f}"
+            interval = f"[{row['lower']:+.1f}, {row['upper']:+.1f}]"
+            shown = f"{row['difference']:+.1f} % {interval}, confidence {row['confidence']:.3f}"
         elif row["skipped"]:
             shown = str(row["skipped"])[:50]
         promoted, drift = ("yes" if row["promoted"] else "no"), ("found" if row["drift"] else "no")
@@ -95,9 +96,12 @@ def as_text(found: Summary, unit: str) -> str:
         first, second = found.pair
         lines += ["", f"models {first} and {second} (in use after the first two rounds) on the same later rows"]
         name = f"RMSE, {unit}" if unit != "1" else "RMSE"
-        lines.append(f"  {'rows':<22s}{'lead':>5s} {'metric':<6s}{'model ' + str(first):>10s}{'model ' + str(second):>10s}  change")
+        names = f"{f'model {first}':>10s}{f'model {second}':>10s}"
+        lines.append(f"  {'rows':<22s}{'lead':>5s} {'metric':<6s}{names}  change")
         for _, row in found.scores.iterrows():
-            shown = f"  {row['rows']:<22s}{row['lead']:>+5d} {row['metric']:<6s}{row['first']:10.3f}{row['second']:10.3f}"
+            shown = (
+                f"  {row['rows']:<22s}{row['lead']:>+5d} {row['metric']:<6s}{row['first']:10.3f}{row['second']:10.3f}"
+            )
             change = f"  {row['difference']:+.3f}"
             if np.isfinite(row["lower"]):
                 change += f" [{row['lower']:+.3f}, {row['upper']:+.3f}]"
@@ -178,5 +182,7 @@ def _lineage(files: LoopFiles, experiment: Any, done: list[int]) -> pd.DataFrame
             model = read_model(files, number)
             source, (sums,) = model["from"], model["lineage"].values()
             came = "" if source is None else f"model {source}"
-            rows.append({"model": number, "from": came, "lineage": sums[:16], **experiment.learner.describe(model["model"])})
+            rows.append(
+                {"model": number, "from": came, "lineage": sums[:16], **experiment.learner.describe(model["model"])}
+            )
     return pd.DataFrame(rows)

@@ -162,9 +162,9 @@ class TwinLearner(Learner):
 class TwinLoop(LoopExperiment):
     """A twin whose forcing drifts and whose model lacks a damping: the loop keeps up with both, from noisy rows alone.
 
-    An ensemble filter has the forcing in its state; a small network and the inflation are trained through the filter. The
-    model in use has the forcing that was found last, so that innovations tell when it has drifted away. Decisions see
-    observations only, never the truth.
+    An ensemble filter has the forcing in its state; a small network and the inflation are trained through the filter.
+    The model in use has the forcing that was found last, so that innovations tell when it has drifted away. Decisions
+    see observations only, never the truth.
     """
 
     name = "twin-loop"
@@ -188,4 +188,3 @@ def _tracked(config: TwinLoopConfiguration, model: Mapping[str, Any], training: 
     frame.insert(0, "forcing", forcing)
     frame.index.name = "time"
     return frame.iloc[min(before, SPIN_UP // 2) :]
-

@@ -46,7 +46,7 @@ class LevelLearner(Learner):
     def departures(self, config: Any, model: Any, table: Any, since: Any, values: Any) -> Departures:
         normalized = (values[values.index >= since] - model["level"]) / model["spread"]
         used = normalized.where(table.loc[normalized.index].notna())
-        return Departures(normalized, 8.0, (used["y"] ** 2).rename("statistic"))
+        return Departures(normalized, 20.0, (used["y"] ** 2).rename("statistic"))
 
     def scaling(self, config: Any, table: Any, until: Any) -> Any:
         return {"spread": float(table.loc[table.index < until, "y"].std())}
