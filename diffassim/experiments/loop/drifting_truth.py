@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
@@ -30,7 +30,6 @@ class DriftingTruth(Model):
         dt: time step.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> DriftingTruth(forcing=8.0, damping=0.0).step(jnp.full(5, 8.0), 0).tolist()
         [8.0, 8.0, 8.0, 8.0, 8.0]
     """
@@ -42,7 +41,7 @@ class DriftingTruth(Model):
 
     def step(self, x: Any, t: Any) -> Any:
         """Advance by dt."""
-        forcing = self.forcing + self.drift * jax.numpy.maximum(t, 0)
+        forcing = self.forcing + self.drift * jnp.asarray(t, x.dtype)
         following = Lorenz96(forcing=forcing, dt=self.dt).step(x, t)
         return following - self.dt * self.damping * x**3
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -58,7 +59,7 @@ def drift_alarms(statistic: pd.Series, reference: Mapping[str, Any], every: floa
     rho = float(reference["memory"])
     left = np.concatenate([[0.0], np.nan_to_num(scores[:-1])])
     z = (scores - rho * left) / (1 - rho**2) ** 0.5
-    alarms = np.asarray(DriftDetector.with_false_alarms(every=every).run(jnp.asarray(z)))
+    alarms = np.asarray(_run(DriftDetector.with_false_alarms(every=every), jnp.asarray(z)))
     return [str(time) for time in statistic.index[alarms]]
 
 
@@ -87,6 +88,11 @@ def feedback(
         "flagged": flagged,
         "statistic": statistic,
     }
+
+
+@jax.jit
+def _run(detector: DriftDetector, z: Any) -> Any:
+    return detector.run(z)
 
 
 def _normal_scores(values: np.ndarray, quantiles: np.ndarray, n: int) -> np.ndarray:
