@@ -11,6 +11,7 @@ import cyclopts
 from diffassim.cli.benches import bench
 from diffassim.cli.environment import FAILED, USER_ERROR, leave, version_text
 from diffassim.cli.experiments import add_commands
+from diffassim.cli.loops import add_loop
 from diffassim.core.errors import AssimilationError
 from diffassim.core.processes import ProcessError
 from diffassim.io.messages import single_line
@@ -24,6 +25,7 @@ app = cyclopts.App(
     result_action="return_value",
 )
 add_commands(app)
+add_loop(app)
 app.command(bench)
 
 

@@ -84,6 +84,7 @@ def _asked_for(
 ) -> tuple[Any, Any, Path]:
     """Return an experiment, its configuration and its directory."""
     from diffassim.experiments import find_experiment
+    from diffassim.experiments.framework.base import Experiment
     from diffassim.experiments.framework.configuration import build_configuration, parse_setting, read_toml
 
     if resume is not None:
@@ -94,6 +95,8 @@ def _asked_for(
         name, values = str(experiment), {}
     values |= dict(map(parse_setting, settings))
     found = find_experiment(name)
+    if not isinstance(found, Experiment):
+        raise ConfigurationError(f"run: {name} is a loop; use: diffassim loop {experiment}")
     config = build_configuration(found.configuration, values, name)
     configure_jax(config.dtype)
     return found, config, resume or out or Path("results") / name
@@ -267,6 +270,7 @@ def check(file: Path, /) -> None:
     """
     need_data_extra()
     from diffassim.experiments import find_experiment
+    from diffassim.experiments.framework.base import Experiment
     from diffassim.experiments.framework.configuration import build_configuration, read_toml
 
     name, values = read_toml(file)
@@ -274,7 +278,8 @@ def check(file: Path, /) -> None:
     config = build_configuration(found.configuration, values, name)
     configure_jax(config.dtype)
     print(found.check(config).rstrip())
-    print(f"\nNothing was computed. Go on with: diffassim run {file}")
+    command = "run" if isinstance(found, Experiment) else "loop"
+    print(f"\nNothing was computed. Go on with: diffassim {command} {file}")
 
 
 def add_commands(app: cyclopts.App) -> None:

@@ -26,8 +26,14 @@ class _Terminated(BaseException):
 
 
 @contextmanager
-def interruptible(directory: Path) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into one line that says how to go on."""
+def interruptible(directory: Path, again: str = "") -> Iterator[None]:
+    """Turn Ctrl-C and SIGTERM into one line that says how to go on.
+
+    Args:
+        directory: where everything finished lies.
+        again: the command that goes on; default: that of a run.
+    """
+    again = again or f"diffassim run --resume {directory}"
 
     def terminate(*_: Any) -> None:
         raise _Terminated
@@ -39,8 +45,7 @@ def interruptible(directory: Path) -> Iterator[None]:
     except (KeyboardInterrupt, _Terminated) as stop:
         word, code = ("interrupted", INTERRUPTED) if isinstance(stop, KeyboardInterrupt) else ("terminated", TERMINATED)
         print(
-            f"\ndiffassim: {word}. What is finished lies in {directory}; go on with: "
-            f"diffassim run --resume {directory}",
+            f"\ndiffassim: {word}. What is finished lies in {directory}; go on with: {again}",
             file=sys.stderr,
         )
         sys.exit(code)

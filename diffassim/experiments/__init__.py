@@ -30,6 +30,8 @@ EXPERIMENTS = {
     "water-reservoir": "diffassim.experiments.control.water_reservoir:WaterReservoirFronts",
     "flood-warning": "diffassim.experiments.control.flood_warning:FloodWarnings",
     "sensor-placement": "diffassim.experiments.control.sensor_placement:SensorPlacement",
+    "river-loop": "diffassim.experiments.loop.river:RiverLoop",
+    "twin-loop": "diffassim.experiments.loop.twin:TwinLoop",
     "correction": "diffassim.experiments.learning.correction:Correction",
 }
 

@@ -22,7 +22,7 @@ from diffassim.io.table_source import open_table
 from diffassim.io.units import converted, require_convertible
 from diffassim.observations.flags import QCFlag
 
-__all__ = ["BasinColumns", "BasinRecord", "read_basin"]
+__all__ = ["BasinColumns", "BasinDays", "BasinRecord", "basin_record", "read_basin", "read_basin_days"]
 
 MOST_OUTSIDE = 0.1  # of the values of a column: more of them are an error of unit, and not of single values
 NO_SNOW = 20.0  # degrees Celsius: all precipitation is rain
@@ -95,6 +95,22 @@ class BasinRecord(NamedTuple):
     notes: tuple[str, ...]
 
 
+class BasinDays(NamedTuple):
+    """A basin's days with all their gaps.
+
+    Args:
+        table: the reports that they come from.
+        days: values by day, NaN where missing.
+        units: of each variable.
+        notes: what was changed or left out, one line each.
+    """
+
+    table: ObservationTable
+    days: Days
+    units: dict[str, str]
+    notes: tuple[str, ...]
+
+
 def read_basin(
     path: str | Path,
     columns: BasinColumns,
@@ -125,6 +141,31 @@ def read_basin(
         DataError: if the file cannot be read, with column and row; if a gap is too long, or most values of a column
             are impossible.
     """
+    found = read_basin_days(path, columns, area=area, limits=limits)
+    table, days = found.table, found.days
+    forcing = tuple(name for name in found.units if name != "discharge")
+    days, filled = _without_gaps(table, days, forcing, gap, columns)
+    flow = days.values["discharge"]
+    refuse_fill_value(table.file, table.columns.get("discharge", "discharge"), flow, days.dates)
+    record = basin_record(days.dates, days.values, found.units["discharge"], area, latitude)
+    return BasinRecord(record, table, (*found.notes, *filled))
+
+
+def read_basin_days(
+    path: str | Path, columns: BasinColumns, *, area: float, limits: CatchmentLimits | None = None
+) -> BasinDays:
+    """Read a basin's days as they are: nothing is filled, and values outside of the limits count as missing.
+
+    Args:
+        path: CSV file, which may be compressed, or parquet.
+        columns: where it has what.
+        area: of the basin, km2.
+        limits: of values by day.
+
+    Raises:
+        ConfigurationError: if a column is not there, or a unit does not fit.
+        DataError: if the file cannot be read, with column and row; if most values of a column are impossible.
+    """
     limits = CatchmentLimits() if limits is None else limits
     units_row = _has_row_of_units(path, columns)
     text = dataclasses.replace(columns.text, units_row=units_row)
@@ -144,8 +185,7 @@ def read_basin(
             f"{table.file}: {days.per_day} reports a day became sums (precipitation) and means by day of the clock of "
             f"{table.zone}; days with less than {100 * LEAST_SHARE:g} % of them are missing"
         )
-    days, filled = _without_gaps(table, days, tuple(v.name for v in variables if v.name != "discharge"), gap, columns)
-    return BasinRecord(_as_record(table, days, variables, area, latitude), table, (*notes, *filled))
+    return BasinDays(table, days, {v.name: v.wanted or v.unit or "" for v in variables}, tuple(notes))
 
 
 def _has_row_of_units(path: str | Path, columns: BasinColumns) -> bool:
@@ -282,17 +322,29 @@ def _require_short(file: str, column: str, days: Days, missing: np.ndarray, gap:
     return int(lengths.max(initial=0))
 
 
-def _as_record(
-    table: ObservationTable, days: Days, variables: tuple[TableVariable, ...], area: float, latitude: float
+def basin_record(
+    dates: pd.DatetimeIndex, values: dict[str, np.ndarray], unit: str, area: float, latitude: float
 ) -> CatchmentRecord:
-    units = {variable.name: variable.wanted for variable in variables}
-    flow = days.values["discharge"]
-    refuse_fill_value(table.file, table.columns.get("discharge", "discharge"), flow, days.dates)
-    depth = flow if units["discharge"] == RATE else flow * 86400.0 / (area * 1e3)
-    temperature = days.values.get("temperature", np.full(len(depth), NO_SNOW))
-    evaporation = days.values.get("evaporation")
+    """Return the record that drives a model from gap-free days.
+
+    Args:
+        dates: of the days.
+        values: precipitation (mm), discharge, and temperature (degrees Celsius), evaporation (mm) or both.
+        unit: of the discharge, of depth per day or of volume.
+        area: of the basin, km2.
+        latitude: degrees north, for the potential evaporation where there is none.
+
+    Example:
+        >>> days = pd.date_range("2001-06-01", periods=2)
+        >>> values = {"precipitation": np.ones(2), "temperature": np.full(2, 15.0)}
+        >>> values["discharge"] = np.array([1.0, np.nan])
+        >>> basin_record(days, values, "m3 s-1", area=86.4, latitude=50.0).discharge.tolist()
+        [1.0, nan]
+    """
+    flow = values["discharge"]
+    depth = flow if unit == RATE else flow * 86400.0 / (area * 1e3)
+    temperature = values.get("temperature", np.full(len(depth), NO_SNOW))
+    evaporation = values.get("evaporation")
     if evaporation is None:
-        evaporation = oudin_evaporation(temperature, days.dates.day_of_year.to_numpy(), latitude)
-    return CatchmentRecord(
-        days.dates, depth, days.values["precipitation"], np.maximum(evaporation, 0), temperature, area
-    )
+        evaporation = oudin_evaporation(temperature, dates.day_of_year.to_numpy(), latitude)
+    return CatchmentRecord(dates, depth, values["precipitation"], np.maximum(evaporation, 0), temperature, area)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from diffassim.experiments.framework.base import Results
 
-__all__ = ["report_page"]
+__all__ = ["described", "folded", "html_page", "html_table", "picture", "report_page", "section"]
 
 STYLE = """
 :root { color-scheme: light; }
@@ -44,43 +44,52 @@ def report_page(experiment: Any, results: Results, settings: str, provenance: di
         provenance: seed, versions, times.
         folder: the run's directory, which holds the figures.
     """
-    figures = [
-        f'<img alt="{html.escape(name.replace("_", " "))}" src="data:image/png;base64,'
-        f'{base64.b64encode((folder / f"{name}.png").read_bytes()).decode()}">'
-        for name in results.figures
-    ]
+    figures = [picture(name, (folder / f"{name}.png").read_bytes()) for name in results.figures]
     parts = [
         f"<h1>{html.escape(experiment.summary)}</h1>",
         f"<p>diffassim run <code>{html.escape(experiment.name)}</code></p>",
-        _section("What was done", _words(experiment)),
-        _section("Figures", "\n".join(figures) or "<p>none</p>"),
-        _section("Scores, beside those of simple methods", f"<pre>{html.escape(results.table.rstrip())}</pre>"),
+        section("What was done", described(experiment)),
+        section("Figures", "\n".join(figures) or "<p>none</p>"),
+        section("Scores, beside those of simple methods", f"<pre>{html.escape(results.table.rstrip())}</pre>"),
         *(
-            _section(name.capitalize(), _folded(f"{len(table)} rows", _table(table)))
+            section(name.capitalize(), folded(f"{len(table)} rows", html_table(table)))
             for name, table in results.tables.items()
         ),
-        _section("All scores", _folded(f"{len(results.scores)} rows", _table(results.scores))),
-        _section("Settings", f"<pre>{html.escape(settings.rstrip())}</pre>"),
-        _section("Made with", f"<pre>{html.escape(json.dumps(provenance, indent=2))}</pre>"),
+        section("All scores", folded(f"{len(results.scores)} rows", html_table(results.scores))),
+        section("Settings", f"<pre>{html.escape(settings.rstrip())}</pre>"),
+        section("Made with", f"<pre>{html.escape(json.dumps(provenance, indent=2))}</pre>"),
     ]
+    return html_page(experiment.name, parts)
+
+
+def html_page(title: str, parts: list[str]) -> str:
+    """Return a page that loads nothing."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(experiment.name)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(parts)
         + "\n</body>\n</html>\n"
     )
 
 
-def _section(title: str, body: str) -> str:
+def picture(name: str, content: bytes) -> str:
+    """Return a figure inside of the page."""
+    encoded = base64.b64encode(content).decode()
+    return f'<img alt="{html.escape(name.replace("_", " "))}" src="data:image/png;base64,{encoded}">'
+
+
+def section(title: str, body: str) -> str:
+    """Return a part of the page under its heading."""
     return f"<h2>{html.escape(title)}</h2>\n{body}"
 
 
-def _folded(title: str, body: str) -> str:
+def folded(title: str, body: str) -> str:
+    """Return what is shown where somebody asks for it."""
     return f"<details><summary>{html.escape(title)}</summary>{body}</details>"
 
 
-def _words(experiment: Any) -> str:
+def described(experiment: Any) -> str:
     """Return the experiment's own description, without what is there for programmers."""
     text = (inspect.getdoc(type(experiment)) or experiment.summary).split("\n\n")
     plain = [part for part in text if not re.match(r"(Args|Example|Raises|Source):", part)]
@@ -88,7 +97,8 @@ def _words(experiment: Any) -> str:
     return "\n".join(f"<p>{part}</p>" for part in marked)
 
 
-def _table(scores: pd.DataFrame) -> str:
+def html_table(scores: pd.DataFrame) -> str:
+    """Return a table with numbers of four digits."""
     shown = scores.copy()
     for name in (name for name in shown.columns if shown[name].dtype.kind == "f"):
         shown[name] = [f"{value:.{DIGITS}g}" for value in shown[name]]

@@ -16,7 +16,7 @@ from diffassim.io.basin import BasinColumns, BasinRecord, read_basin
 from diffassim.io.columns import TextFormat, TimeColumns
 from diffassim.io.units import converted
 
-__all__ = ["CatchmentConfiguration", "Periods", "area_of", "periods_of"]
+__all__ = ["BasinConfiguration", "CatchmentConfiguration", "Periods", "area_of", "periods_of"]
 
 CALIBRATED = 0.6  # of the record, up to the end of the calibration
 WARM_UP, LEAST_WARM_UP_SHARE = 365, 0.1  # days, or this share of a record that is short
@@ -38,8 +38,8 @@ def area_of(value: Any) -> Any:
         raise ValueError(f"{error}") from None
 
 
-class CatchmentConfiguration(Configuration):
-    """Settings of a catchment.
+class BasinConfiguration(Configuration):
+    """Settings of a basin and its table.
 
     Args:
         file: CSV (compressed or not) or parquet, with a row for each day, or for each hour.
@@ -63,17 +63,6 @@ class CatchmentConfiguration(Configuration):
         missing: numbers or texts that mean missing, beside the usual ones.
         duplicates: of rows with one time: "error", or the "first", "last" or "mean" counts.
         gap: longest gap of precipitation, temperature and evaporation that is filled (straight line), days.
-        calibration_start: first day on which parameters and error statistics are fitted; the days before warm up;
-            default: after a year, or after a tenth of a record that is shorter than ten years.
-        calibration_end: last one; default: after 60 % of the record, or before the verification.
-        verification_start: first day on which forecasts are scored; default: after the calibration.
-        verification_end: last one; default: the end of the record.
-        window: days of discharge that each analysis assimilates.
-        leads: forecast leads in days.
-        updates: optimizer steps of the fit of the error statistics through the analysis; 0 keeps the first guess.
-        flood_thresholds: discharges in m3/s whose exceedance is warned of; default: those that 10 and 5 % of the
-            calibration days exceed.
-        warning_probability: of exceedance, at which hits and false alarms count a warning.
     """
 
     file: Path | None = None
@@ -97,24 +86,6 @@ class CatchmentConfiguration(Configuration):
     missing: tuple[float | str, ...] = ()
     duplicates: Literal["error", "first", "last", "mean"] = "error"
     gap: Annotated[int, quantity("days"), Field(ge=0, le=60)] = 5
-    calibration_start: datetime.date | None = None
-    calibration_end: datetime.date | None = None
-    verification_start: datetime.date | None = None
-    verification_end: datetime.date | None = None
-    window: Annotated[int, quantity("days"), Field(ge=1, le=60)] = 3
-    leads: Annotated[tuple[Annotated[int, Field(ge=1, le=30)], ...], Field(min_length=1)] = (1, 2, 3, 5)
-    updates: Annotated[int, Field(ge=0)] = 100
-    flood_thresholds: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    warning_probability: Annotated[float, Field(gt=0, lt=1)] = 0.5
-
-    @model_validator(mode="after")
-    def _periods_are_possible(self) -> Self:
-        _require_order(self.calibration_start, self.calibration_end, self.verification_start, self.verification_end)
-        if list(self.leads) != sorted(set(self.leads)):
-            raise ValueError(f"leads: {self.leads} must increase")
-        if list(self.flood_thresholds) != sorted(set(self.flood_thresholds)):
-            raise ValueError(f"flood_thresholds: {self.flood_thresholds} must increase")
-        return self
 
     def columns(self) -> BasinColumns:
         """Return what the reader of basins is told.
@@ -155,6 +126,43 @@ class CatchmentConfiguration(Configuration):
         return read_basin(
             self.source(), self.columns(), area=self.area, latitude=self.latitude, gap=self.gap
         )  # fmt: skip
+
+
+class CatchmentConfiguration(BasinConfiguration):
+    """Settings of a catchment: those of its basin, the periods, and what is forecast.
+
+    Args:
+        calibration_start: first day on which parameters and error statistics are fitted; the days before warm up;
+            default: after a year, or after a tenth of a record that is shorter than ten years.
+        calibration_end: last one; default: after 60 % of the record, or before the verification.
+        verification_start: first day on which forecasts are scored; default: after the calibration.
+        verification_end: last one; default: the end of the record.
+        window: days of discharge that each analysis assimilates.
+        leads: forecast leads in days.
+        updates: optimizer steps of the fit of the error statistics through the analysis; 0 keeps the first guess.
+        flood_thresholds: discharges in m3/s whose exceedance is warned of; default: those that 10 and 5 % of the
+            calibration days exceed.
+        warning_probability: of exceedance, at which hits and false alarms count a warning.
+    """
+
+    calibration_start: datetime.date | None = None
+    calibration_end: datetime.date | None = None
+    verification_start: datetime.date | None = None
+    verification_end: datetime.date | None = None
+    window: Annotated[int, quantity("days"), Field(ge=1, le=60)] = 3
+    leads: Annotated[tuple[Annotated[int, Field(ge=1, le=30)], ...], Field(min_length=1)] = (1, 2, 3, 5)
+    updates: Annotated[int, Field(ge=0)] = 100
+    flood_thresholds: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    warning_probability: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _periods_are_possible(self) -> Self:
+        _require_order(self.calibration_start, self.calibration_end, self.verification_start, self.verification_end)
+        if list(self.leads) != sorted(set(self.leads)):
+            raise ValueError(f"leads: {self.leads} must increase")
+        if list(self.flood_thresholds) != sorted(set(self.flood_thresholds)):
+            raise ValueError(f"flood_thresholds: {self.flood_thresholds} must increase")
+        return self
 
 
 class Periods(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -42,7 +43,14 @@ STATISTICS_STD = 0.5
 EVENTS = 40
 
 
-def calibrate(forcing: CatchmentForcing, discharge: np.ndarray, first: int, last: int) -> GR4J:
+def calibrate(
+    forcing: CatchmentForcing,
+    discharge: np.ndarray,
+    first: int,
+    last: int,
+    start: Mapping[str, Any] | None = None,
+    doubt: float = 1.0,
+) -> GR4J:
     """Return the model with the parameters that fit the observed discharge best.
 
     Args:
@@ -50,8 +58,10 @@ def calibrate(forcing: CatchmentForcing, discharge: np.ndarray, first: int, last
         discharge: observed discharge of the whole record, mm per day; NaN where missing.
         first: first day that counts (the days before warm up), index into the record.
         last: day after the last one.
+        start: mean of the prior distribution of the parameters, by name; default: the published medians.
+        doubt: factor of its standard deviations.
     """
-    model = GR4J(forcing=forcing)
+    model = GR4J(forcing=forcing, **({} if start is None else {k: jnp.asarray(v) for k, v in start.items()}))
     observed = Observations(
         discharge[first:last],
         np.arange(first + 1, last + 1),  # the discharge of day k is in the state after step k
@@ -63,7 +73,7 @@ def calibrate(forcing: CatchmentForcing, discharge: np.ndarray, first: int, last
         model.initial_state(discharge.dtype),
         None,
         observed,
-        parameters={name: Diagonal(std=std) for name, std in PARAMETER_STD.items()},
+        parameters={name: Diagonal(std=doubt * std) for name, std in PARAMETER_STD.items()},
     )
     # The misfit is model error, far above CALIBRATION_ERROR: the consistency test has nothing to say here.
     return minimize(cost, GaussNewton(growth=None)).model

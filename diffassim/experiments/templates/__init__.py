@@ -9,7 +9,7 @@ from diffassim.io.messages import shortened, suggested
 
 __all__ = ["KINDS", "template"]
 
-KINDS = ("stations", "catchment", "twin")
+KINDS = ("stations", "catchment", "twin", "loop")
 
 
 def template(kind: str) -> str:
