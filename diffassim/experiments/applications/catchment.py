@@ -10,7 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from diffassim.experiments.applications.catchment_summary import summarized
-from diffassim.experiments.applications.discharge_output import PROBABILITIES, output
+from diffassim.experiments.applications.discharge_output import output
 from diffassim.experiments.applications.discharge_scores import score_table, scores_by_lead
 from diffassim.experiments.applications.discharge_warning_scores import warning_results
 from diffassim.experiments.framework.base import Results, Stage, StagedExperiment
@@ -29,6 +29,7 @@ from diffassim.experiments.rivers.discharge_calibration import open_loop
 from diffassim.experiments.rivers.discharge_combination import Combination, fit_persistence
 from diffassim.experiments.rivers.discharge_record import Record, record_of
 from diffassim.experiments.rivers.discharge_references import (
+    PROBABILITIES,
     Dressing,
     autoregression,
     climatology,

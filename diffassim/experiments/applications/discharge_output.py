@@ -8,12 +8,11 @@ import numpy as np
 import xarray as xr
 
 from diffassim.experiments.rivers.discharge_record import Record
+from diffassim.experiments.rivers.discharge_references import PROBABILITIES
 from diffassim.io.netcdf import to_dataset
 from diffassim.models import GR4J
 
-__all__ = ["PROBABILITIES", "output"]
-
-PROBABILITIES = np.round(np.arange(0.05, 0.951, 0.05), 2)
+__all__ = ["output"]
 
 
 def output(

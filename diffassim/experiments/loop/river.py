@@ -10,9 +10,6 @@ import numpy as np
 import pandas as pd
 from pydantic import BeforeValidator, Field
 
-from diffassim.experiments.applications.catchment_settings import BasinConfiguration, area_of
-from diffassim.experiments.applications.discharge_analysis import ErrorStatistics
-from diffassim.experiments.applications.discharge_calibration import calibrate
 from diffassim.experiments.framework.base import quantity
 from diffassim.experiments.loop.base import LoopExperiment
 from diffassim.experiments.loop.comparison import losses_of
@@ -31,6 +28,9 @@ from diffassim.experiments.loop.river_record import LoopRecord, loop_record
 from diffassim.experiments.loop.screening import ColumnChecks, screened
 from diffassim.experiments.loop.settings import LoopConfiguration
 from diffassim.experiments.loop.store import SourceRows
+from diffassim.experiments.rivers.catchment_settings import BasinConfiguration, area_of
+from diffassim.experiments.rivers.discharge_analysis import ErrorStatistics
+from diffassim.experiments.rivers.discharge_calibration import calibrate
 from diffassim.io.basin import read_basin_days
 from diffassim.io.catchment import fulda_file
 

@@ -10,15 +10,14 @@ import numpy as np
 import pandas as pd
 
 from diffassim.diagnostics import crps
-from diffassim.experiments.applications.discharge_analysis import (
+from diffassim.experiments.loop.river_record import LoopRecord
+from diffassim.experiments.rivers.discharge_analysis import (
     DischargeAnalysis,
     ErrorStatistics,
     analyze_in_batches,
 )
-from diffassim.experiments.applications.discharge_calibration import open_loop
-from diffassim.experiments.applications.discharge_output import PROBABILITIES
-from diffassim.experiments.applications.discharge_references import Dressing
-from diffassim.experiments.loop.river_record import LoopRecord
+from diffassim.experiments.rivers.discharge_calibration import open_loop
+from diffassim.experiments.rivers.discharge_references import PROBABILITIES, Dressing
 from diffassim.models import GR4J
 
 __all__ = ["FEATURES", "Analyzed", "analyzed", "fitted_correction", "fitted_dressings", "forecast_crps", "raw_features"]

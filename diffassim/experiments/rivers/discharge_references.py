@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Dressing", "autoregression", "climatology", "fit_autoregression", "persistence"]
+__all__ = ["PROBABILITIES", "Dressing", "autoregression", "climatology", "fit_autoregression", "persistence"]
 
+PROBABILITIES = np.round(np.arange(0.05, 0.951, 0.05), 2)  # of non-exceedance, whose quantiles forecasts tell
 _BINS = 12  # of forecast flow, for the error's dependence on it
 _HALF_WINDOW = 15  # days on each side of a day of the year
 
