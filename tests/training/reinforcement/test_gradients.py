@@ -141,6 +141,9 @@ def test_densities_of_policies_sum_to_one_and_entropies_are_their_means():
     logits = jnp.array([0.1, 2.0, -1.0])
     p = jnp.exp(jax.vmap(some.log_density, in_axes=(None, 0))(logits, jnp.arange(3)))
     np.testing.assert_allclose([p.sum(), -(p * jnp.log(p)).sum()], [1, some.entropy(logits)], rtol=1e-12)
+    np.testing.assert_allclose(p, jax.nn.softmax(logits), rtol=1e-12)
+    both = some.judge(logits, jnp.asarray(2))
+    np.testing.assert_array_equal(both, [some.log_density(logits, jnp.asarray(2)), some.entropy(logits)])
     draws = jax.vmap(some.draw, in_axes=(None, 0))(logits, jax.random.split(KEY, 4000))
     np.testing.assert_allclose(jnp.bincount(draws, length=3) / 4000, p, atol=0.03)
 
