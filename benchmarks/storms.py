@@ -1,4 +1,4 @@
-"""Valves of storm sewers (pystorms, a separate program) by rules, by constant settings and by feedback, both searched for."""
+"""Valves of storm sewers (pystorms, a separate program) by rules, and by settings and feedback from a search."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Scenario:
 SCENARIOS = {
     "theta": Scenario(9.81, 1.0, 0.45, math.inf, {"uncontrolled": 1630.34, "rule": 1125.82, "equal filling": 0.0}),
     "gamma": Scenario(
-        32.2, 0.65, 44.0, 12.0,
+        32.2, 0.65, 100.0, 12.0,
         {"uncontrolled": 400_221_923, "equal filling": 402_903_111, "constant settings, searched for": 341.1e6,
          "feedback, searched for": 320e6},
     ),
@@ -177,7 +177,8 @@ def environment(folder: Path) -> str | None:
             subprocess.run(command, check=True, capture_output=True, text=True)
             subprocess.run([str(python), "-c", "import pystorms"], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        print(f"skipped: no environment with {' '.join(REQUIREMENTS)} in {folder}: {error}\n{getattr(error, 'stderr', '')}")
+        print(f"skipped: no environment with {' '.join(REQUIREMENTS)} in {folder}: {error}")
+        print(getattr(error, "stderr", None) or "")
         return None
     return str(python)
 
@@ -204,18 +205,18 @@ def search(
     from cmaes import CMA
 
     strategy = CMA(mean=start.astype(float), sigma=sigma, bounds=bounds, seed=seed)
-    best, lowest, lost = start, sewer.play(policy(start), hours)["cost"], 0
+    best, lowest = start, sewer.play(policy(start), hours)["cost"]
+    lost = int(math.isnan(lowest))
     with ThreadPoolExecutor(workers) as pool:
         for _ in range((evaluations - 1) // strategy.population_size):
             asked = [strategy.ask() for _ in range(strategy.population_size)]
             costs = [found["cost"] for found in pool.map(lambda x: sewer.play(policy(x), hours), asked)]
             lost += sum(math.isnan(cost) for cost in costs)
-            known = [1e12 if math.isnan(cost) else cost for cost in costs]
-            k = int(np.argmin(known))
-            if not known[k] >= lowest:
-                best, lowest = asked[k], known[k]
-            # the strategy looks at ranks only
-            strategy.tell(list(zip(asked, known, strict=True)))
+            for x, cost in zip(asked, costs, strict=True):
+                if not math.isnan(cost) and not cost >= lowest:
+                    best, lowest = x, cost
+            worst = [1e12 if math.isnan(cost) else cost for cost in costs]  # the strategy looks at ranks only
+            strategy.tell(list(zip(asked, worst, strict=True)))
     return best, lowest, lost
 
 
@@ -241,22 +242,22 @@ def scenario_records(sewer: Sewer, evaluations: int, seeds: Sequence[int]) -> li
     count = len(deepest)
     records = []
 
-    def play(what: str, policy: Policy, **more: Any) -> None:
+    def play(what: str, policy: Policy, within: Sewer = sewer, **more: Any) -> None:
         before = time.perf_counter()
-        found = sewer.play(policy)
-        records.append(row(sewer, what, found, time.perf_counter() - before, **more))
-        print(records[-1], flush=True)
+        found = within.play(policy)
+        records.append(row(within, what, found, time.perf_counter() - before, **more))
+        print(f"{records[-1].what}: {records[-1].more}", flush=True)
 
     play("uncontrolled", uncontrolled)
-    play("rule", rule)
+    play("rule", rule, dataclasses.replace(sewer, interval=0.0))  # as published: switched in every step
     play("equal filling", EqualFilling(scenario, deepest))
-    constant = (Constant, np.full(count, 0.5), np.tile([0.0, 1.0], (count, 1)))
-    feedback = (functools.partial(Feedback, deepest), np.repeat([0.5, 0.0, 0.0], count), None)
-    for what, (policy, start, bounds) in {"constant settings": constant, "feedback": feedback}.items():
+    constant = (Constant, np.full(count, 0.5), np.tile([0.0, 1.0], (count, 1)), 0.25)
+    feedback = (functools.partial(Feedback, deepest), np.repeat([0.5, 0.0, 0.0], count), None, 0.5)
+    for what, (policy, start, bounds, sigma) in {"constant settings": constant, "feedback": feedback}.items():
         for seed in seeds if evaluations else ():
             before = time.perf_counter()
             best, _, lost = search(
-                sewer, policy, start, evaluations, hours=scenario.first_hours, bounds=bounds, seed=seed
+                sewer, policy, start, evaluations, hours=scenario.first_hours, bounds=bounds, sigma=sigma, seed=seed
             )
             told = {"seed": seed, "evaluations": evaluations, "lost": lost, "search s": time.perf_counter() - before}
             play(f"{what}, searched for", policy(best), **told, numbers=np.round(best, 2).tolist())
