@@ -12,7 +12,7 @@ from jax.lax import stop_gradient
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import static
 from diffassim.training.reinforcement.policy_gradient import PolicyGradient
-from diffassim.training.reinforcement.rollouts import LearnerState, advantages, gradient_step, roll_out
+from diffassim.training.reinforcement.rollouts import LearnerState, advantages, gradient_step, roll_out, shuffled
 
 __all__ = ["PPO"]
 
@@ -75,7 +75,7 @@ class PPO(PolicyGradient):
             return gradient_step(self.optimizer, trainable, memory, gradient), None
 
         def epoch(carry: Any, key: Any) -> Any:
-            index = jax.random.permutation(key, count).reshape(self.batches, -1)
+            index = shuffled(key, count).reshape(self.batches, -1)
             return lax.scan(step, carry, index)[0], None
 
         start = (state.trainable, state.memory)

@@ -24,7 +24,7 @@ from diffassim.training.reinforcement import (
     mean_return,
     policy_for,
 )
-from diffassim.training.reinforcement.rollouts import Rollout, advantages
+from diffassim.training.reinforcement.rollouts import Rollout, advantages, shuffled
 
 KEY = jax.random.key(0)
 A, B = jnp.array([[0.9, 0.4], [0.0, 0.9]]), jnp.array([[0.0], [1.0]])
@@ -128,6 +128,21 @@ def test_advantages_are_those_of_returns_by_hand():
     np.testing.assert_allclose(A[:, 0], target[:, 0] - 10 * jnp.arange(4.0), rtol=1e-12)
     one_step, _ = advantages(value, rollout, 0.5, 0.0)
     np.testing.assert_allclose(one_step[:, 0], [1 + 5 - 0, 2 - 10, 3 + 15 - 20, 4 + 20 - 30], rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 64, 1000, 70_000])
+def test_shuffled_numbers_are_all_of_them(count):
+    np.testing.assert_array_equal(np.sort(shuffled(KEY, count)), np.arange(count))
+
+
+def test_every_number_comes_anywhere_with_the_same_probability():
+    orders = np.asarray(jax.vmap(lambda key: shuffled(key, 6))(jax.random.split(jax.random.key(1), 30_000)))
+    counts = np.stack([np.bincount(column, minlength=6) for column in orders.T])
+    assert (
+        np.sum((counts - 5000) ** 2 / 5000) < 60
+    )  # chi-square of 25 degrees of freedom: one draw in 10,000 lies above
+    pairs = np.bincount(6 * orders[:, 0] + orders[:, 1], minlength=36).reshape(6, 6)
+    assert np.trace(pairs) == 0 and np.sum((pairs[~np.eye(6, dtype=bool)] - 1000) ** 2 / 1000) < 65  # 29 degrees
 
 
 def test_densities_of_policies_sum_to_one_and_entropies_are_their_means():
