@@ -268,7 +268,7 @@ def lake_records(name: str, count: int, steps: int, dtype: str, budget: float, w
         build = partial(gymnasium_environment, single, told)
         vectors = {"gymnasium, SyncVectorEnv": gymnasium.vector.SyncVectorEnv([build] * count)}
         if workers:
-            vectors[f"gymnasium, AsyncVectorEnv of {workers}"] = gymnasium.vector.AsyncVectorEnv([build] * workers)
+            vectors[f"gymnasium, AsyncVectorEnv of {workers}"] = gymnasium.vector.AsyncVectorEnv([build] * workers, context="spawn")
         for label, vector in vectors.items():
             vector.reset(seed=0)
             rows = actions[:, : vector.num_envs]
@@ -298,7 +298,7 @@ def lake_records(name: str, count: int, steps: int, dtype: str, budget: float, w
 
     return [
         Record(
-            what=f"{name}, {label}", size=f"{count} at once, per step of one", dtype=kinds[label],
+            what=f"{name}, {label}", size=f"{count} at once, per step of one, {kinds[label]}", dtype=kinds[label],
             compile_seconds=compiled if label == "diffassim" else None, seconds=per_step[label], cpu_seconds=cpu[label],
             reference=known if known in times else None,
             ratio=per_step[label] / per_step[known] if known in times else None,
