@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffassim.core.errors import ConfigurationError
+from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.core.pytree import static
 from diffassim.decisions.environment import Environment, Transition
 from diffassim.decisions.spaces import Box, Discrete
@@ -21,6 +21,7 @@ class GymnaxEnvironment(Environment):
     Args:
         environment: of gymnax (static).
         parameters: its parameters; default: its own.
+        length: steps after which an episode is cut off (static); it follows from the parameters.
 
     Raises:
         ConfigurationError: if it is none, or its spaces are neither Discrete nor Box.
@@ -28,6 +29,7 @@ class GymnaxEnvironment(Environment):
 
     environment: Any = static()
     parameters: Any = None
+    length: int | None = static(default=None)
 
     def __post_init__(self) -> None:
         if not all(hasattr(self.environment, name) for name in ("reset_env", "step_env", "default_params")):
@@ -37,6 +39,9 @@ class GymnaxEnvironment(Environment):
             )
         if self.parameters is None:
             self._set(parameters=self.environment.default_params)
+        most = concrete(getattr(self.parameters, "max_steps_in_episode", None))
+        if most is not None and most.ndim == 0:  # where the parameters are traced it is known already
+            self._set(length=int(most))
 
     @property
     def action_space(self) -> Any:
@@ -51,8 +56,7 @@ class GymnaxEnvironment(Environment):
     @property
     def horizon(self) -> int | None:
         """Steps after which gymnax cuts an episode off."""
-        most = getattr(self.parameters, "max_steps_in_episode", None)
-        return None if most is None else int(most)
+        return self.length
 
     def reset(self, key: jax.Array) -> tuple[Any, Any]:
         """Return a first state and its observation."""

@@ -80,6 +80,8 @@ def begin(environment: Any, key: jax.Array, count: int) -> Play:
 def go_on(environment: Any, play: Play, action: Any, key: jax.Array) -> tuple[Play, Experience]:
     """Make one step in each environment; those at an end begin anew.
 
+    First states are drawn only in steps where some episode ends.
+
     Args:
         environment: `Environment`.
         play: where they are.
@@ -92,8 +94,13 @@ def go_on(environment: Any, play: Play, action: Any, key: jax.Array) -> tuple[Pl
     age = play.age + 1
     late = jnp.zeros(count, bool) if environment.horizon is None else age >= environment.horizon
     done = found.terminated | late
-    fresh = jax.vmap(environment.reset)(jax.random.split(resets, count))
-    state, observation = jax.tree.map(partial(_where, done), fresh, (found.state, found.observation))
+    after = found.state, found.observation
+
+    def anew(after: Any) -> Any:
+        fresh = jax.vmap(environment.reset)(jax.random.split(resets, count))
+        return jax.tree.map(partial(_where, done), fresh, after)
+
+    state, observation = lax.cond(jnp.any(done), anew, lambda after: after, after)
     experience = Experience(
         play.observation, action, found.reward, found.observation, found.terminated, late & ~found.terminated
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from diffassim.plotting.learning import draw_learning_curves
 from diffassim.plotting.style import COLORS, figure, panel_label, style
 
 __all__ = ["overview"]
@@ -47,19 +48,10 @@ def overview(
         left.legend(loc="lower left")
         panel_label(left, "a", f"fronts for {len(weights)} weights; bars: all seeds")
 
-        for name, found in curves.items():
-            k = list(fronts).index(name)
-            color = COLORS[_SHOWN[k % len(_SHOWN)]]
-            lost = (best[None, :, None] - found).mean(1)  # over the weights
-            known = np.isfinite(lost).all(0)
-            part = np.zeros(lost.shape[1])
-            part[known] = np.linspace(0, 1, known.sum())
-            right.plot(part[known], lost.mean(0)[known], color=color, label=name)
-            right.fill_between(part[known], lost.min(0)[known], lost.max(0)[known], color=color, alpha=0.2, linewidth=0)
-        right.set(
-            xlabel="part of the training", ylabel="weighted reward below the optimum", yscale="log", ylim=(1e-3, None)
-        )
-        if curves:
-            right.legend()
-        panel_label(right, "b", "while learning, exploration included; bands: all seeds")
+        lost = {name: (best[None, :, None] - found).mean(1) for name, found in curves.items()}  # over the weights
+        colors = {name: COLORS[_SHOWN[k % len(_SHOWN)]] for k, name in enumerate(fronts)}
+        draw_learning_curves(right, lost, optimum=0.0, colors=colors)
+        right.set_yscale("symlog", linthresh=1e-2)
+        right.set(ylabel="weighted reward below the optimum", ylim=(-1e-3, None))
+        panel_label(right, "b", "while learning; bands: 95 % of the mean")
     return drawn

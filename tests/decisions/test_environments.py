@@ -22,6 +22,7 @@ from diffassim.decisions import (
     WaterReservoir,
     to_gymnasium,
 )
+from diffassim.decisions.play import begin, go_on
 from diffassim.decisions.problems import FloodWarning, RecordedWarning, WarningCosts, cliff_walk, linear_quadratic
 from diffassim.decisions.problems.linear_quadratic import LinearModel, QuadraticCost
 from diffassim.ensemble import ETKF
@@ -217,6 +218,18 @@ def test_environments_of_gymnax_take_the_same_steps(name):
         np.testing.assert_allclose(found.reward, reward, rtol=1e-5)
         assert bool(found.terminated) == bool(terminated)
         state = found.state
+
+
+@pytest.mark.filterwarnings("ignore")  # gymnax's own
+def test_agents_learn_from_environments_of_gymnax():
+    """The horizon is known where the parameters are traced, and follows them when they are replaced."""
+    gymnax = pytest.importorskip("gymnax", reason="gymnax is not installed")
+    environment = GymnaxEnvironment(gymnax.make("CartPole-v1")[0])
+    assert jax.jit(lambda e: jnp.zeros(e.horizon))(environment).shape == (500,)
+    short = environment.replace(parameters=environment.parameters.replace(max_steps_in_episode=7))
+    assert short.horizon == 7
+    found = jax.jit(lambda e, key: go_on(e, begin(e, key, 9), jnp.zeros(9, jnp.int32), key))(short, KEY)
+    assert found[0].age.shape == (9,) and int(found[0].age.max()) < 7
 
 
 def test_the_model_of_the_regulator_is_linear():

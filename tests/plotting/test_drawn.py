@@ -7,9 +7,11 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+from diffassim.core.errors import ShapeError
 from diffassim.plotting.ensembles import draw_pit_histogram, draw_rank_histogram
 from diffassim.plotting.impact import draw_impact
 from diffassim.plotting.innovations import block_statistics, draw_departures
+from diffassim.plotting.learning import draw_learning_curves
 from diffassim.plotting.searches import draw_cost_history
 from diffassim.plotting.style import figure, style
 
@@ -89,3 +91,18 @@ def test_impacts_are_sorted_and_harm_is_hatched(axes):
     assert [bool(bar.get_hatch()) for bar in axes.patches] == [True, False, False]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a", "c"]
     assert [text.get_text() for text in axes.texts] == ["50 %", "75 %"]
+
+
+def test_learning_curves_are_means_with_intervals_by_student_and_the_optimum(axes):
+    curves = {"a": np.array([[1.0, 2.0, np.nan], [3.0, 4.0, np.nan]]), "b": np.array([[0.0, 5.0, 6.0]])}
+    draw_learning_curves(axes, curves, optimum=7.0, colors={"b": "red"})
+    best, a, b = axes.lines
+    np.testing.assert_array_equal(best.get_ydata(), [7.0, 7.0])
+    np.testing.assert_array_equal(a.get_xydata(), [[0, 2], [1, 3]])  # what is missing at the end is not part of it
+    np.testing.assert_array_equal(b.get_xydata(), [[0, 0], [0.5, 5], [1, 6]])
+    assert b.get_color() == "red" and len(axes.collections) == 1  # a single training has no band
+    y = axes.collections[0].get_paths()[0].vertices[:, 1]
+    half = 12.7062 * 2**0.5 / 2**0.5  # quantile of one degree of freedom times the error of the mean of two
+    np.testing.assert_allclose([y.min(), y.max()], [2 - half, 3 + half], rtol=1e-5)
+    with pytest.raises(ShapeError, match="trainings, parts"):
+        draw_learning_curves(axes, {"c": np.zeros(3)})

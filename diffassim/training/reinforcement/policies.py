@@ -72,12 +72,17 @@ class GaussianPolicy(Pytree):
 
     def log_density(self, observation: Any, u: Any) -> Any:
         """Return the log density of u."""
-        z = (u - self.network(observation)) * jnp.exp(-self.log_std)
-        return -jnp.sum(jnp.square(z) / 2 + self.log_std + math.log(2 * math.pi) / 2)
+        return self.judge(observation, u)[0]
 
     def entropy(self, observation: Any) -> Any:
         """Return the entropy of u."""
         return jnp.sum(self.log_std + (1 + math.log(2 * math.pi)) / 2)
+
+    def judge(self, observation: Any, u: Any) -> tuple[Any, Any]:
+        """Return the log density of u, and the entropy."""
+        z = (u - self.network(observation)) * jnp.exp(-self.log_std)
+        density = -jnp.sum(jnp.square(z) / 2 + self.log_std + math.log(2 * math.pi) / 2)
+        return density, self.entropy(observation)
 
 
 class CategoricalPolicy(Pytree):
@@ -108,12 +113,20 @@ class CategoricalPolicy(Pytree):
 
     def log_density(self, observation: Any, u: Any) -> Any:
         """Return the log probability of an action."""
-        return jax.nn.log_softmax(self.network(observation))[u]
+        return self.judge(observation, u)[0]
 
     def entropy(self, observation: Any) -> Any:
         """Return the entropy."""
+        return self.judge(observation, 0)[1]
+
+    def judge(self, observation: Any, u: Any) -> tuple[Any, Any]:
+        """Return the log probability of an action, and the entropy.
+
+        The network is called once: the derivatives of two calls would be computed twice.
+        """
         log_p = jax.nn.log_softmax(self.network(observation))
-        return -jnp.sum(jnp.exp(log_p) * log_p)
+        chosen = jnp.arange(log_p.shape[0], dtype=jnp.result_type(u)) == u  # the derivative of an index would scatter
+        return jnp.sum(jnp.where(chosen, log_p, 0)), -jnp.sum(jnp.exp(log_p) * log_p)
 
 
 class ActorCritic(Pytree):

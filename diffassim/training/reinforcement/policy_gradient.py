@@ -73,10 +73,10 @@ class PolicyGradient(Agent):
         A = (A - jnp.mean(A)) / (jnp.std(A) + 1e-8)
 
         def loss(both: Any) -> Any:
-            density = jax.vmap(jax.vmap(both.policy.log_density))(seen.observation, seen.u)
-            entropy = jnp.mean(jax.vmap(jax.vmap(both.policy.entropy))(seen.observation))
+            density, entropy = jax.vmap(jax.vmap(both.policy.judge))(seen.observation, seen.u)
             error = (jax.vmap(jax.vmap(both.value))(seen.observation) - target) / stop_gradient(both.scale)
-            return -jnp.mean(density * A) + self.value_weight * jnp.mean(error**2) - self.entropy_weight * entropy
+            reward = jnp.mean(density * A) + self.entropy_weight * jnp.mean(entropy)
+            return self.value_weight * jnp.mean(error**2) - reward
 
         gradient = jax.grad(loss)(state.trainable)
         trainable, memory = gradient_step(self.optimizer, state.trainable, state.memory, gradient)

@@ -12,7 +12,7 @@ from jax.lax import stop_gradient
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import static
 from diffassim.training.reinforcement.policy_gradient import PolicyGradient
-from diffassim.training.reinforcement.rollouts import LearnerState, advantages, gradient_step, roll_out
+from diffassim.training.reinforcement.rollouts import LearnerState, advantages, gradient_step, roll_out, shuffled
 
 __all__ = ["PPO"]
 
@@ -75,7 +75,7 @@ class PPO(PolicyGradient):
             return gradient_step(self.optimizer, trainable, memory, gradient), None
 
         def epoch(carry: Any, key: Any) -> Any:
-            index = jax.random.permutation(key, count).reshape(self.batches, -1)
+            index = shuffled(key, count).reshape(self.batches, -1)
             return lax.scan(step, carry, index)[0], None
 
         start = (state.trainable, state.memory)
@@ -86,8 +86,9 @@ class PPO(PolicyGradient):
         """Return what a minibatch makes small."""
         observation, u, before, A, target = batch
         A = (A - jnp.mean(A)) / (jnp.std(A) + 1e-8)
-        ratio = jnp.exp(jax.vmap(both.policy.log_density)(observation, u) - before)
+        density, entropy = jax.vmap(both.policy.judge)(observation, u)
+        ratio = jnp.exp(density - before)
         surrogate = jnp.minimum(ratio * A, jnp.clip(ratio, 1 - self.clip, 1 + self.clip) * A)
         error = (jax.vmap(both.value)(observation) - target) / stop_gradient(both.scale)
-        entropy = jnp.mean(jax.vmap(both.policy.entropy)(observation))
-        return self.value_weight * jnp.mean(error**2) - jnp.mean(surrogate) - self.entropy_weight * entropy
+        reward = jnp.mean(surrogate) + self.entropy_weight * jnp.mean(entropy)
+        return self.value_weight * jnp.mean(error**2) - reward

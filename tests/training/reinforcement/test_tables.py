@@ -81,7 +81,7 @@ def test_q_learning_reaches_the_value_of_dynamic_programming_on_the_cliff():
 
 FADING = {
     "SARSA": (SARSA(exploration=0.5, halving=20.0, power=0.4), 2000),
-    "Monte Carlo": (MonteCarlo(exploration=1.0, halving=2.0, power=0.5, length=60), 100),
+    "Monte Carlo": (MonteCarlo(exploration=1.0, halving=1.0, power=0.5, length=60), 300),
 }
 
 
@@ -93,7 +93,26 @@ def test_agents_whose_exploration_fades_reach_the_values_of_dynamic_programming(
     best = jax.vmap(agent.policy(environment, state))(jnp.arange(16))
     expected = value_iteration(environment).values
     np.testing.assert_allclose(evaluate(environment, best, 0.999999), expected, atol=1e-3)
-    np.testing.assert_allclose(state.values.max(1)[1:15], expected[1:15], atol=0.3)
+    np.testing.assert_allclose(state.values.max(1)[1:15], expected[1:15], atol=0.1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [0, 1])
+def test_sarsa_whose_exploration_fades_walks_along_the_cliff(seed):
+    """Episodes begin anywhere with any action, so that all are tried for ever, though the policy explores ever less.
+
+    From one start it stays in the row above: what lies along the cliff was learned while falls were frequent, and is
+    tried again only where two explorations meet.
+    """
+    cells = np.r_[0:37]  # all but cliff and goal
+    environment = cliff_walk().replace(start=jnp.zeros(48).at[cells].set(1 / 37))
+    agent = SARSA(exploration=0.2, halving=20.0, power=0.6, exploring_starts=True)
+    state, _ = agent.train(environment, agent.init(environment, jax.random.key(seed)), 8000)
+    best = jax.vmap(agent.policy(environment, state))(jnp.arange(48))
+    expected = value_iteration(environment).values[cells]
+    np.testing.assert_allclose(evaluate(environment, best, 0.999999)[cells], expected, atol=1e-3)
+    np.testing.assert_allclose(state.values.max(1)[cells], expected, atol=0.4)
+    assert float(expected[36]) == -13
 
 
 @pytest.mark.slow
@@ -183,12 +202,12 @@ def test_values_of_afterstates_are_those_of_dynamic_programming():
     """One step of a reservoir that is empty at first: the value of what is left is the mean flood it brings."""
     reservoir = Scalarized(WaterReservoir(length=1, starts=[20.0, 60.0, 90.0]), [0.5, 0.5])
     environment = Afterstates(reservoir, (jnp.linspace(0.0, 90.0, 10),), jnp.arange(0.0, 91, 10)[:, None])
-    agent = QLearning(environments=512, exploration=1.0, power=1.0, discount=0.0)
+    agent = QLearning(environments=2048, exploration=1.0, power=1.0, discount=0.0)
     state, _ = agent.train(environment, agent.init(environment, KEY), 100)
     inflow, probability = reservoir.disturbances(400)
     left = jnp.arange(0.0, 61, 10)
     flood = jnp.maximum(left[:, None] + inflow[None] - 50, 0) @ probability
-    np.testing.assert_allclose(state.values[:7, 0], -0.5 * flood, atol=0.3)  # means of a few thousand floods
+    np.testing.assert_allclose(state.values[:7, 0], -0.5 * flood, atol=0.15)  # means of some ten thousand floods
     policy = agent.policy(environment, state)
     assert policy(jnp.array([90.0])).tolist() == [90.0]  # beyond the demand it costs nothing, and leaves no flood
 
