@@ -145,7 +145,7 @@ class FilterEnvironment(Environment):
         square = jnp.where(terminated, jnp.square(limit), square)
         reward = -0.5 * jnp.log(square)
         if self.scored == "likelihood":
-            density = (info.log_likelihood / jnp.maximum(info.count, 1)).astype(limit.dtype)
+            density = (info.log_likelihood / jnp.maximum(info.count, 1).astype(limit.dtype)).astype(limit.dtype)
             reward = jnp.where(terminated, -jnp.square(limit), jnp.maximum(density, -jnp.square(limit)))
         following, features = self._next(state.world, state.truth, belief, state.t, disturbance)
         return Transition(following, features, reward, terminated)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -75,11 +74,13 @@ class PolicyInflation(FilterWrapper):
     and its action a corrects what the scheme does in this analysis:
 
     .. math::
-        \lambda = \lambda_b e^{a_1},\qquad \alpha - 2 \leftarrow (\alpha - 2) e^{-a_2},\qquad \ell \leftarrow \ell
-        e^{a_3}
+        \lambda = \lambda_b^\gamma e^{a_1},\qquad \alpha - 2 \leftarrow (\alpha - 2) e^{-a_2},\qquad
+        \ell \leftarrow \ell e^{a_3}
 
-    The anomalies are multiplied by \(\sqrt\lambda\); \(a_2\) says how fast \(\lambda_b\) follows the innovations of
-    this time, and \(a_3\), for a localized filter only, the radius. Zeros are the adaptive scheme. All features are
+    The exponent \(\gamma\), one by default, allows for model errors that the ensemble does not span: the factor of
+    least error is then larger than the one that explains the innovations. The anomalies are multiplied by
+    \(\sqrt\lambda\); \(a_2\) says how fast \(\lambda_b\) follows the innovations of this time, and \(a_3\), for a
+    localized filter only, the radius. Zeros are the adaptive scheme. All features are
     means over the observed values or ratios, so that a policy does not depend on the sizes of state, observations and
     ensemble. With the whitened innovations d and observed variances v of the forecast as it is,
 
@@ -99,6 +100,7 @@ class PolicyInflation(FilterWrapper):
         policy: callable pytree, features of shape (9,) -> action of shape (2,), or (3,) for a localized filter; a
             policy of `training.reinforcement` or a `Network`. None: zeros.
         shape: \(\alpha > 2\) of the adaptive scheme.
+        exponent: \(\gamma > 0\).
         factors: least and largest factor of the variances.
         radii: least and largest factor of the radius.
 
@@ -123,6 +125,7 @@ class PolicyInflation(FilterWrapper):
 
     policy: Any = None
     shape: Any = 100.0
+    exponent: Any = 1.0
     factors: Any = (0.5, 20.0)
     radii: Any = (0.4, 2.5)
 
@@ -137,6 +140,7 @@ class PolicyInflation(FilterWrapper):
         shape = concrete(self.shape)
         if shape is not None and not ((shape > 2) & (shape < float("inf"))).all():
             raise ConfigurationError(f"PolicyInflation: shape={self.shape} must be above 2, for a finite variance")
+        require_positive("PolicyInflation: exponent", self.exponent, "1 leaves the adaptive factor as it is.")
         for name in ("factors", "radii"):
             bounds = getattr(self, name)
             require_positive(f"PolicyInflation: {name}", bounds)
@@ -265,7 +269,8 @@ class PolicyInflation(FilterWrapper):
         """Return what an action means where the adaptive scheme expects this factor."""
         action = jnp.asarray(action, factor.dtype)
         low, high = self._factors(factor)
-        wanted = factor * jnp.exp(action[0])
+        exponent = jnp.asarray(self.exponent, factor.dtype)
+        wanted = factor * jnp.exp((exponent - 1) * jnp.log(factor) + action[0])  # exactly the factor for 1 and 0
         found = jnp.clip(wanted, low, high)
         shape = 2 + (jnp.asarray(self.shape, factor.dtype) - 2) * jnp.exp(-jnp.clip(action[1], -FASTEST, FASTEST))
         bounded, radius = found != wanted, jnp.ones((), factor.dtype)

@@ -16,7 +16,9 @@ _SHOWN = ("black", "gray", "green", "sky", "red", "orange", "purple")
 _MARKS = "|xsvoD^"
 
 
-def overview(ratios: Mapping[str, Any], regimes: Sequence[str], changed: Sequence[str], labels: Sequence[str]) -> Figure:
+def overview(
+    ratios: Mapping[str, Any], regimes: Sequence[str], changed: Sequence[str], labels: Sequence[str]
+) -> Figure:
     """Return a figure of errors over that of the best constant, by regime.
 
     Args:

@@ -34,9 +34,7 @@ def record(rows=4, **options):
     mask = np.ones((rows, 1), bool)
     mask[1] = False
     data = 2 * values(rows=rows)
-    return da.Observations(
-        data, np.arange(1, rows + 1), mask=mask, error=da.covariances.Diagonal(std=0.8), **options
-    )
+    return da.Observations(data, np.arange(1, rows + 1), mask=mask, error=da.covariances.Diagonal(std=0.8), **options)
 
 
 @pytest.mark.slow

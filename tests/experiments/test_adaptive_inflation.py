@@ -135,7 +135,7 @@ def test_twins_are_what_their_regimes_say():
 def test_a_filter_is_judged_by_its_errors_and_lost_ones_are_counted():
     lanes = lanes_of(jax.random.split(jax.random.key(0), 3), 1, 1, 2, 20, 20, 10, "float64")
     found = judge(with_constants("ETKF", (1.2, 1.0), "float64"), lanes.twins)
-    last, history = da.cycle(
+    _, history = da.cycle(
         with_constants("ETKF", (1.2, 1.0), "float64"), da.models.Lorenz96(),
         lanes.twins.ensemble[3], jax.tree.map(lambda leaf: leaf[3], lanes.twins.observations),
     )  # fmt: skip

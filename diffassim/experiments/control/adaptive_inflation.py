@@ -55,12 +55,12 @@ class AdaptiveInflationConfiguration(Configuration):
     filters: tuple[str, ...] = tuple(FILTERS)
     trainings: tuple[str, ...] = tuple(TRAININGS)
     policy: Path | None = None
-    copies: Annotated[int, Field(ge=1)] = 2
+    copies: Annotated[int, Field(ge=1)] = 1
     effort: Annotated[float, Field(gt=0)] = 1.0
     seeds: Annotated[int, Field(ge=2)] = 8
-    tuning: Annotated[int, Field(ge=1)] = 6
-    drawn: Annotated[int, Field(ge=2)] = 32
-    half: Annotated[int, Field(ge=10)] = 150
+    tuning: Annotated[int, Field(ge=1)] = 4
+    drawn: Annotated[int, Field(ge=2)] = 24
+    half: Annotated[int, Field(ge=10)] = 125
     n: Annotated[int, Field(ge=8)] = 40
     members: Annotated[int, Field(ge=3)] | None = None
 
@@ -144,7 +144,14 @@ class AdaptiveInflationComparison(StagedExperiment):
         number = list(FILTERS).index(name)
         keys = jnp.stack([random_stream(config.seed, what, number) for what in (TUNING, SCORED, DRAWN)])
         lanes = lanes_of(
-            keys, config.tuning, config.seeds, config.drawn, config.members_of(name), config.n, config.half, config.dtype
+            keys,
+            config.tuning,
+            config.seeds,
+            config.drawn,
+            config.members_of(name),
+            config.n,
+            config.half,
+            config.dtype,
         )
         pairs = constants_of(name)
         constant = [judge(with_constants(name, pair, config.dtype), lanes.twins) for pair in pairs]
@@ -189,7 +196,11 @@ class AdaptiveInflationComparison(StagedExperiment):
                 "constant": (("time", "regime", "part"), constants[None], {"long_name": "best factor and radius"}),
                 "one_constant": (("time", "part"), np.array(one)[None]),
                 "curve": (("time", "training", "copy", "point"), np.stack(curves)[None]),
-                "weights": (("time", "training", "weight"), weights[None], {"long_name": "policies, see policies.json"}),
+                "weights": (
+                    ("time", "training", "weight"),
+                    weights[None],
+                    {"long_name": "policies, see policies.json"},
+                ),
             },
             {"time": [float(index)], "regime": list(REGIMES), "method": labels, "training": list(config.trainings)},
         )
@@ -215,6 +226,4 @@ def _arrays(policies: Any) -> dict[str, np.ndarray]:
 def _policies(like: Any, arrays: dict[str, Any]) -> list[Any]:
     """Return the copies of a policy."""
     leaves, structure = [arrays[key] for key in sorted(arrays)], jax.tree.structure(like)
-    return [
-        jax.tree.unflatten(structure, [jnp.asarray(leaf[k]) for leaf in leaves]) for k in range(leaves[0].shape[0])
-    ]
+    return [jax.tree.unflatten(structure, [jnp.asarray(leaf[k]) for leaf in leaves]) for k in range(leaves[0].shape[0])]

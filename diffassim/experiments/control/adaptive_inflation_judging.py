@@ -72,7 +72,9 @@ class Judged(NamedTuple):
     lost: Any
 
 
-def lanes_of(keys: jax.Array, tuning: int, seeds: int, drawn: int, members: int, n: int, half: int, dtype: Any) -> Lanes:
+def lanes_of(
+    keys: jax.Array, tuning: int, seeds: int, drawn: int, members: int, n: int, half: int, dtype: Any
+) -> Lanes:
     """Return the twins on which everything is chosen and judged.
 
     Args:
@@ -86,7 +88,7 @@ def lanes_of(keys: jax.Array, tuning: int, seeds: int, drawn: int, members: int,
         dtype: of the numbers.
     """
     named = [named for named in REGIMES.values() for _ in range(tuning + seeds)]
-    own = [jax.random.fold_in(keys[k >= tuning], k) for _ in REGIMES for k in range(tuning + seeds)]
+    own = [jax.random.fold_in(keys[int(k >= tuning)], k) for _ in REGIMES for k in range(tuning + seeds)]
 
     def number(*values: Any) -> Any:
         return jnp.asarray(values, dtype)
@@ -153,8 +155,7 @@ def with_constants(name: str, pair: tuple[float, float], dtype: Any) -> Any:
 
 def with_policy(name: str, policy: Any, dtype: Any) -> PolicyInflation:
     """Return the filter that a policy steers."""
-    contender = FILTERS[name]
-    return PolicyInflation(contender.plain(jnp.ones((), dtype), jnp.asarray(contender.radius, dtype)), policy)
+    return FILTERS[name].steered(policy, dtype)
 
 
 def best_constants(errors: Any, lanes: Lanes) -> tuple[np.ndarray, int]:

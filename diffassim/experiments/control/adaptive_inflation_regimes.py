@@ -102,9 +102,8 @@ class Nature(Pytree):
     @classmethod
     def create(cls, key: jax.Array, members: int, n: int, dtype: Any, count: int = 256) -> Nature:
         """Return a nature whose states to begin with come from attractors of the trained forcings."""
-        regimes = jax.vmap(lambda own: drawn_regime(own, dtype))(jax.random.split(key, count))
-        return cls(jax.vmap(lambda regime, own: attracted(regime, own, n, dtype))(regimes, jax.random.split(key, count)),
-                   members)  # fmt: skip
+        keys = jax.random.split(key, count)
+        return cls(jax.vmap(lambda own: attracted(drawn_regime(own, dtype), own, n, dtype))(keys), members)
 
     def start(self, key: jax.Array) -> tuple[Regime, Any, Any]:
         """Return a regime, a truth, and members around an observation of it."""
@@ -143,7 +142,7 @@ def observed(regime: Regime, x: Any, key: jax.Array) -> tuple[Any, Any]:
     """Return observed values of a state, and which of them there are."""
     noise, places = jax.random.split(key)
     order = jnp.argsort(jnp.argsort(jax.random.uniform(places, x.shape)))
-    seen = order < jnp.maximum(1, jnp.round(regime.share * x.shape[0]))
+    seen = order.astype(x.dtype) < jnp.maximum(1, jnp.round(regime.share * x.shape[0]))
     return x + regime.std * jax.random.normal(noise, x.shape, x.dtype), seen
 
 

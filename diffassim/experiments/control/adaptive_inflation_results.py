@@ -43,8 +43,10 @@ def results_of(config: Any, dataset: xr.Dataset, changed: tuple[str, ...]) -> Re
     shown = {name: {key: dataset[key].values[k] for key in ("error_course", "factor_course", "curve")}
              for k, name in enumerate(config.filters)}  # fmt: skip
     figures["courses"] = courses(shown, list(REGIMES), changed[:2], labels, list(config.trainings), config.half)
-    lines.append("Best constant: chosen for each regime on other seeds. Ratios to it, with intervals of 95 percent over "
-                 f"{config.seeds} twins.\n* changes in the middle")  # fmt: skip
+    lines.append(
+        "Best constant: chosen for each regime on other seeds. Ratios to it, with intervals of 95 percent over "
+        f"{config.seeds} twins.\n* changes in the middle"
+    )
     counted = int(dataset["error"].sizes["twin"]) * len(REGIMES)
     return Results(
         score_rows(rows), figures, "\n".join(lines), counted, files={"policies.json": policies_to_text(files)}
@@ -94,7 +96,9 @@ def _table(config: Any, name: str, own: xr.Dataset, changed: tuple[str, ...]) ->
             cells.append(f"{f'{mean:.3f} +- {half:.3f}{gone}':>20}")
         lines.append(f"{'*' if regime in changed else ' '} {regime:<24}{best:>20}" + "".join(cells))
     spread = own["spread"].values.mean(axis=2) / own["error"].values.mean(axis=2)
-    lines.append(f"  {'spread over error':<24}{spread[0].mean():>20.2f}" + "".join(f"{s.mean():>20.2f}" for s in spread[1:]))
+    lines.append(
+        f"  {'spread over error':<24}{spread[0].mean():>20.2f}" + "".join(f"{s.mean():>20.2f}" for s in spread[1:])
+    )
     changes = np.isin(own["regime"].values, changed)
     for what, chosen in (("mean where it stays", ~changes), ("mean where it changes", changes)):
         cells = []

@@ -18,13 +18,24 @@ from diffassim.experiments.control.adaptive_inflation_regimes import FORCING, TR
 from diffassim.models import Lorenz96
 from diffassim.training.reinforcement import PPO, Pathwise, actor_critic
 
-__all__ = ["FILTERS", "LOST", "TRAININGS", "Contender", "Training", "about", "environment_of", "trained", "untrained", "untrained_like"]
+__all__ = [
+    "FILTERS",
+    "LOST",
+    "TRAININGS",
+    "Contender",
+    "Training",
+    "about",
+    "environment_of",
+    "trained",
+    "untrained",
+    "untrained_like",
+]
 
 LOST = 6.0  # root mean square error of a lost filter; that of the climatology is 3.6
 LARGEST = (1.5, 3.0, 0.8)  # components of an action: logarithms of inflation, speed and radius
 UNITS = (16, 16)
-LANES = 24  # environments of each training by gradients
-DISCOUNT = 0.9  # of PPO
+LANES, STEPS, TAIL = 16, 36, 16  # of an update of the trainings by gradients
+DISCOUNT = 0.95  # of PPO
 
 
 class Contender(NamedTuple):
@@ -37,6 +48,8 @@ class Contender(NamedTuple):
         radii: of the localization, likewise; (1,) where there is none.
         members: default size of the ensemble.
         radius: of the filter that a policy corrects.
+        exponent: of the adaptive factor that a policy corrects; like the radius found by a table on twins in regimes of
+            the training.
     """
 
     plain: Callable[[Any, Any], Any]
@@ -45,17 +58,23 @@ class Contender(NamedTuple):
     radii: tuple[float, ...]
     members: int
     radius: float
+    exponent: float
+
+    def steered(self, policy: Any, dtype: Any) -> PolicyInflation:
+        """Return the filter that a policy steers."""
+        one, radius, exponent = (jnp.asarray(value, dtype) for value in (1.0, self.radius, self.exponent))
+        return PolicyInflation(self.plain(one, radius), policy, exponent=exponent)
 
 
 FILTERS = {
     "ETKF": Contender(
         lambda factor, radius: ETKF(PriorInflation(jnp.sqrt(factor))), lambda radius: EnKFN(),
-        (1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7, 2.0, 2.5, 3.0), (1.0,), 24, 1.0,
+        (1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7, 2.0, 2.5, 3.0), (1.0,), 24, 1.0, 1.0,
     ),
     "LETKF": Contender(
         lambda factor, radius: LETKF(PriorInflation(jnp.sqrt(factor)), localization=GaspariCohn(radius)),
         lambda radius: LETKFN(localization=GaspariCohn(radius)),
-        (1.05, 1.1, 1.2, 1.3, 1.4, 1.6, 2.0), (1.5, 2.0, 2.8), 8, 2.0,
+        (1.05, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0), (1.5, 2.0, 2.8), 8, 2.0, 1.5,
     ),
 }  # fmt: skip
 
@@ -81,22 +100,22 @@ def _adam(rate: float, steps: int) -> Any:
 
 
 def _gradient(updates: int) -> Pathwise:
-    return Pathwise(LANES, 12, 1.0, _adam(1e-2, updates), lasting=True)
+    return Pathwise(LANES, STEPS, 1.0, _adam(1e-2, updates), lasting=True, tail=TAIL)
 
 
 TRAININGS = {
-    "gradient": Training(_gradient, 250, "error"),
-    "gradient, no truth": Training(_gradient, 120, "likelihood"),
+    "gradient": Training(_gradient, 200, "error"),
+    "gradient, no truth": Training(_gradient, 60, "likelihood"),
     "PPO": Training(
-        lambda updates: PPO(64, 16, DISCOUNT, 0.9, epochs=4, optimizer=_adam(3e-3, 16 * updates)), 150, "error", True
+        lambda updates: PPO(32, 32, DISCOUNT, 0.9, epochs=4, optimizer=_adam(3e-3, 16 * updates)), 80, "error", True
     ),
 }
 
 
 def environment_of(name: str, nature: Nature, scored: str) -> FilterEnvironment:
     """Return the environment in which a filter is steered."""
-    contender, dtype = FILTERS[name], nature.bank.dtype
-    method = PolicyInflation(contender.plain(jnp.ones((), dtype), jnp.asarray(contender.radius, dtype)))
+    dtype = nature.bank.dtype
+    method = FILTERS[name].steered(None, dtype)
     largest = jnp.asarray(LARGEST[: method.actions], dtype)
     return FilterEnvironment(
         method, Lorenz96(forcing=jnp.asarray(FORCING, dtype)), nature, Box(-largest, largest),
@@ -144,8 +163,9 @@ def about(name: str) -> dict[str, Any]:
     """Return what a policy is trained for: filter, features, actions, and the environment."""
     contender, regimes = FILTERS[name], {key: list(bounds) for key, bounds in TRAINED.items()}
     return {
-        "filter": name, "radius": contender.radius, "features": list(FEATURES), "actions": list(LARGEST),
-        "environment": f"Lorenz-96, forcing {FORCING:g}", "regimes": regimes,
+        "filter": name, "radius": contender.radius, "exponent": contender.exponent, "features": list(FEATURES),
+        "actions": list(LARGEST[: 2 + (len(contender.radii) > 1)]), "environment": f"Lorenz-96, forcing {FORCING:g}",
+        "regimes": regimes,
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Float
 
 from diffassim.core import tree
@@ -76,7 +77,9 @@ class Pathwise(Agent):
 
     By default every update plays episodes from their start. Where `lasting`, the environments go on from one update to
     the next and begin anew at an end only, and the derivative passes through the steps of an update alone (truncated
-    back-propagation): for episodes whose whole derivative would be long, or explode.
+    back-propagation): for episodes whose whole derivative would be long, or explode. Actions near the end of an update
+    see hardly any of their consequences, and would be trained to be short-sighted; those of the last `tail` steps count
+    as constants, so that every action that is trained sees at least so many steps.
 
     Args:
         environments: episodes of an update (static).
@@ -84,9 +87,10 @@ class Pathwise(Agent):
         discount: gamma, counted from the start of an update.
         optimizer: optax transformation (static).
         lasting: whether environments go on from update to update (static).
+        tail: steps at the end of an update whose actions are not trained, where environments last (static).
 
     Raises:
-        ConfigurationError: if there is neither `steps` nor a horizon.
+        ConfigurationError: if there is neither `steps` nor a horizon, or the tail leaves no step to train.
 
     Example:
         >>> from diffassim.decisions import Scalarized, WaterReservoir
@@ -103,6 +107,7 @@ class Pathwise(Agent):
     discount: Any = 1.0
     optimizer: Any = static(default=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)))
     lasting: bool = static(default=False)
+    tail: int = static(default=0)
 
     def init(self, environment: Any, key: jax.Array, start: Any = None) -> LearnerState:
         """Return an untrained network (or `start`, any differentiable policy)."""
@@ -116,6 +121,10 @@ class Pathwise(Agent):
         steps = self.steps or environment.horizon
         if steps is None:
             raise ConfigurationError("Pathwise: the environment has no horizon; give steps")
+        if not 0 <= self.tail < steps or (self.tail and not self.lasting):
+            raise ConfigurationError(
+                f"Pathwise: tail={self.tail} must be less than the {steps} steps, and is for lasting environments"
+            )
         key = jax.random.fold_in(state.key, state.count)
         loss = partial(_loss, environment=environment, play=state.play, key=key, agent=self, steps=steps)
         (value, play), gradient = jax.value_and_grad(loss, has_aux=True)(state.trainable)
@@ -142,6 +151,7 @@ def _loss(policy: Any, environment: Any, play: Any, key: Any, agent: Pathwise, s
         play, weight = carry
         own, drawn = jax.random.split(jax.random.fold_in(key, k))
         action = jax.vmap(policy)(play.observation, jax.random.split(own, agent.environments))
+        action = jnp.where(k < steps - agent.tail, action, lax.stop_gradient(action))
         play, seen = go_on(environment, play, action, drawn)
         return (play, weight * jnp.asarray(agent.discount, weight.dtype)), weight * jnp.mean(seen.reward)
 

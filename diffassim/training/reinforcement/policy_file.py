@@ -32,9 +32,7 @@ def policies_to_text(policies: Mapping[str, tuple[Any, Mapping[str, Any]]]) -> s
         >>> policies_from_text(text, "best", jnp.zeros(2), {"method": "ETKF"}).tolist()
         [0.0, 1.0]
     """
-    content = {
-        name: {"about": dict(about), "numbers": _numbers(policy)} for name, (policy, about) in policies.items()
-    }
+    content = {name: {"about": dict(about), "numbers": _numbers(policy)} for name, (policy, about) in policies.items()}
     return json.dumps({"format": FORMAT, "sha256": _digest(content), "policies": content}, indent=1) + "\n"
 
 
@@ -65,14 +63,16 @@ def policies_from_text(text: str, name: str, like: Any, about: Mapping[str, Any]
             )
     leaves, structure = jax.tree.flatten(like)
     if list(found["numbers"]) != paths_of(like):
-        raise ConfigurationError(f"{where}: the policy {name!r} has another architecture: {', '.join(found['numbers'])}")
+        raise ConfigurationError(
+            f"{where}: the policy {name!r} has another architecture: {', '.join(found['numbers'])}"
+        )
     restored = [np.asarray(numbers, np.asarray(leaf).dtype)
                 for numbers, leaf in zip(found["numbers"].values(), leaves, strict=True)]  # fmt: skip
     for path, new, old in zip(found["numbers"], restored, leaves, strict=True):
         if new.shape != jnp.shape(old) or not np.isfinite(new).all():
             raise ConfigurationError(
-                f"{where}: the policy {name!r} holds numbers of shape {new.shape} at {path}, where finite ones of shape "
-                f"{jnp.shape(old)} are expected"
+                f"{where}: the policy {name!r} holds numbers of shape {new.shape} at {path}, where finite ones "
+                f"of shape {jnp.shape(old)} are expected"
             )
     return jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in restored])
 
