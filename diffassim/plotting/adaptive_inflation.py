@@ -84,8 +84,6 @@ def courses(
                     ax.plot(course, color=COLORS[_SHOWN[m % len(_SHOWN)]], label=label)
                 ax.axvline(half, color=COLORS["gray"], linewidth=0.8, linestyle=":")
                 ax.set(xlabel="analysis", ylabel=what)
-                if key == "factor_course":
-                    ax.set_yscale("log")
                 panel_label(ax, "abcd"[2 * row + column], f"{name}, {change}")
         axes[0, 0].legend()
         for row, (name, found) in enumerate(list(shown.items())[:2]):

@@ -61,6 +61,17 @@ def test_an_action_is_inflation_speed_and_radius():
 
 
 @pytest.mark.slow
+def test_the_exponent_is_one_of_the_adaptive_factor():
+    E, y = ensemble(), observed(values())
+    belief = PolicyInflation(da.ETKF()).init(E).replace(factor=jnp.asarray(1.3))
+    found, _ = PolicyInflation(da.ETKF(), exponent=1.5).analyze(None, belief, y)
+    expected, _ = da.ETKF().analyze(None, PriorInflation(1.3**0.75).before(E), y)
+    np.testing.assert_allclose(found.members, expected, rtol=1e-12)
+    plain, _ = PolicyInflation(da.ETKF()).analyze(None, belief, y)
+    assert found.factor == plain.factor
+
+
+@pytest.mark.slow
 def test_bounds_hold_and_are_counted():
     E, y = ensemble(), observed(values())
     method = PolicyInflation(LOCAL, fixed(9.0, 0.0, 9.0), factors=(0.5, 3.0), radii=(0.5, 2.0))
@@ -68,8 +79,9 @@ def test_bounds_hold_and_are_counted():
     expected, _ = da.LETKF(localization=GaspariCohn(2.4)).analyze(KEY, PriorInflation(3**0.5).before(E), y)
     np.testing.assert_allclose(found.members, expected, rtol=1e-12)
     assert found.bounded == 1 and method.analyze(KEY, found, y)[0].bounded == 2
-    wild, info = PolicyInflation(da.ETKF(), fixed(jnp.nan, 0.0)).analyze(KEY, E, y)
-    assert info.result == da.Result.DIVERGED and not np.isfinite(wild.members).all()
+    wild = PolicyInflation(da.ETKF(), fixed(jnp.nan, 0.0))
+    lost, info = jax.jit(lambda E: wild.analyze(KEY, E, y))(E)
+    assert info.result == da.Result.DIVERGED and not np.isfinite(lost.members).all()
 
 
 @pytest.mark.slow
@@ -147,6 +159,7 @@ def test_what_cannot_be_is_named():
     for options, match in (
         ({"policy": 3.0}, "policy must be a function"),
         ({"shape": 1.0}, "above 2"),
+        ({"exponent": 0.0}, "exponent must be finite and positive"),
         ({"factors": (2.0, 1.0)}, "least and the largest"),
         ({"radii": (0.0, 1.0)}, "must be finite and positive"),
         ({"factors": 2.0}, "least and the largest"),

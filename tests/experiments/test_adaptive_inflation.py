@@ -33,7 +33,7 @@ from diffassim.experiments.framework import run as runs
 from diffassim.experiments.framework.configuration import build_configuration
 
 SMALL = {
-    "filters": ("ETKF",), "trainings": ("gradient",), "copies": 2, "effort": 0.012, "seeds": 2, "tuning": 1, "drawn": 2,
+    "filters": ("ETKF",), "trainings": ("PPO",), "copies": 2, "effort": 0.012, "seeds": 2, "tuning": 1, "drawn": 2,
     "half": 10, "n": 12, "members": 6,
 }  # fmt: skip
 
@@ -62,8 +62,8 @@ def test_a_run_can_be_stopped_and_its_policies_used_again(tmp_path, monkeypatch)
         error = dataset["error"].values[0]
         assert error.shape == (5, len(REGIMES), 2) and np.isfinite(error).all()
         curve = dataset["curve"].values[0, 0]
-        assert curve.shape == (2, 40) and np.isfinite(curve[:, :3]).all() and np.isnan(curve[:, 3:]).all()
-    np.testing.assert_allclose(rows["ETKF: gradient", "forcing 9", "ratio"], np.mean(error[4, 2] / error[0, 2]))
+        assert curve.shape == (2, 40) and np.isfinite(curve[:, :2]).all() and np.isnan(curve[:, 2:]).all()
+    np.testing.assert_allclose(rows["ETKF: PPO", "forcing 9", "ratio"], np.mean(error[4, 2] / error[0, 2]))
     assert "forcing 8 to 11" in whole.table and "lost" in {metric for _, _, metric in rows.index}
 
     path = tmp_path / "whole" / "policies.json"
