@@ -10,10 +10,9 @@ import pytest
 import diffassim as da
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree
-from diffassim.decisions import Box, FilterEnvironment, begin
+from diffassim.decisions import Box, FilterEnvironment
 from diffassim.ensemble import GaspariCohn, PolicyInflation
 from diffassim.ensemble.policy_inflation import FEATURES
-from diffassim.training.reinforcement import PPO, Pathwise, actor_critic, policy_for
 
 R = da.covariances.Diagonal(std=jnp.asarray(1.0))
 MODEL = da.models.Lorenz96(forcing=8.0)
@@ -105,24 +104,17 @@ def test_the_likelihood_needs_no_truth():
 
 
 @pytest.mark.slow
-@pytest.mark.long
-def test_agents_learn_in_it():
-    """The model is wrong: inflation pays, from the first gradients on."""
-    world = environment(length=50)
-    start = jax.jit(lambda key: policy_for(world, key, units=(8,), std=0.3, squashed=True))(jax.random.key(0))
-    agent = Pathwise(8, 6, lasting=True)
-    state, rewards = agent.train(world, agent.init(world, jax.random.key(1), start), 12)
-    assert np.isfinite(rewards).all() and state.play.age.shape == (8,)
-    again, _ = agent.train(world, agent.init(world, jax.random.key(1), start), 8)
-    again, _ = agent.train(world, again, 4)
-    for a, b in zip(jax.tree.leaves(again.trainable), jax.tree.leaves(state.trainable), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
-    typical = begin(world, jax.random.key(5), 4).observation
-    assert np.mean(jax.vmap(agent.policy(world, state))(typical)[:, 0]) > 0.02
-    both = jax.jit(lambda key: actor_critic(world, key, units=(8,), std=0.3))(jax.random.key(0))
-    sampled = PPO(8, 4, 0.9, epochs=1)
-    _, rewards = sampled.train(world, sampled.init(world, jax.random.key(1), both), 2)
-    assert np.isfinite(rewards).all()
+def test_the_derivative_of_a_reward_is_that_of_differences():
+    world = environment()
+    state, _ = world.reset(jax.random.key(0))
+
+    @jax.jit
+    def rewards(s):
+        first = world.step(state, jnp.array([0.2, 0.1]) + s * jnp.array([1.0, -1.0]), jax.random.key(1))
+        return first.reward + world.step(first.state, 0.1 * first.observation[:2], jax.random.key(2)).reward
+
+    difference = (rewards(1e-5) - rewards(-1e-5)) / 2e-5
+    np.testing.assert_allclose(jax.jit(jax.grad(rewards))(0.0), difference, rtol=1e-6)
 
 
 def test_what_cannot_be_is_named():

@@ -208,7 +208,13 @@ def test_short_updates_of_lasting_environments_are_not_short_sighted_with_a_tail
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "agent", [PPO(environments=8, steps=4), PolicyGradient(environments=8, steps=4), Pathwise(8, 3), Pathwise(8, 3, lasting=True, tail=1)]
+    "agent",
+    [
+        PPO(environments=8, steps=4),
+        PolicyGradient(environments=8, steps=4),
+        Pathwise(8, 3),
+        Pathwise(8, 3, lasting=True, tail=1),
+    ],
 )
 def test_trainings_in_single_precision_batches_and_parts(agent):
     environment = regulator(5, "float32")
