@@ -33,7 +33,7 @@ from diffassim.experiments.framework import run as runs
 from diffassim.experiments.framework.configuration import build_configuration
 
 SMALL = {
-    "filters": ("ETKF",), "trainings": ("PPO",), "copies": 2, "effort": 0.012, "seeds": 2, "tuning": 1, "drawn": 2,
+    "filters": ("ETKF",), "trainings": ("PPO",), "copies": 2, "effort": 0.02, "seeds": 2, "tuning": 1, "drawn": 2,
     "half": 10, "n": 12, "members": 6,
 }  # fmt: skip
 
@@ -96,6 +96,7 @@ def test_settings_are_checked(tmp_path):
     assert AdaptiveInflationComparison().chunks(missing) == len(FILTERS)
 
 
+@pytest.mark.slow
 def test_no_regime_that_is_scored_is_one_of_the_training():
     assert set(CHANGED) == {name for name, (_, after) in REGIMES.items() if after is not None} and len(CHANGED) >= 4
 
@@ -161,6 +162,7 @@ def test_the_nature_of_the_training_changes_without_notice():
     assert 8 < len(seen) < 32 and np.abs(x).max() < 30
 
 
+@pytest.mark.slow
 def test_a_policy_says_what_it_is_for():
     for name, contender in FILTERS.items():
         told = about(name)

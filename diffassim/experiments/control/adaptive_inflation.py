@@ -57,10 +57,10 @@ class AdaptiveInflationConfiguration(Configuration):
     policy: Path | None = None
     copies: Annotated[int, Field(ge=1)] = 1
     effort: Annotated[float, Field(gt=0)] = 1.0
-    seeds: Annotated[int, Field(ge=2)] = 8
+    seeds: Annotated[int, Field(ge=2)] = 6
     tuning: Annotated[int, Field(ge=1)] = 4
-    drawn: Annotated[int, Field(ge=2)] = 24
-    half: Annotated[int, Field(ge=10)] = 125
+    drawn: Annotated[int, Field(ge=2)] = 16
+    half: Annotated[int, Field(ge=10)] = 100
     n: Annotated[int, Field(ge=8)] = 40
     members: Annotated[int, Field(ge=3)] | None = None
 

@@ -104,10 +104,10 @@ def _gradient(updates: int) -> Pathwise:
 
 
 TRAININGS = {
-    "gradient": Training(_gradient, 200, "error"),
-    "gradient, no truth": Training(_gradient, 60, "likelihood"),
+    "gradient": Training(_gradient, 120, "error"),
+    "gradient, no truth": Training(_gradient, 36, "likelihood"),
     "PPO": Training(
-        lambda updates: PPO(32, 32, DISCOUNT, 0.9, epochs=4, optimizer=_adam(3e-3, 16 * updates)), 80, "error", True
+        lambda updates: PPO(32, 32, DISCOUNT, 0.9, epochs=4, optimizer=_adam(3e-3, 16 * updates)), 48, "error", True
     ),
 }
 
