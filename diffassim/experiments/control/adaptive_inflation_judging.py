@@ -126,8 +126,9 @@ def judge(method: Any, twins: Twin) -> Judged:
         before = jnp.mean(jnp.square(history.background.spread), axis=1)
         factor = jnp.square(history.info.background_spread) / before
         sound = jnp.isfinite(error) & (error < LOST)
-        parts = (jnp.where(sound, error, LOST), jnp.where(sound, spread, jnp.nan), factor)
-        return Judged(*(part[BURN_IN:] for part in parts), lost=~jnp.all(sound[BURN_IN:]))
+        whole = Judged(jnp.where(sound, error, LOST), jnp.where(sound, spread, jnp.nan), factor, ~sound)
+        counted = Judged(*(part[BURN_IN:] for part in whole))
+        return counted._replace(lost=jnp.any(counted.lost))
 
     return jax.vmap(one)(twins)
 

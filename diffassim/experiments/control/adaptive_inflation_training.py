@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,7 @@ class Training(NamedTuple):
 
     agent: Callable[[int], Any]
     updates: int
-    scored: str
+    scored: Literal["error", "likelihood"]
     critic: bool = False
 
 
@@ -112,7 +112,7 @@ TRAININGS = {
 }
 
 
-def environment_of(name: str, nature: Nature, scored: str) -> FilterEnvironment:
+def environment_of(name: str, nature: Nature, scored: Literal["error", "likelihood"]) -> FilterEnvironment:
     """Return the environment in which a filter is steered."""
     dtype = nature.bank.dtype
     method = FILTERS[name].steered(None, dtype)
