@@ -133,6 +133,7 @@ FILTERS = [
     *((f"Gaussian: {name}", method) for name, method in gaussians.METHODS.items() if "climatology" not in name),
     ("particles", da.ParticleFilter()),
     ("adaptive inflation", da.ensemble.AdaptiveInflation(da.ETKF())),
+    ("policy inflation", da.ensemble.PolicyInflation(da.ETKF())),
     ("EnKS", da.EnKS(da.ETKF(), lag=3)),
 ]
 

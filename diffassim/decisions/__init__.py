@@ -9,6 +9,7 @@ from diffassim.decisions.belief import BeliefEnvironment, BeliefState
 from diffassim.decisions.control import Control, ParameterControl, StateIncrement
 from diffassim.decisions.environment import Decided, Environment, Transition
 from diffassim.decisions.expectation import expected_returns
+from diffassim.decisions.filter_environment import FilterEnvironment, FilterState
 from diffassim.decisions.finite import FiniteProblem
 from diffassim.decisions.fronts import hypervolume, pareto_front
 from diffassim.decisions.grid import GridPolicy
@@ -31,6 +32,8 @@ __all__ = [
     "Discretized",
     "Environment",
     "Experience",
+    "FilterEnvironment",
+    "FilterState",
     "FiniteProblem",
     "GridPolicy",
     "GymnaxEnvironment",

@@ -49,6 +49,7 @@ from diffassim.ensemble.particles.particle_filter import ParticleFilter, Particl
 from diffassim.ensemble.particles.resampling import Multinomial, Resampling, Residual, Stratified, Systematic
 from diffassim.ensemble.particles.weight_adjusted import WeightAdjustedParticleFilter
 from diffassim.ensemble.particles.weighted import Particles
+from diffassim.ensemble.policy_inflation import PolicyInflation, SteeredEnsemble
 from diffassim.ensemble.score.base import TransportFilter
 from diffassim.ensemble.score.enff import EnFF
 from diffassim.ensemble.score.ensf import EnSF
@@ -96,6 +97,7 @@ __all__ = [
     "ParticleFilter",
     "ParticleInfo",
     "Particles",
+    "PolicyInflation",
     "PosteriorInflation",
     "PriorInflation",
     "ProductTaper",
@@ -109,6 +111,7 @@ __all__ = [
     "SerialFilter",
     "SquareRootNoise",
     "SquaredExponential",
+    "SteeredEnsemble",
     "Stratified",
     "Systematic",
     "Taper",

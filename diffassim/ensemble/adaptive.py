@@ -14,15 +14,15 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, concrete, require_positive
 from diffassim.core.loops import bounded_while
 from diffassim.core.pytree import Pytree
-from diffassim.ensemble.base import EnsembleMethod
 from diffassim.ensemble.inflation import PriorInflation
+from diffassim.ensemble.wrapper import FilterWrapper
 from diffassim.methods.account import AnalysisInfo
 from diffassim.methods.departures import Departures, whitened_departures
-from diffassim.methods.members import check_ensemble, finite_members, mean, spread
-from diffassim.methods.sequential import SequentialMethod, require_key
+from diffassim.methods.members import check_ensemble, finite_members
+from diffassim.methods.sequential import require_key
 from diffassim.observations.container import as_streams
 
-__all__ = ["AdaptiveInflation", "InflatedEnsemble"]
+__all__ = ["AdaptiveInflation", "InflatedEnsemble", "inflation_mode"]
 
 MAX_ITERATIONS = 100
 
@@ -39,7 +39,7 @@ class InflatedEnsemble(Pytree):
     factor: Float[Array, ""]
 
 
-class AdaptiveInflation(SequentialMethod):
+class AdaptiveInflation(FilterWrapper):
     r"""Prior inflation by a factor of the variance that is estimated from the innovations, anew at each analysis.
 
     With whitened innovations d and observed variances \(v_j\) of the forecast as it is, the factor \(\lambda\) is the
@@ -75,15 +75,11 @@ class AdaptiveInflation(SequentialMethod):
     Source: El Gharamti (2018), section 2, spatially constant and for all observations at once; Anderson (2009).
     """
 
-    filter: Any
     shape: Any = 100.0
     damping: Any = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.filter, EnsembleMethod):
-            raise ConfigurationError(
-                f"AdaptiveInflation: filter must be an ensemble filter like ETKF(), found {type(self.filter).__name__}"
-            )
+        super().__post_init__()
         shape, damping = concrete(self.shape), concrete(self.damping)
         if shape is not None and not ((shape > 2) & (shape < float("inf"))).all():
             raise ConfigurationError(f"AdaptiveInflation: shape={self.shape} must be above 2, for a finite variance")
@@ -91,11 +87,6 @@ class AdaptiveInflation(SequentialMethod):
             raise ConfigurationError(
                 f"AdaptiveInflation: damping={self.damping} must be in [0, 1]; 0 forgets the factor"
             )
-
-    @property
-    def random(self) -> bool:
-        """Whether the filter draws random numbers."""
-        return self.filter.random
 
     def init(self, belief: Any) -> InflatedEnsemble:
         """Return what is cycled.
@@ -112,19 +103,6 @@ class AdaptiveInflation(SequentialMethod):
             return InflatedEnsemble(check_ensemble("AdaptiveInflation", belief.members), jnp.asarray(belief.factor))
         ensemble = check_ensemble("AdaptiveInflation", belief)
         return InflatedEnsemble(ensemble, jnp.ones((), jnp.result_type(*jax.tree.leaves(ensemble))))
-
-    def check(self, belief: InflatedEnsemble, observations: Any) -> None:
-        """Check what the filter needs."""
-        self.filter.check(belief.members, observations)
-
-    def prepared(self, belief: Any, streams: tuple[Any, ...], rows: Any = None, real: Any = None) -> tuple[Any, Any]:
-        """Return the method whose filter is prepared."""
-        prepared, numbers = self.filter.prepared(belief.members, streams, rows, real)
-        return self.replace(filter=prepared), numbers
-
-    def at(self, number: Any) -> Any:
-        """Return the method whose filter is that of a time with this number."""
-        return self.replace(filter=self.filter.at(number))
 
     def forecast(self, key: Any, propagate: Callable[..., Any], belief: InflatedEnsemble) -> InflatedEnsemble:
         """Return members and damped factor at the next analysis time."""
@@ -151,15 +129,11 @@ class AdaptiveInflation(SequentialMethod):
         prior = tree.select(departures.count > 0, inflated, members)
         posterior, info = self.filter.analyze(key, prior, streams)
         info = info.replace(non_finite=jnp.sum(~finite_members(belief.members)))
-        factor = jnp.where(departures.count > 0, _mode(departures, belief.factor, self.shape), belief.factor)
+        factor = jnp.where(departures.count > 0, inflation_mode(departures, belief.factor, self.shape), belief.factor)
         return InflatedEnsemble(posterior, factor), info
 
-    def moments(self, belief: InflatedEnsemble) -> tuple[Any, Any]:
-        """Return mean and standard deviation of every component of the state."""
-        return mean(belief.members), spread(belief.members)
 
-
-def _mode(departures: Departures, before: Any, shape: Any) -> Any:
+def inflation_mode(departures: Departures, before: Any, shape: Any) -> Any:
     r"""Return the \(\lambda\) of highest posterior density."""
     square = jnp.square(departures.d)
     v = jnp.sum(jnp.square(departures.S), axis=0) / (departures.S.shape[0] - 1)

@@ -32,6 +32,7 @@ EXPERIMENTS = {
     "sensor-placement": "diffassim.experiments.control.sensor_placement:SensorPlacement",
     "river-loop": "diffassim.experiments.loop.river:RiverLoop",
     "twin-loop": "diffassim.experiments.loop.twin:TwinLoop",
+    "adaptive-inflation": "diffassim.experiments.control.adaptive_inflation:AdaptiveInflationComparison",
     "correction": "diffassim.experiments.learning.correction:Correction",
 }
 

@@ -74,7 +74,7 @@ def test_the_derivative_through_the_analysis_is_finite_and_leaves_failed_members
     np.testing.assert_allclose(jnp.vdot(gradient, direction), difference, rtol=1e-7)
 
 
-@pytest.mark.parametrize("wrapper", ["filter", "smoother", "adaptive"])
+@pytest.mark.parametrize("wrapper", ["filter", "smoother", "adaptive", "policy"])
 def test_a_cycle_goes_on_with_a_model_that_blows_up_for_some_members(wrapper):
     E, obs, truth = twin(list(range(2, 42, 2)), members=12)
     filter_ = da.ETKF(1.1, replace_failed=True)
@@ -82,6 +82,7 @@ def test_a_cycle_goes_on_with_a_model_that_blows_up_for_some_members(wrapper):
         "filter": filter_,
         "smoother": da.EnKS(filter_, lag=1),
         "adaptive": da.ensemble.AdaptiveInflation(filter_),
+        "policy": da.ensemble.PolicyInflation(filter_),
     }
     _, history = da.cycle(wrappers[wrapper], FRAGILE, E, obs, key=KEY)
     failures = np.asarray(history.info.non_finite)

@@ -276,7 +276,8 @@ def test_what_wraps_a_filter_passes_the_gate_as_the_filter_does():
 
     beyond = observed(values(sites=1), operator=da.observations.Subset(np.array([9])))
     still = FunctionModel(lambda x, t: x)
-    wrapped = (da.ParticleFilter(), da.EnKS(da.ETKF()), da.ensemble.AdaptiveInflation(da.ETKF()))
+    steered = da.ensemble.AdaptiveInflation(da.ETKF()), da.ensemble.PolicyInflation(da.ETKF())
+    wrapped = (da.ParticleFilter(), da.EnKS(da.ETKF()), *steered)
     for method in wrapped:
         with pytest.raises(ShapeError):
             method.analyze(KEY, ensemble(), beyond)

@@ -61,6 +61,7 @@ class Results(NamedTuple):
         counted: windows, analyses or forecasts that finished and that the scores rest on; with none the command line
             ends with an error.
         tables: more tables by file name.
+        files: texts by file name, for other programs and runs.
     """
 
     scores: pd.DataFrame
@@ -68,6 +69,7 @@ class Results(NamedTuple):
     table: str
     counted: int = 1
     tables: Mapping[str, pd.DataFrame] = MappingProxyType({})
+    files: Mapping[str, str] = MappingProxyType({})
 
 
 class Experiment(ABC):

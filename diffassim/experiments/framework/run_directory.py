@@ -126,11 +126,13 @@ class RunDirectory(RunCheckpoints):
         return _load(self.analysis)
 
     def write_results(self, experiment: Any, results: Results) -> None:
-        """Write scores, table, figures, and the page that holds them all."""
+        """Write scores, tables, other texts, figures, and the page that holds them all."""
         replace_file(self.scores, lambda path: results.scores.to_csv(path, index=False))
         replace_file(self.table, lambda path: path.write_text(results.table.rstrip() + "\n"))
         for name, table in results.tables.items():
             replace_file(self.path / f"{name}.csv", _table_writer(table))
+        for name, text in results.files.items():
+            replace_file(self.path / name, _text_writer(text))
         for name, figure in results.figures.items():
             replace_file(self.path / f"{name}.png", _figure_writer(figure))
         page = report_page(experiment, results, self.config.read_text("utf-8"), self._made_with(), self.path)
@@ -188,6 +190,10 @@ def _figure_writer(figure: Any) -> Callable[[Path], Any]:
 
 def _table_writer(table: Any) -> Callable[[Path], Any]:
     return lambda path: table.to_csv(path, index=False)
+
+
+def _text_writer(text: str) -> Callable[[Path], Any]:
+    return lambda path: path.write_text(text, encoding="utf-8")
 
 
 def versions() -> dict[str, str]:

@@ -16,6 +16,7 @@ from diffassim.training.reinforcement.dynamic_programming import (
 from diffassim.training.reinforcement.monte_carlo import MonteCarlo
 from diffassim.training.reinforcement.pathwise import Pathwise, mean_return
 from diffassim.training.reinforcement.policies import ActorCritic, CategoricalPolicy, GaussianPolicy
+from diffassim.training.reinforcement.policy_file import policies_from_text, policies_to_text, read_policies
 from diffassim.training.reinforcement.policy_gradient import PolicyGradient
 from diffassim.training.reinforcement.ppo import PPO
 from diffassim.training.reinforcement.rollouts import actor_critic, policy_for
@@ -40,7 +41,10 @@ __all__ = [
     "evaluate",
     "mean_return",
     "planned_returns",
+    "policies_from_text",
+    "policies_to_text",
     "policy_for",
     "policy_iteration",
+    "read_policies",
     "value_iteration",
 ]

@@ -8,16 +8,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Float
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.loops import checkpointed_scan
 from diffassim.core.pytree import static
+from diffassim.decisions.play import begin, go_on
 from diffassim.training.reinforcement.agent import Agent
 from diffassim.training.reinforcement.rollouts import LearnerState, gradient_step, policy_for
 
 __all__ = ["Pathwise", "mean_return"]
+
+PLAYS = 1_000_003  # far from the numbers of updates
 
 
 def mean_return(
@@ -71,14 +75,22 @@ class Pathwise(Agent):
     The disturbances w do not depend on the policy, so the derivative of the mean is the mean of derivatives. It needs
     steps without jumps. A gradient that is not finite leaves the policy as it is.
 
+    By default every update plays episodes from their start. Where `lasting`, the environments go on from one update to
+    the next and begin anew at an end only, and the derivative passes through the steps of an update alone (truncated
+    back-propagation): for episodes whose whole derivative would be long, or explode. Actions near the end of an update
+    see hardly any of their consequences, and would be trained to be short-sighted; those of the last `tail` steps count
+    as constants, so that every action that is trained sees at least so many steps.
+
     Args:
         environments: episodes of an update (static).
-        steps: of an episode (static); default: the environment's horizon.
-        discount: gamma.
+        steps: of an update (static); default: the environment's horizon.
+        discount: gamma, counted from the start of an update.
         optimizer: optax transformation (static).
+        lasting: whether environments go on from update to update (static).
+        tail: steps at the end of an update whose actions are not trained, where environments last (static).
 
     Raises:
-        ConfigurationError: if there is neither `steps` nor a horizon.
+        ConfigurationError: if there is neither `steps` nor a horizon, or the tail leaves no step to train.
 
     Example:
         >>> from diffassim.decisions import Scalarized, WaterReservoir
@@ -94,27 +106,33 @@ class Pathwise(Agent):
     steps: int | None = static(default=None)
     discount: Any = 1.0
     optimizer: Any = static(default=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)))
+    lasting: bool = static(default=False)
+    tail: int = static(default=0)
 
     def init(self, environment: Any, key: jax.Array, start: Any = None) -> LearnerState:
         """Return an untrained network (or `start`, any differentiable policy)."""
         network, own = jax.random.split(key)
         policy = policy_for(environment, network) if start is None else start
-        return LearnerState(policy, self.optimizer.init(policy), None, own, jnp.zeros((), jnp.int32))
+        play = begin(environment, jax.random.fold_in(own, PLAYS), self.environments) if self.lasting else None
+        return LearnerState(policy, self.optimizer.init(policy), play, own, jnp.zeros((), jnp.int32))
 
     def update(self, environment: Any, state: LearnerState) -> tuple[LearnerState, Any]:
-        """Make one gradient step with the episodes of this update."""
+        """Make one gradient step with the episodes, or the steps, of this update."""
         steps = self.steps or environment.horizon
         if steps is None:
             raise ConfigurationError("Pathwise: the environment has no horizon; give steps")
+        if not 0 <= self.tail < steps or (self.tail and not self.lasting):
+            raise ConfigurationError(
+                f"Pathwise: tail={self.tail} must be less than the {steps} steps, and is for lasting environments"
+            )
         key = jax.random.fold_in(state.key, state.count)
-        loss = partial(_loss, environment=environment, key=key, agent=self, steps=steps)
-        value, gradient = jax.value_and_grad(loss)(state.trainable)
+        loss = partial(_loss, environment=environment, play=state.play, key=key, agent=self, steps=steps)
+        (value, play), gradient = jax.value_and_grad(loss, has_aux=True)(state.trainable)
         sound = tree.all_finite(gradient)
         found = gradient_step(self.optimizer, state.trainable, state.memory, gradient)
         trainable, memory = tree.select(sound, found, (state.trainable, state.memory))
-        return state.replace(trainable=trainable, memory=memory, count=state.count + 1), -value / self._weight(
-            steps, value
-        )
+        after = state.replace(trainable=trainable, memory=memory, play=play, count=state.count + 1)
+        return after, -value / self._weight(steps, value)
 
     def _weight(self, steps: int, like: Any) -> Any:
         """Return the sum of the powers of the discount, so that of constant rewards the mean is what they are."""
@@ -125,5 +143,22 @@ class Pathwise(Agent):
         return state.trainable
 
 
-def _loss(policy: Any, environment: Any, key: Any, agent: Pathwise, steps: int) -> Any:
-    return -mean_return(policy, environment, key, agent.environments, steps, agent.discount)
+def _loss(policy: Any, environment: Any, play: Any, key: Any, agent: Pathwise, steps: int) -> Any:
+    if play is None:
+        return -mean_return(policy, environment, key, agent.environments, steps, agent.discount), None
+
+    def body(carry: Any, k: Any) -> Any:
+        play, weight = carry
+        own, drawn = jax.random.split(jax.random.fold_in(key, k))
+        action = jax.vmap(policy)(play.observation, jax.random.split(own, agent.environments))
+        action = jnp.where(k < steps - agent.tail, action, lax.stop_gradient(action))
+        play, seen = go_on(environment, play, action, drawn)
+        return (play, weight * jnp.asarray(agent.discount, weight.dtype)), weight * jnp.mean(seen.reward)
+
+    like = jax.eval_shape(go_on, environment, play, _actions(policy, play), key)[1].reward
+    (play, _), rewards = checkpointed_scan(body, (play, jnp.ones((), like.dtype)), steps, segment=1)
+    return -jnp.sum(rewards), play
+
+
+def _actions(policy: Any, play: Any) -> Any:
+    return jax.vmap(lambda observation: policy(observation, jax.random.key(0)))(play.observation)

@@ -73,6 +73,7 @@ NEEDS = {
     "EnKS": {"filter": {"ETKF": {}}, "lag": 2},
     "FourDVar": {"B": {"climatology": 0.1}},
     "HybridFourDVar": {"variational": {"FourDVar": {"B": "climatology"}}, "ensemble": "ETKF"},
+    "PolicyInflation": {"filter": "ETKF"},
     "OptimalParticleFilter": {"Q": {"Diagonal": {"std": 0.1}}},
 }
 

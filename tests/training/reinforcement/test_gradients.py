@@ -208,9 +208,32 @@ def test_gradients_do_not_reach_bounds_and_axes():
     np.testing.assert_array_equal(trained.trainable.network.center, state.trainable.network.center)
 
 
+@pytest.mark.slow
+def test_short_updates_of_lasting_environments_are_not_short_sighted_with_a_tail():
+    environment = regulator()
+    optimizer = optax.adam(optax.exponential_decay(0.05, 100, 0.2), b2=0.9)
+
+    def gain(**options):
+        agent = Pathwise(64, optimizer=optimizer, lasting=True, **options)
+        state = agent.init(environment, KEY, LinearPolicy(jnp.zeros((1, 2))))
+        state, _ = agent.train(environment, state, 300)
+        assert state.play.age.shape == (64,)
+        return state.trainable.gain
+
+    short = np.abs(gain(steps=4) - GAIN).max()
+    far = np.abs(gain(steps=14, tail=10) - GAIN).max()
+    assert far < 0.04 < short, (far, short)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "agent", [PPO(environments=8, steps=4), PolicyGradient(environments=8, steps=4), Pathwise(8, 3)]
+    "agent",
+    [
+        PPO(environments=8, steps=4),
+        PolicyGradient(environments=8, steps=4),
+        Pathwise(8, 3),
+        Pathwise(8, 3, lasting=True, tail=1),
+    ],
 )
 def test_trainings_in_single_precision_batches_and_parts(agent):
     environment = regulator(5, "float32")
@@ -228,12 +251,14 @@ def test_trainings_in_single_precision_batches_and_parts(agent):
 def test_what_is_refused():
     endless = regulator().replace(length=None)
     vector = FiniteProblem(jnp.eye(2)[None], jnp.zeros((2, 1)))
+    short = Pathwise(2, 3, lasting=True, tail=3)
     for build, message in (
         (lambda: PPO(environments=3, steps=5, batches=4), "equal"),
         (lambda: PPO().init(cliff_walk(), KEY), "vectors"),
         (lambda: actor_critic(WaterReservoir(), KEY), "Scalarized"),
         (lambda: policy_for(vector, KEY), "vectors"),
         (lambda: Pathwise().train(endless, Pathwise().init(endless, KEY, LinearPolicy(GAIN)), 1), "horizon"),
+        (lambda: short.train(endless, short.init(endless, KEY, LinearPolicy(GAIN)), 1), "tail=3 must be less than"),
     ):
         with pytest.raises(ConfigurationError, match=message):
             build()
