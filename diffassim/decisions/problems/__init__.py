@@ -1,10 +1,13 @@
 """Control problems of the literature."""
 
 from diffassim.decisions.problems.classic import cliff_walk, five_by_five, four_by_four, random_walk
+from diffassim.decisions.problems.lake import Basin, Lake
 from diffassim.decisions.problems.linear_quadratic import linear_quadratic, riccati_gain
 from diffassim.decisions.problems.water_reservoir import WaterReservoir
 
 __all__ = [
+    "Basin",
+    "Lake",
     "WaterReservoir",
     "cliff_walk",
     "five_by_five",
