@@ -27,6 +27,7 @@ EXPERIMENTS = {
     "air-quality": "diffassim.experiments.applications.air_quality:AirQuality",
     "globe": "diffassim.experiments.applications.globe:Globe",
     "water-reservoir": "diffassim.experiments.control.water_reservoir:WaterReservoirFronts",
+    "reservoir": "diffassim.experiments.control.reservoir:Reservoir",
     "correction": "diffassim.experiments.learning.correction:Correction",
 }
 

@@ -159,9 +159,7 @@ def _values(outlook: Outlook, basin: Basin, levels: Any, anomalies: Any, demands
         spread = jnp.exp(law.log_sigma(day, mean))
         chance = _spread_over(anomalies, mean[..., None] + spread[..., None] * law.errors[None, None])
         left, part = _between(flows, jnp.log(jnp.maximum(_inflow(outlook, day, anomalies), jnp.exp(flows[0]))))
-        after, release = (
-            t[:, left] * (1 - part)[None, :, None] + t[:, left + 1] * part[None, :, None] for t in table
-        )
+        after, release = (t[:, left] * (1 - part)[None, :, None] + t[:, left + 1] * part[None, :, None] for t in table)
         fixed = basin.cost(after, release, jnp.zeros((), dtype), jnp.zeros((), dtype))  # (levels, anomalies, releases)
         served = jnp.maximum(release - basin.ecological, 0)
         weight = basin.deficit_cost * day_weight(day, days, dtype)

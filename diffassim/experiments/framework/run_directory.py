@@ -21,6 +21,7 @@ from diffassim.core.errors import AssimilationWarning, ConfigurationError, DataE
 from diffassim.experiments.framework.base import Results
 from diffassim.experiments.framework.report import report_page
 from diffassim.io.messages import require_plain_name, shortened
+from diffassim.training.checkpoint import save_checkpoint
 
 __all__ = ["RunDirectory", "as_numpy"]
 
@@ -32,7 +33,7 @@ class RunDirectory:
     """Files of one run.
 
     config.toml, provenance.json, chunks/*.nc (one for each finished chunk), checkpoint.msgpack (the carry after the
-    last of them); at the end analysis.nc, scores.csv, table.txt, figures, and index.html with all of that. Every file
+    last of them); at the end analysis.nc, scores.csv, table.txt, figures, what is kept for later use, and index.html. Every file
     is written beside its place and then moved, so that a run killed at any moment leaves whole files. The checkpoint
     holds the checksums of the files that it belongs to: a resumed run either gives the same result or says which file
     stands in its way.
@@ -171,9 +172,13 @@ class RunDirectory:
         Raises:
             DataError: if the run is not finished, or the file is damaged.
         """
+        self.require_finished()
+        return _load(self.analysis)
+
+    def require_finished(self) -> None:
+        """Raise `DataError` unless the run is finished."""
         if not self.analysis.exists():
             raise DataError(f"{self.analysis}: missing; finish the run with: diffassim run --resume {self.path}")
-        return _load(self.analysis)
 
     def write_results(self, experiment: Any, results: Results) -> None:
         """Write scores, table, figures, and the page that holds them all."""
@@ -183,6 +188,8 @@ class RunDirectory:
             _replace(self.path / f"{name}.csv", _table_writer(table))
         for name, figure in results.figures.items():
             _replace(self.path / f"{name}.png", _figure_writer(figure))
+        for name, kept in results.artifacts.items():
+            save_checkpoint(self.path / name, kept)
         page = report_page(experiment, results, self.config.read_text("utf-8"), self._made_with(), self.path)
         _replace(self.page, lambda path: path.write_text(page, encoding="utf-8"))
 
