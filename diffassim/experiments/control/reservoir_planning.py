@@ -51,14 +51,14 @@ def level_nodes(basin: Basin) -> np.ndarray:
     ])  # fmt: skip
 
 
-def foresight(lake: Lake) -> tuple[Any, Any]:
-    """Return rewards and levels of every year under the best releases for one who knows the year in advance.
+def foresight(lake: Lake) -> tuple[Any, Any, Any]:
+    """Return rewards, levels and releases of every year under the best releases for one who knows the year in advance.
 
     The values are interpolated between levels, the releases taken among nodes; what is returned has happened in the
     lake as it is.
 
     Returns:
-        Rewards of the days, and levels at their ends, both of shape (years, days).
+        Rewards of the days, levels at their ends and mean releases, each of shape (years, days).
     """
     return _foresight(lake, jnp.asarray(level_nodes(lake.basin), lake.inflow.dtype))
 
@@ -72,16 +72,16 @@ def _foresight(lake: Lake, levels: Any) -> Any:
     def options(level: Any, releases: Any, inflow: Any, demand: Any, day: Any, values: Any) -> Any:
         after, release = lake.basin.day(level, inflow, releases)
         reward = -lake.basin.cost(after, release, demand, day_weight(day, days, dtype))
-        return reward + jnp.interp(after, levels, values), reward, after
+        return reward + jnp.interp(after, levels, values), reward, after, release
 
     def one(rows: Any) -> Any:
         def back(values: Any, row: Any) -> Any:
             return jnp.max(options(levels[:, None], coarse[None], *row, values)[0], axis=1), values
 
         def go(level: Any, row: Any) -> Any:
-            total, reward, after = options(level, fine, *row)
+            total, reward, after, release = options(level, fine, *row)
             best = jnp.argmax(total)
-            return after[best], (reward[best], after[best])
+            return after[best], (reward[best], after[best], release[best])
 
         _, values = lax.scan(back, jnp.zeros_like(levels), (*rows, every), reverse=True)
         return lax.scan(go, lake.basin.start, (*rows, every, values))[1]

@@ -90,8 +90,8 @@ def simulate(lake: Lake, policy: Any) -> tuple[Any, Any, Any]:
 def fit_rule(lake: Lake, rule: RuleCurve, seed: int, generations: int, near: Any = None) -> RuleCurve:
     """Return the rule whose mean return over the years, weighted by their chances, is largest.
 
-    By differential evolution, then a search by simplices around the best: thousands of whole rules are tried in the
-    lake as it is, jumps of the costs included.
+    By differential evolution over all rules, and once more around the best of them: thousands of whole rules are tried
+    in the lake as it is, jumps of the costs included.
 
     Args:
         lake: `Lake`.
@@ -110,31 +110,31 @@ def fit_rule(lake: Lake, rule: RuleCurve, seed: int, generations: int, near: Any
     def loss(candidates: np.ndarray) -> np.ndarray:
         columns = candidates.reshape(len(lowest), -1)
         filled = np.resize(columns.T, (count, len(lowest)))  # one shape, one compilation
-        return np.asarray(_losses(lake, rule.replace(numbers=jnp.asarray(filled, dtype))), float)[: columns.shape[1]]
+        return np.asarray(_losses(lake, jnp.asarray(filled, dtype), rule), float)[: columns.shape[1]]
 
-    found = differential_evolution(
-        loss, list(zip(lowest, highest, strict=True)), maxiter=generations, popsize=POPULATION, rng=seed, tol=0,
-        init="sobol" if near is None else _around(np.asarray(near, float), lowest, highest, count, seed),
-        polish=False, vectorized=True, updating="deferred",
-    )  # fmt: skip
+    bounds = list(zip(lowest, highest, strict=True))
+    searched: dict[str, Any] = {
+        "popsize": POPULATION, "maxiter": generations, "tol": 0, "polish": False, "vectorized": True,
+        "updating": "deferred",
+    }  # fmt: skip
+    first = "latinhypercube" if near is None else _around(np.asarray(near, float), bounds, count, 0.1, seed)
+    wide = differential_evolution(loss, bounds, init=first, rng=seed, **searched)
+    again = _around(wide.x, bounds, count, 0.03, seed + 1)
+    found = differential_evolution(loss, bounds, init=again, rng=seed + 1, **searched)
     return rule.replace(numbers=jnp.asarray(found.x, dtype))
 
 
-def _around(near: np.ndarray, lowest: Any, highest: Any, count: int, seed: int) -> np.ndarray:
-    """Return first candidates around given numbers, which are the first of them; more of an informed rule are 0."""
-    low, high = np.asarray(lowest), np.asarray(highest)
+def _around(near: np.ndarray, bounds: Any, count: int, width: float, seed: int) -> np.ndarray:
+    """Return first candidates around given numbers, which are the first of them; what an informed rule adds is 0."""
+    low, high = np.asarray(bounds).T
     start = np.concatenate([near, np.zeros(len(low) - len(near))])
-    drawn = np.random.default_rng(seed).normal(start, 0.1 * (high - low), (count, len(low)))
+    drawn = np.random.default_rng(seed).normal(start, width * (high - low), (count, len(low)))
     drawn[0] = start
     return np.clip(drawn, low, high)
 
 
-def _losses(lake: Lake, rules: RuleCurve) -> Any:
-    return _every_loss(lake, rules.numbers, rules)
-
-
 @jax.jit
-def _every_loss(lake: Lake, numbers: Any, rule: RuleCurve) -> Any:
+def _losses(lake: Lake, numbers: Any, rule: RuleCurve) -> Any:
     shares = lake.chances / jnp.sum(lake.chances)
 
     def one(own: Any) -> Any:
