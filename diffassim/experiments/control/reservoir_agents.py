@@ -19,7 +19,7 @@ __all__ = ["Averaged", "CorrectedRule", "train_pathwise", "train_ppo"]
 UNITS = (16, 16)
 REACH = 0.3  # of the correction, in largest releases
 SMOOTH = 0.02  # width of flood and drought while gradients pass through the lake, m
-EPISODES = 16  # years of a gradient step
+EPISODES = 8  # years of a gradient step
 PLAYERS, STEPS, EPOCHS, BATCHES = 64, 32, 4, 4
 DISCOUNT = 0.99
 

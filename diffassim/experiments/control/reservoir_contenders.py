@@ -26,7 +26,8 @@ from diffassim.io.lake_years import LakeYears
 __all__ = ["AGENTS", "BASELINE", "Contender", "Kept", "contenders", "fitted", "judged", "kept_like", "subset"]
 
 AGENTS = ("rule curve", "plan", "pathwise", "PPO")
-GENERATIONS, PATHWISE_UPDATES, PPO_UPDATES = 60, 150, 250
+GENERATIONS, INFORMED_GENERATIONS = 60, 30  # of the latter begin near a rule
+PATHWISE_UPDATES, PPO_UPDATES = 120, 250
 KEPT = np.float32  # of what is fitted; the lake that judges is as precise as the run
 PARTS = 40  # of a learning curve
 
@@ -105,7 +106,8 @@ def fitted(
     lakes = [_lake(record, *pair, KEPT, mask) for pair, mask in zip([(o, basin) for o in outlooks], masks, strict=True)]
     blank = partial(_blank_rule, contender.sight, basin, record.inflow.shape[1])
     if contender.agent == "rule curve":
-        generations = max(1, round(GENERATIONS * settings.effort))
+        generations = GENERATIONS if rules is None else INFORMED_GENERATIONS
+        generations = max(1, round(generations * settings.effort))
         found = [
             fit_rule(lake, blank(outlook), settings.seed + k, generations, None if rules is None else rules[k])
             for k, (lake, outlook) in enumerate(zip(lakes, outlooks, strict=True))

@@ -13,7 +13,7 @@ from diffassim.io.lake_years import LakeYears, read_lake_years
 __all__ = ["FULDA_SHARE", "fulda_years", "read_years"]
 
 FULDA_AREA, FULDA_LATITUDE = 2976.41, 50.6  # catchment, km2; degrees north
-FULDA_SHARE = 0.12  # flows of the outlet, and the surface, as a part of those of Lake Como
+FULDA_SHARE = 0.3  # flows of the outlet, and the surface, as a part of those of Lake Como
 DEMANDED = 0.8  # mean demand as a part of the mean inflow
 SUMMER = 0.4  # amplitude of its season
 WET = 0.3  # power with which demand follows the inflow of the days before
