@@ -27,10 +27,10 @@ class Basin(Pytree):
 
     .. math:: h' = h + \frac{\Delta t}{A} (q - r),\quad r = \min(q_{max}(h), \max(q_{min}(h), a)),
 
-    in 24 steps of an hour. Nothing flows out below the floor; above, at most \(k (h - h_0)\) within a gate height of the
-    floor and \(c\,(h - z)^b\) higher up; at least the ecological flow, and above `forced` all that can. A day costs
-    `flood_cost` above `flood` at its end, `drought_cost` below `drought`, and for each m3/s of the demand not met w,
-    between 1 in winter and 2 in summer; the ecological flow serves no demand. The defaults are Lake Como.
+    in 24 steps of an hour. Nothing flows out below the floor; above, at most \(k (h - h_0)\) up to the level `gate` and
+    \(c\,(h - z)^b\) higher up; at least the ecological flow, and above `forced` all that can. A day costs `flood_cost`
+    above `flood` at its end, `drought_cost` below `drought`, and for each m3/s of the demand not met w, between 1 in
+    winter and 2 in summer; the ecological flow serves no demand. The defaults are Lake Como.
 
     Args:
         area: of the surface, m2.
@@ -173,8 +173,8 @@ class Lake(Environment):
     r"""A `Basin` in recorded years of inflow and demand; an action is the release asked for during a day.
 
     An agent sees the level, sine and cosine of the day of the year, the exponential average of past demands
-    \(E' = .8 E + .2 d\), and features of the day, if there are any; what it must not see, such as the inflow of the day,
-    must not be in those. An episode is a year, drawn by chance; nothing else is random.
+    \(E' = .8 E + .2 d\), and features of the day, if there are any. The day's inflow is not seen and must not be in
+    those. An episode is a year, drawn by chance; nothing else is random.
 
     Args:
         inflow: m3/s, shape (years, days).

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
@@ -45,8 +44,8 @@ class ReservoirConfiguration(Configuration):
     """Settings of the comparison.
 
     Args:
-        table: CSV or parquet file with the columns year, day, inflow and demand (m3/s), for Lake Como or a lake like it;
-            default: the Fulda, with a reservoir and a demand of their own.
+        table: CSV or parquet file with the columns year, day, inflow and demand (m3/s), for Lake Como; default: the
+            Fulda, with a reservoir and a demand of their own.
         days: of a year.
         folds: blocks of years, each of which is scored by what was fitted to the others.
         seeds: trainings of every agent that draws numbers; their mean release is what is judged.
@@ -82,8 +81,8 @@ class ReservoirConfiguration(Configuration):
 class Reservoir(Experiment):
     """Run a lake between floods and the demand downstream, for every year of a record.
 
-    Every policy is fitted to all blocks of years but one, with the laws of inflow and demand that make its features, and
-    judged in the block left out, by the lake as it is. Last it is fitted to all years and kept, so that
+    Every policy is fitted to all blocks of years but one, with the laws of inflow and demand that make its features,
+    and judged in the block left out, by the lake as it is. Last it is fitted to all years and kept, so that
     `diffassim score DIRECTORY --against TABLE` judges it in years of another table. The rule curve of eight numbers is
     what all are compared with, year by year; the best releases for one who knows the year in advance are the bound.
     """
@@ -170,8 +169,8 @@ class Reservoir(Experiment):
         """
         if config.table is None:
             raise ConfigurationError(
-                f"{path}: its policies were trained for the reservoir of the default data, not for the lake of a table; "
-                f"train for that: diffassim run {self.name} --set table=TABLE"
+                f"{path}: its policies were trained for the reservoir of the default data, not for the lake of a "
+                f"table; train for that: diffassim run {self.name} --set table=TABLE"
             )
         record, basin = read_years(table, config.days)
         like = {each.name: kept_like(each, basin, config.days, config.seeds) for each in config.contenders()}

@@ -28,6 +28,7 @@ __all__ = ["AGENTS", "BASELINE", "Contender", "Kept", "contenders", "fitted", "j
 AGENTS = ("rule curve", "plan", "pathwise", "PPO")
 GENERATIONS, INFORMED_GENERATIONS = 60, 30  # of the latter begin near a rule
 PATHWISE_UPDATES, PPO_UPDATES = 120, 250
+LEARNING, BETWEEN = AGENTS[2:], SIGHTS[2]  # what learns for long is spared the forecast of inflow alone
 KEPT = np.float32  # of what is fitted; the lake that judges is as precise as the run
 PARTS = 40  # of a learning curve
 
@@ -60,8 +61,13 @@ class Kept(Pytree):
 
 
 def contenders(agents: tuple[str, ...], sights: tuple[str, ...]) -> list[Contender]:
-    """Return all pairs, the rule of a sight before what begins with it."""
-    return [Contender(agent, sight) for sight in SIGHTS if sight in sights for agent in AGENTS if agent in agents]
+    """Return what is compared, the rule of a sight before what begins with it."""
+    return [
+        Contender(agent, sight)
+        for sight in SIGHTS
+        for agent in AGENTS
+        if sight in sights and agent in agents and not (agent in LEARNING and sight == BETWEEN)
+    ]
 
 
 def subset(record: LakeYears, chosen: np.ndarray) -> LakeYears:

@@ -130,7 +130,8 @@ class Outlook(Pytree):
         width = max(float(state[..., -1].std()), 0.05)
         found = cls(
             moments.center, moments.scale, moments.demand_center, np.asarray(moments.small), moments.first,
-            float(inflow.mean()), width, components, _law(x, z, seen, seen), _law(x, z, state, state[..., -1:]), later, sight,
+            float(inflow.mean()), width, components, _law(x, z, seen, seen), _law(x, z, state, state[..., -1:]), later,
+            sight,
         )  # fmt: skip
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), found)
 

@@ -69,17 +69,18 @@ def _foresight(lake: Lake, levels: Any) -> Any:
     coarse, fine = (jnp.asarray(shares, dtype) * lake.basin.largest for shares in (COARSE, FINE))
     every = jnp.arange(days)
 
-    def options(level: Any, releases: Any, inflow: Any, demand: Any, day: Any, values: Any) -> Any:
+    def options(level: Any, releases: Any, row: Any, values: Any) -> Any:
+        inflow, demand, day = row
         after, release = lake.basin.day(level, inflow, releases)
         reward = -lake.basin.cost(after, release, demand, day_weight(day, days, dtype))
         return reward + jnp.interp(after, levels, values), reward, after, release
 
     def one(rows: Any) -> Any:
         def back(values: Any, row: Any) -> Any:
-            return jnp.max(options(levels[:, None], coarse[None], *row, values)[0], axis=1), values
+            return jnp.max(options(levels[:, None], coarse[None], row, values)[0], axis=1), values
 
         def go(level: Any, row: Any) -> Any:
-            total, reward, after, release = options(level, fine, *row)
+            total, reward, after, release = options(level, fine, row[:3], row[3])
             best = jnp.argmax(total)
             return after[best], (reward[best], after[best], release[best])
 
@@ -149,7 +150,8 @@ def _inflow(outlook: Outlook, day: Any, anomalies: Any) -> Any:
 def _values(outlook: Outlook, basin: Basin, levels: Any, anomalies: Any, demands: Any, days: int) -> Any:
     dtype, law, knows = levels.dtype, outlook.planning, outlook.knows_inflow
     releases = jnp.asarray(COARSE, dtype) * basin.largest
-    flows = jnp.linspace(*(float(np.log(end)) for end in RANGE), FLOWS, dtype=dtype) + jnp.log(outlook.typical)
+    low, high = map(float, np.log(RANGE))
+    flows = jnp.log(outlook.typical) + jnp.linspace(low, high, FLOWS, dtype=dtype)
     table = basin.day(levels[:, None, None], jnp.exp(flows)[None, :, None], releases[None, None])
     seen = anomalies if knows else jnp.zeros(1, dtype)
 

@@ -30,8 +30,8 @@ class RuleCurve(Pytree):
     .. math:: a = \begin{cases} (f d + e) \max(1 - g (h^* - h), 0) & h < h^* \\
         f d + e + k (h - h^*) & \text{else} \end{cases}
 
-    with \(h^*\) of two harmonics of the year. Demand d is the average that is seen, begun with the mean of first days; an
-    informed rule takes what is expected of the day, and adds to the level h what the inflow of the day and the days
+    with \(h^*\) of two harmonics of the year. Demand d is the average that is seen, begun with the mean of first days;
+    an informed rule takes what is expected of the day, and adds to the level h what the inflow of the day and the days
     after it are expected to add.
 
     Args:

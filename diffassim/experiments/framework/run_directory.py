@@ -33,10 +33,10 @@ class RunDirectory:
     """Files of one run.
 
     config.toml, provenance.json, chunks/*.nc (one for each finished chunk), checkpoint.msgpack (the carry after the
-    last of them); at the end analysis.nc, scores.csv, table.txt, figures, what is kept for later use, and index.html. Every file
-    is written beside its place and then moved, so that a run killed at any moment leaves whole files. The checkpoint
-    holds the checksums of the files that it belongs to: a resumed run either gives the same result or says which file
-    stands in its way.
+    last of them); at the end analysis.nc, scores.csv, table.txt, figures, what is kept for later use, and index.html
+    with all of that. Every file is written beside its place and then moved, so that a run killed at any moment leaves
+    whole files. The checkpoint holds the checksums of the files that it belongs to: a resumed run either gives the same
+    result or says which file stands in its way.
 
     Args:
         path: the directory.
