@@ -259,11 +259,12 @@ def _law(x: np.ndarray, z: np.ndarray, predictors: np.ndarray, of_demand: np.nda
     target = 0.5 * np.log(errors[:, 1:] ** 2 + VARIANCE_FLOOR)
     found = np.linalg.lstsq(design[:, 1:].reshape(-1, 7), target.ravel(), rcond=None)[0]
     normal = (errors / np.exp(design @ found))[:, 1:]
+    size = max(float(np.sqrt((normal**2).mean())), 1e-6)
     waves_two = _waves(days, 2)
     # demand with the day's inflow as one more predictor, which comes last
     demand, rest = _seasonal(z, np.concatenate([of_demand, x[..., None]], -1))
     spread = np.exp(0.5 * _smooth(np.log((rest[:, [1, *range(1, days)]] ** 2).mean(0) + 1e-6), 2))
     return Law(
-        inflow, found[:5] @ waves_two, found[5:], _quantiles(normal, INFLOW_NODES), demand[:, :-1], demand[:, -1],
-        spread, _quantiles(rest[:, 1:] / spread[1:], DEMAND_NODES),
+        inflow, found[:5] @ waves_two + np.log(size), found[5:], _quantiles(normal / size, INFLOW_NODES),
+        demand[:, :-1], demand[:, -1], spread, _quantiles(rest[:, 1:] / spread[1:], DEMAND_NODES),
     )  # fmt: skip

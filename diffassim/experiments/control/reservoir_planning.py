@@ -127,6 +127,23 @@ def _spread_over(nodes: Any, x: Any) -> Any:
     return jnp.mean(hats(left) * (1 - part)[..., None] + hats(left + 1) * part[..., None], axis=-2)
 
 
+def _cubic_over(nodes: Any, x: Any) -> Any:
+    """Return weights of the nodes, at equal distances, for the mean over the last axis of cubic interpolations.
+
+    Linear ones would spread a state that hardly changes from day to day over the year.
+    """
+    step = nodes[1] - nodes[0]
+    place = jnp.clip((x - nodes[0]) / step, 0, nodes.shape[0] - 1)
+    left = jnp.clip(jnp.floor(place).astype(jnp.int32), 1, nodes.shape[0] - 3)
+    s = place - left.astype(x.dtype)
+    weights = (
+        -s * (s - 1) * (s - 2) / 6, (s + 1) * (s - 1) * (s - 2) / 2, -(s + 1) * s * (s - 2) / 2,
+        (s + 1) * s * (s - 1) / 6,
+    )  # fmt: skip
+    hats = partial(jax.nn.one_hot, num_classes=nodes.shape[0], dtype=x.dtype)
+    return jnp.mean(sum(hats(left + k - 1) * weight[..., None] for k, weight in enumerate(weights)), axis=-2)
+
+
 def _demand(outlook: Outlook, law: Any, day: Any, told: Any, anomalies: Any) -> tuple[Any, Any]:
     """Return anomalies of the day's demand and the demand, m3/s, shape (anomalies of inflow, errors)."""
     z = told + law.slope[day] * anomalies[:, None] + law.demand_spread[day] * law.demand_errors[None]
@@ -174,7 +191,7 @@ def _values(outlook: Outlook, basin: Basin, levels: Any, anomalies: Any, demands
             """Return what a day and the rest of the year bring for one state of the demand."""
             told = of_demand[0] + of_demand[1] * z
             anomaly, demand = _demand(outlook, law, day, told, anomalies)
-            hats = _spread_over(demands, _next_demand(outlook, day, anomaly, demand, average))
+            hats = _cubic_over(demands, _next_demand(outlook, day, anomaly, demand, average))
             later = gather(jnp.einsum("hxd,xd->xh", ahead, hats), below, way)
             missing = sum(jnp.maximum(demand[None, :, k, None] - served, 0) for k in range(demand.shape[1]))
             return later - fixed - weight / demand.shape[1] * missing
@@ -214,7 +231,7 @@ class LookAhead(Pytree):
         after, release = basin.day(seen[0], _inflow(outlook, day, anomalies)[:, None], releases[None])
         average = seen[3] + MEMORY ** day.astype(dtype) * outlook.first
         anomaly, demand = _demand(outlook, law, day, told, anomalies)
-        hats = _spread_over(plan.demands, _next_demand(outlook, day, anomaly, demand, average))
+        hats = _cubic_over(plan.demands, _next_demand(outlook, day, anomaly, demand, average))
         values = plan.values[day]
         ahead = jnp.broadcast_to(values, (values.shape[0], *hats.shape))
         mixed = jnp.einsum("hxd,xd->xh", ahead, hats)
