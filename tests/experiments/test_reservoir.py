@@ -208,18 +208,20 @@ def test_a_run_has_all_policies_beside_the_rule_and_the_bound(finished):
 
 
 @pytest.mark.long
-def test_a_run_that_was_stopped_goes_on_with_the_same_result(finished, tmp_path):
-    config, _, folder = finished
+def test_a_run_that_was_stopped_goes_on_with_the_same_result(tmp_path):
+    table = written(made_up(), tmp_path / "lake.csv")
+    config = ReservoirConfiguration(table=table, **SMALL | {"agents": ("rule curve", "plan"), "sights": ("nothing",)})
+    runs.run(Reservoir(), config, tmp_path / "whole")
 
     def stop(done, count):
-        if done == 6:
+        if done == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         runs.run(Reservoir(), config, tmp_path / "parts", stop)
     runs.resume(tmp_path / "parts")
     for name in ("scores.csv", "table.txt"):
-        assert (folder / "run" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes()
 
 
 @pytest.mark.long
