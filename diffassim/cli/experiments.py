@@ -142,14 +142,15 @@ def score(
     names: Names = (),
     out: Path | None = None,
 ) -> None:
-    """Compute scores and figures of a finished run anew, or score it against a table of observations.
+    """Compute scores and figures of a finished run anew, or score it, or the policies it kept, against a table.
 
     Parameters
     ----------
     directory
         Directory of a run; with --against also a file of fields, netCDF or zarr.
     against
-        Table of observations: CSV, parquet, or netCDF in the layout of IODA.
+        Table of observations: CSV, parquet, or netCDF in the layout of IODA; of a run that keeps policies: a table like
+        the one that it was made with.
     layout
         TOML file that says how the table is written, as `diffassim new stations` writes it; default: that of the run.
     settings
@@ -165,18 +166,32 @@ def score(
             raise ConfigurationError("score: --layout, --set, --name and --out are about a table; name it: --against")
         _score_anew(directory)
         return
+    from diffassim.experiments.framework import run as runs
     from diffassim.experiments.framework.configuration import parse_setting
     from diffassim.experiments.verification.scoring import score_against, scores_as_text
     from diffassim.experiments.verification.sources import open_run, read_observations
 
     check_numbers_file(out)
     configure_jax("float64")
+    judged = runs.score_table(directory, against)
+    if judged is not None:
+        if layout is not None or settings or names:
+            raise ConfigurationError(
+                f"score: {directory} reads tables of one form; leave out --layout, --set and --name"
+            )
+        _write_scores(judged[0], out)
+        print(judged[1])
+        return
     table = read_observations(against, layout, dict(map(parse_setting, settings)), directory)
     with open_run(directory) as dataset:
         scores = score_against(dataset, table, str(directory), _pairs(names))
+    _write_scores(scores, out)
+    print(scores_as_text(scores, table))
+
+
+def _write_scores(scores: Any, out: Path | None) -> None:
     if out is not None:
         scores.to_csv(out, index=False) if out.suffix == ".csv" else scores.to_json(out, orient="records", indent=1)
-    print(scores_as_text(scores, table))
 
 
 def _score_anew(directory: Path) -> None:

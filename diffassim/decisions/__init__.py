@@ -17,12 +17,13 @@ from diffassim.decisions.gymnasium_environment import to_gymnasium
 from diffassim.decisions.gymnax_environment import GymnaxEnvironment
 from diffassim.decisions.model_environment import ModelEnvironment, ModelState
 from diffassim.decisions.play import Experience, Play, begin, episode_returns, go_on, random_policy
-from diffassim.decisions.problems import WaterReservoir
+from diffassim.decisions.problems import Basin, Lake, WaterReservoir
 from diffassim.decisions.spaces import Box, Discrete
 from diffassim.decisions.wrappers import Afterstates, Discretized, Scalarized
 
 __all__ = [
     "Afterstates",
+    "Basin",
     "BeliefEnvironment",
     "BeliefState",
     "Box",
@@ -37,6 +38,7 @@ __all__ = [
     "FiniteProblem",
     "GridPolicy",
     "GymnaxEnvironment",
+    "Lake",
     "ModelEnvironment",
     "ModelState",
     "ParameterControl",

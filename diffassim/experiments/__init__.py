@@ -33,6 +33,7 @@ EXPERIMENTS = {
     "river-loop": "diffassim.experiments.loop.river:RiverLoop",
     "twin-loop": "diffassim.experiments.loop.twin:TwinLoop",
     "adaptive-inflation": "diffassim.experiments.control.adaptive_inflation:AdaptiveInflationComparison",
+    "reservoir": "diffassim.experiments.control.reservoir:Reservoir",
     "correction": "diffassim.experiments.learning.correction:Correction",
 }
 

@@ -62,6 +62,7 @@ class Results(NamedTuple):
             ends with an error.
         tables: more tables by file name.
         files: texts by file name, for other programs and runs.
+        artifacts: pytrees of arrays by name, which are kept under checksums for later use.
     """
 
     scores: pd.DataFrame
@@ -70,6 +71,7 @@ class Results(NamedTuple):
     counted: int = 1
     tables: Mapping[str, pd.DataFrame] = MappingProxyType({})
     files: Mapping[str, str] = MappingProxyType({})
+    artifacts: Mapping[str, Any] = MappingProxyType({})
 
 
 class Experiment(ABC):
@@ -103,6 +105,7 @@ class Experiment(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]
     configuration: ClassVar[type[Configuration]]
+    judges_tables: ClassVar[bool] = False  # whether `against` is defined
 
     @abstractmethod
     def chunks(self, config: Any) -> int:
@@ -158,6 +161,16 @@ class Experiment(ABC):
         """Return what was understood of settings and data, without computing anything."""
         settings = config.model_dump(mode="json", exclude_none=True)
         return "\n".join([self.summary, *(f"  {key} = {value}" for key, value in settings.items())])
+
+    def against(self, config: Any, path: Path, table: Path) -> tuple[pd.DataFrame, str]:
+        """Return scores of what a run has kept on another table of its own form, tidy and as text.
+
+        Args:
+            config: of the run.
+            path: its directory.
+            table: file.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define against(config, path, table)")
 
     @abstractmethod
     def finish(self, config: Any, dataset: xr.Dataset) -> Results:

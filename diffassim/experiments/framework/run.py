@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import pandas as pd
+
 from diffassim.core import processes
 from diffassim.core.errors import ConfigurationError, DataError
 from diffassim.experiments import find_experiment
@@ -21,7 +23,7 @@ from diffassim.experiments.framework.sharing import require_agreement, require_s
 from diffassim.experiments.framework.spread import advance_spread, placed
 from diffassim.io.messages import sized
 
-__all__ = ["resume", "run", "score"]
+__all__ = ["resume", "run", "score", "score_table"]
 
 Progress = Callable[[int, int], None]
 Tell = Callable[[str], None]
@@ -133,6 +135,27 @@ def score(path: str | Path) -> Results:
     results = experiment.finish(config, directory.read_analysis())
     directory.write_results(experiment, results)
     return results
+
+
+def score_table(path: str | Path, table: str | Path) -> tuple[pd.DataFrame, str] | None:
+    """Return scores of what a run has kept on another table, tidy and as text; None if its experiment keeps nothing.
+
+    Args:
+        path: the run's directory.
+        table: of the form that the experiment reads.
+
+    Raises:
+        DataError: if the run is not finished, what it kept was altered, or the table cannot be used.
+        ConfigurationError: if the run does not fit the table.
+    """
+    directory = RunDirectory(Path(path))
+    if not directory.config.exists():
+        return None
+    experiment, config = _stored(directory)
+    if not experiment.judges_tables:
+        return None
+    directory.require_finished()
+    return experiment.against(config, directory.path, Path(table))
 
 
 def _stored(directory: RunDirectory) -> tuple[Experiment, Any]:

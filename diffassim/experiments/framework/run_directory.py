@@ -19,6 +19,7 @@ from diffassim.experiments.framework.checkpoints import RunCheckpoints, beside, 
 from diffassim.experiments.framework.report import report_page
 from diffassim.io.messages import require_plain_name, shortened
 from diffassim.io.parts import write_parts
+from diffassim.training.checkpoint import save_checkpoint
 
 __all__ = ["LOGS", "RunDirectory", "versions"]
 
@@ -31,7 +32,7 @@ class RunDirectory(RunCheckpoints):
     """Files of one run.
 
     config.toml, provenance.json, and what a run goes on from (`RunCheckpoints`); at the end analysis.nc, scores.csv,
-    table.txt, figures, and index.html with all of that. Every file is written beside its place and then moved, so that
+    table.txt, figures, what is kept for later use, and index.html with all of that. Every file is written beside its place and then moved, so that
     a run killed at any moment leaves whole files. A checkpoint holds the checksums of the files that it belongs to: a
     resumed run either gives the same result or says which file stands in its way.
 
@@ -121,9 +122,13 @@ class RunDirectory(RunCheckpoints):
         Raises:
             DataError: if the run is not finished, or the file is damaged.
         """
+        self.require_finished()
+        return _load(self.analysis)
+
+    def require_finished(self) -> None:
+        """Raise `DataError` unless the run is finished."""
         if not self.analysis.exists():
             raise DataError(f"{self.analysis}: missing; finish the run with: diffassim run --resume {self.path}")
-        return _load(self.analysis)
 
     def write_results(self, experiment: Any, results: Results) -> None:
         """Write scores, tables, other texts, figures, and the page that holds them all."""
@@ -135,6 +140,8 @@ class RunDirectory(RunCheckpoints):
             replace_file(self.path / name, _text_writer(text))
         for name, figure in results.figures.items():
             replace_file(self.path / f"{name}.png", _figure_writer(figure))
+        for name, kept in results.artifacts.items():
+            save_checkpoint(self.path / name, kept)
         page = report_page(experiment, results, self.config.read_text("utf-8"), self._made_with(), self.path)
         replace_file(self.page, lambda path: path.write_text(page, encoding="utf-8"))
 
