@@ -67,7 +67,7 @@ def etkf(size: int) -> Case:
     """Return forecast and analysis of an ensemble in parts over its members."""
     ensemble, y = da.distribute(_drawn(0, (MEMBERS, size)), _mesh()), _observed(size, [STEPS])
     method = da.ETKF(inflation=1.02).prepared(ensemble, (y,))[0]
-    return (lambda x, y: da.cycle(method, da.models.Lorenz96(), x, y)[0]), (ensemble, y)
+    return (lambda x, times: da.cycle(method, da.models.Lorenz96(), x, times)[0]), (ensemble, da.analysis_times(y))
 
 
 def strong_constraint(size: int) -> Case:

@@ -32,9 +32,9 @@ class RunDirectory(RunCheckpoints):
     """Files of one run.
 
     config.toml, provenance.json, and what a run goes on from (`RunCheckpoints`); at the end analysis.nc, scores.csv,
-    table.txt, figures, what is kept for later use, and index.html with all of that. Every file is written beside its place and then moved, so that
-    a run killed at any moment leaves whole files. A checkpoint holds the checksums of the files that it belongs to: a
-    resumed run either gives the same result or says which file stands in its way.
+    table.txt, figures, what is kept for later use, and index.html with all of that. Every file is written beside its
+    place and then moved, so that a run killed at any moment leaves whole files. A checkpoint holds the checksums of the
+    files that it belongs to: a resumed run either gives the same result or says which file stands in its way.
 
     Args:
         path: the directory.
