@@ -62,12 +62,11 @@ class Layout:
         if len(leaves) == len(self.specs) and all(
             len(s) <= leaf.ndim for s, leaf in zip(self.specs, leaves, strict=True)
         ):
-            apart = _apart if self.by_member else _same
-            return structure.unflatten(map(self._place, map(apart, leaves), self.specs))
+            return structure.unflatten(map(self._place, leaves, self.specs))
         if not self.by_member:
             return x
         lead = next(spec[0] for spec in self.specs if len(spec) and _names(spec[0]))
-        return structure.unflatten([self._place(_apart(leaf), PartitionSpec(lead)) for leaf in leaves])
+        return structure.unflatten([self._place(leaf, PartitionSpec(lead)) for leaf in leaves])
 
     def turned(self, x: Any, axis: int | None = None) -> Any:
         """Return a pytree, its leading axis whole, and split along another one.
@@ -80,6 +79,10 @@ class Layout:
             return x
         return jax.tree.map(lambda leaf: _apart(self._place(leaf, self._across(leaf.shape, axis))), x)
 
+    def returned(self, x: Any) -> Any:
+        """Return what was turned, laid out as it was before."""
+        return self.kept(jax.tree.map(_apart, x) if self.by_member else x)
+
     def split(self, x: Any, axis: int = 0) -> Any:
         """Return a pytree, every array split along one axis over all devices."""
 
@@ -89,10 +92,6 @@ class Layout:
             return self._place(leaf, PartitionSpec(*(None,) * (axis % leaf.ndim), self.names))
 
         return jax.tree.map(place, x)
-
-    def copied(self, x: Any) -> Any:
-        """Return a pytree, whole on every device."""
-        return jax.tree.map(lambda leaf: self._place(leaf, PartitionSpec()), x)
 
     def everywhere(self, function: Callable[..., Any], x: Any, *whole: Any) -> Any:
         """Return function(x, *whole), computed by every device for its own places.
@@ -148,10 +147,6 @@ def _apart(leaf: Any) -> Any:
     the Fourier transforms of XLA on CPUs fail at any but one.
     """
     return leaf[jnp.arange(leaf.shape[0])]
-
-
-def _same(leaf: Any) -> Any:
-    return leaf
 
 
 def _splits(spec: PartitionSpec) -> bool:

@@ -270,7 +270,7 @@ def _analyze(
     density = method.log_likelihood(departures, streams)
     info = account(given, prior, posterior, departures, density)
     if method.layout is not None:
-        posterior, companions = method.layout.kept(posterior), method.layout.kept(companions)
+        posterior, companions = method.layout.returned(posterior), method.layout.returned(companions)
     return posterior, companions, info
 
 
@@ -285,4 +285,4 @@ def _analyze_along(
     posterior, _ = method.posterior(key, prior, None, departures, streams)
     posterior = tree.select(departures.count > 0, posterior, ensemble)
     info = account(given, prior, posterior, departures, method.log_likelihood(departures, streams))
-    return (posterior if method.layout is None else method.layout.kept(posterior)), info
+    return (posterior if method.layout is None else method.layout.returned(posterior)), info

@@ -126,9 +126,9 @@ def analyze_in_parts(method: Any, parts: Parts | None, points: Any, columns: Any
     over, whole = PartitionSpec(layout.names), PartitionSpec()
     bare = method.replace(nearest=None, parts=None)
 
-    def analyze(bare: Any, parts: Any, points: Any, columns: Any, rows: Any) -> Any:
+    def analyze(bare: Any, parts: Any, nearest: Any, points: Any, columns: Any, rows: Any) -> Any:
         if parts is None:
-            return bare.analyzed(points, columns, None, rows, shape)
+            return bare.analyzed(points, columns, nearest, rows, shape)
         names = layout.names
         buffer = parts.values.received(rows, names, devices)
         if parts.points is not None:
@@ -138,9 +138,10 @@ def analyze_in_parts(method: Any, parts: Parts | None, points: Any, columns: Any
 
     sent = whole if parts is None else over
     run = jax.shard_map(
-        analyze, mesh=layout.mesh, in_specs=(whole, over, over, over, sent), out_specs=over, check_vma=False
+        analyze, mesh=layout.mesh, in_specs=(whole, over, over, over, over, sent), out_specs=over, check_vma=False
     )
-    found = run(bare, parts, filled(points), filled(columns), rows if parts is None else filled(rows))
+    nearest = filled(method.nearest) if parts is None else None  # given where it could not be planned with
+    found = run(bare, parts, nearest, filled(points), filled(columns), rows if parts is None else filled(rows))
     return jax.tree.map(lambda leaf: leaf[:count], found)
 
 
@@ -157,6 +158,7 @@ def _values_plan(near: np.ndarray, values: int, cuts: np.ndarray, most: int, own
         if len(needed[k]):
             at = np.minimum(np.searchsorted(needed[k], piece), len(needed[k]) - 1)
             found[k, : len(piece)] = np.where(piece < values, places[k][at], none)
+    found.sort(axis=2)  # what stands for none comes last, also where somebody else searched
     return exchange, found.reshape(-1, near.shape[1])
 
 
