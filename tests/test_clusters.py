@@ -61,6 +61,12 @@ def test_the_shared_sweep_is_that_of_one_process(folder):
         assert (folder / "one" / name).read_bytes() == (folder / "sweep" / name).read_bytes(), name
 
 
+def test_the_shared_rows_are_those_of_one_process(folder):
+    for name, words in (("four.json", commands()[5]), ("one.json", alone(commands()[5], ""))):
+        run([*words, "--out", name], folder)
+    assert (folder / "four.json").read_bytes() == (folder / "one.json").read_bytes()
+
+
 @pytest.mark.parametrize(("number", "name"), [(1, "members"), (2, "large")])
 def test_split_members_give_the_results_of_one_process(folder, number, name):
     """Within 1e-8: sums over members have another order, and the filter does not let the difference grow."""

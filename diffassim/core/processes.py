@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 import threading
@@ -24,6 +25,7 @@ __all__ = [
     "LAUNCHER",
     "PLACE_FILE",
     "RANK",
+    "TIMEOUT",
     "ProcessError",
     "Stopped",
     "agree",
@@ -49,7 +51,7 @@ HEARTBEAT = 30  # seconds without a sign of life after which jax ends the whole 
 SILENT = 10.0  # seconds without one after which the first process names the silent one and its place
 BEAT = 2.0  # seconds between signs of life
 SLICE = 1000  # milliseconds in one call to the service, between which failures of others are seen
-TIMEOUT = 3600.0  # seconds that processes wait for one another while all of them live
+TIMEOUT = 3600.0  # seconds that living processes wait for one another where none has long work to do
 LONGEST = 2000  # characters of a failure that are told to others
 T = TypeVar("T")
 
@@ -101,6 +103,7 @@ def _joined(heartbeat: int, timeout: int) -> bool:
         "initialization_timeout": timeout,
     }  # fmt: skip
     options |= _named_processes()
+    jax.config.update("jax_enable_preemption_service", False)  # signals are handled by whoever runs the work
     try:
         jax.distributed.initialize(**options)
     except ValueError:
@@ -208,8 +211,13 @@ def exchange(name: str, text: str, timeout: float = TIMEOUT) -> list[str]:
     return texts
 
 
-def together(name: str, act: Callable[[], T]) -> T:
+def together(name: str, act: Callable[[], T], timeout: float = math.inf) -> T:
     """Return what `act` returns here, after it has succeeded in all processes.
+
+    Args:
+        name: what is done, for messages.
+        act: what this process does.
+        timeout: seconds to wait for the others; default: as long as all of them live and none has failed.
 
     Raises:
         ProcessError: where it failed in another process; where it failed here, what it raised.
@@ -224,7 +232,7 @@ def together(name: str, act: Callable[[], T]) -> T:
         result = act()
     except Exception as error:  # told to all the others before it goes on here
         failure = error
-    told = exchange(name, "" if failure is None else f"{type(failure).__name__}: {failure}"[:LONGEST])
+    told = exchange(name, "" if failure is None else f"{type(failure).__name__}: {failure}"[:LONGEST], timeout)
     if failure is not None:
         raise failure
     failed = [(number, text) for number, text in enumerate(told) if text]
@@ -316,7 +324,7 @@ def share_out(name: str, number: int, act: Callable[[int], str], seen: Callable[
             if rank() == 0:
                 there = own if count() == 1 else {int(key): text for key, text in _directory(f"done/{run}/").items()}
                 seen({key: there[key] for key in sorted(there)})
-    exchange(f"the end of {name}", "")
+    exchange(f"the end of {name}", "", math.inf)
     there = own if count() == 1 else {int(key): text for key, text in _directory(f"done/{run}/").items()}
     return [there[k] for k in range(number)]
 

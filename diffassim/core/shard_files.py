@@ -123,9 +123,10 @@ def write_shards(directory: Path, leaves: list[HostShards], about: Mapping[str, 
     """
     new, old = _beside(directory, "new"), _beside(directory, "old")
     first = processes.rank() == 0
-    processes.together("preparing a checkpoint", lambda: _prepare(new, old, directory) if first else None)
+    limit = processes.TIMEOUT
+    processes.together("preparing a checkpoint", lambda: _prepare(new, old, directory) if first else None, limit)
     try:
-        pieces = processes.together("writing a checkpoint", lambda: _write_own(new, leaves))
+        pieces = processes.together("writing a checkpoint", lambda: _write_own(new, leaves), limit)
         everyone = [json.loads(text) for text in processes.exchange("checkpoint", json.dumps(pieces))]
         manifest = {
             "format": FORMAT,
@@ -138,7 +139,9 @@ def write_shards(directory: Path, leaves: list[HostShards], about: Mapping[str, 
                 for number, leaf in enumerate(leaves)
             ],
         }  # fmt: skip
-        processes.together("finishing a checkpoint", lambda: _commit(new, old, directory, manifest) if first else None)
+        processes.together(
+            "finishing a checkpoint", lambda: _commit(new, old, directory, manifest) if first else None, limit
+        )
     except Exception:
         if first:
             shutil.rmtree(new, ignore_errors=True)

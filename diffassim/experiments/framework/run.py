@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -264,7 +265,7 @@ def _go_on(experiment: Experiment, config: Any, directory: RunDirectory, watch: 
     else:
         seconds, stopped = _advance_chains(experiment, config, directory, watch)
     processes.place("waiting for the others")
-    if "stopped" in processes.exchange("the end of the run", "stopped" if stopped else ""):
+    if "stopped" in processes.exchange("the end of the run", "stopped" if stopped else "", math.inf):
         raise processes.Stopped
     watch.show(count, count)
     processes.place("writing the results")
