@@ -63,7 +63,7 @@ def _twin(part: Any, config: Any, dataset: xr.Dataset) -> None:
     axes.axhline(3, color=COLORS["red"], linewidth=0.7)
     axes.set_xticks(place, [f"a miss costs {miss:g}" for miss in config.misses])
     axes.set(ylabel="percent above the optimum", ylim=(0, None))
-    axes.legend(ncols=3, loc="upper left", bbox_to_anchor=(0, 0.98))
+    axes.legend(ncols=3, loc="center left", bbox_to_anchor=(0, 0.62))
     axes.margins(y=0.25)
     panel_label(axes, "a", "twin: expected cost of every seed; red: 3 percent above dynamic programming")
 

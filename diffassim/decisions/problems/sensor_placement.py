@@ -38,8 +38,10 @@ def sensor_placement(prospects: Any, count: int) -> FiniteProblem:
         >>> prior = da.gaussian.Gaussian(jnp.zeros(3), jnp.diag(jnp.array([1.0, 3.0, 2.0])))
         >>> found = da.diagnostics.Prospects.of(prior, lambda x: x, da.covariances.Diagonal(std=1.0))
         >>> problem = sensor_placement(found, 2)
-        >>> problem.transitions.shape, problem.rewards[0].round(3).tolist()  # 0.5 / 14, 8.1 / 14, 3.2 / 14
-        ((3, 4, 4), [0.036, 0.579, 0.229])
+        >>> problem.transitions.shape
+        (3, 4, 4)
+        >>> print(problem.rewards[0].round(3))  # 0.5 / 14, 8.1 / 14, 3.2 / 14
+        [0.036 0.579 0.229]
     """
     count = count_of("sensor_placement: count", count, least=1)
     size = prospects.possible.size

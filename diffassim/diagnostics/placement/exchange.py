@@ -27,10 +27,10 @@ class Exchange(Pytree):
 
     Example:
         >>> import diffassim as da
-        >>> members = jax.random.normal(jax.random.key(0), (30, 12)) * jnp.arange(1.0, 13)
-        >>> found = da.diagnostics.place_sensors(members, lambda x: x, da.covariances.Diagonal(std=1.0), 3)
+        >>> prior = da.gaussian.Gaussian(jnp.zeros(3), jnp.diag(jnp.array([1.0, 3.0, 2.0])))
+        >>> found = da.diagnostics.place_sensors(prior, lambda x: x, da.covariances.Diagonal(std=1.0), 2)
         >>> sorted(found.chosen.tolist())
-        [9, 10, 11]
+        [1, 2]
 
     Source: Fedorov (1972), chapter 3.
     """

@@ -45,15 +45,15 @@ def twin_table(config: Any, dataset: xr.Dataset) -> str:
     """Return the twin's part as text."""
     value = twin_scores(config, dataset).set_index(["method", "variable", "metric"])["value"]
     names = [f"twin, miss {miss:g}" for miss in config.misses]
-    head = "".join(f"{f'miss {miss:g}':>22s}" for miss in config.misses)
-    best = "".join(f"{value['optimum', name, 'expected_cost']:22.4f}" for name in names)
+    head = "".join(f"{f'miss {miss:g}':>28s}" for miss in config.misses)
+    best = "".join(f"{value['optimum', name, 'expected_cost']:28.4f}" for name in names)
     lines = [
         "Twin: expected cost of a day by dynamic programming, and percent above it (a false alarm costs "
         f"{config.false_alarm:g}, a withdrawal {config.cancellation:g})",
         f"{'':<20s}{head}", f"{'optimum':<20s}{best}",
     ]  # fmt: skip
     for rule in dataset["twin_rule"].values[1:]:
-        lines.append(f"{rule!s:<20s}" + "".join(f"{value[str(rule), name, 'excess_percent']:22.2f}" for name in names))
+        lines.append(f"{rule!s:<20s}" + "".join(f"{value[str(rule), name, 'excess_percent']:28.2f}" for name in names))
     for agent in config.agents:
         cells = []
         for name in names:
@@ -61,7 +61,7 @@ def twin_table(config: Any, dataset: xr.Dataset) -> str:
             mean = value.get((agent, name, "excess_percent"), np.nan)
             worst = value.get((agent, name, "worst_excess_percent"), np.nan)
             cells.append(f"{mean:.2f} (<{worst:.2f}) {near:.0f}/{config.seeds}" + (f" lost {lost:.0f}" if lost else ""))
-        lines.append(f"{agent:<20s}" + "".join(f"{cell:>22s}" for cell in cells))
+        lines.append(f"{agent:<20s}" + "".join(f"{cell:>28s}" for cell in cells))
     lines.append(f"in parentheses the worst seed; behind it the seeds within {NEAR:g} percent, of all")
     return "\n".join(lines)
 
@@ -74,7 +74,7 @@ def record_scores(config: Any, dataset: xr.Dataset) -> pd.DataFrame:
     rows: list[tuple[str, str, Any, str, float, int]] = []
     flood = dataset["flood"].values.astype(bool)
     for miss in config.misses:
-        costs = config.costs(miss).over(len(config.leads), np.dtype("float64"))
+        costs = config.costs(miss).over(len(config.leads), np.dtype(config.dtype))
         warnings = {rule: dataset["warning"].sel(miss=miss, rule=rule).values.astype(float) for rule in RULES}
         paid = {rule: costs_by_lead(given, flood, costs) for rule, given in warnings.items()}
         for k, lead in enumerate((*config.leads, 0)):

@@ -145,9 +145,7 @@ def _prepare(work: Work) -> Files:
         "skipped": skipped,
         "rows": int(new.sum()),
         "usable": usable,
-        "flagged": {
-            QCFlag(int(str(flag))).name: int(count) for flag, count in flags[flags > 0].stack().value_counts().items()
-        },
+        "flagged": _counted(flags),
         "share_flagged": share,
         "since": None if not len(rows) else str(_period_start(work, table, collected)),
     }
@@ -163,6 +161,12 @@ def _prepare(work: Work) -> Files:
         *[work.files.segment(k) for k in range(1, number + 1)],
         *([work.files.model(incumbent)] if incumbent is not None else []),
     )
+
+
+def _counted(flags: pd.DataFrame) -> dict[str, int]:
+    """Return how many values each check has flagged, by its name."""
+    found, counts = np.unique(flags.to_numpy().astype(int), return_counts=True)
+    return {QCFlag(int(flag)).name: int(count) for flag, count in zip(found, counts, strict=True) if flag}
 
 
 def _first_guess(

@@ -92,7 +92,7 @@ def as_text(found: Summary, unit: str) -> str:
         lines.append(f"in use: model {found.current[-1]}{former}")
     for entry in found.rolled_back:
         lines.append(f"rolled back after round {entry['after_round']}: from model {entry['from']} to {entry['to']}")
-    if found.pair:
+    if found.tests:
         first, second = found.pair
         lines += ["", f"models {first} and {second} (in use after the first two rounds) on the same later rows"]
         name = f"RMSE, {unit}" if unit != "1" else "RMSE"
