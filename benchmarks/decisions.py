@@ -268,9 +268,7 @@ def lake_records(name: str, count: int, steps: int, dtype: str, budget: float, w
         build = partial(gymnasium_environment, single, told)
         vectors = {"gymnasium, SyncVectorEnv": gymnasium.vector.SyncVectorEnv([build] * count)}
         if workers:
-            vectors[f"gymnasium, AsyncVectorEnv of {workers}"] = gymnasium.vector.AsyncVectorEnv(
-                [build] * workers, context="spawn"
-            )
+            vectors[f"gymnasium, AsyncVectorEnv of {workers}"] = gymnasium.vector.AsyncVectorEnv([build] * workers)
         for label, vector in vectors.items():
             vector.reset(seed=0)
             rows = actions[:, : vector.num_envs]
