@@ -252,7 +252,8 @@ def scenario_records(sewer: Sewer, evaluations: int, seeds: Sequence[int]) -> li
     play("rule", rule, dataclasses.replace(sewer, interval=0.0))  # as published: switched in every step
     play("equal filling", EqualFilling(scenario, deepest))
     constant = (Constant, np.full(count, 0.5), np.tile([0.0, 1.0], (count, 1)), 0.25)
-    feedback = (functools.partial(Feedback, deepest), np.repeat([0.5, 0.0, 0.0], count), None, 0.5)
+    # at first the fullest basin is open, and others are throttled by how much less full they are
+    feedback = (functools.partial(Feedback, deepest), np.repeat([1.0, 1.0, -1.0], count), None, 0.5)
     for what, (policy, start, bounds, sigma) in {"constant settings": constant, "feedback": feedback}.items():
         for seed in seeds if evaluations else ():
             before = time.perf_counter()
