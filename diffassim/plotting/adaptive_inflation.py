@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from diffassim.plotting.learning import draw_learning_curves
 from diffassim.plotting.style import COLORS, figure, panel_label, style
 
 __all__ = ["courses", "overview"]
@@ -88,21 +89,17 @@ def courses(
         axes[0, 0].legend()
         for row, (name, found) in enumerate(list(shown.items())[:2]):
             ax = axes[row, 2]
-            for j, how in enumerate(trainings):
-                color = COLORS[_SHOWN[(4 + j) % len(_SHOWN)]]
-                curve = found["curve"][j]
-                known = np.isfinite(curve).all(axis=0)
-                if known.any():
-                    part = np.linspace(0, 1, known.sum())
-                    moved = curve[:, known] - curve[:, known][:, :1].mean()
-                    ax.plot(part, moved.mean(axis=0), color=color, label=how)
-                    ax.fill_between(part, moved.min(axis=0), moved.max(axis=0), color=color, alpha=0.2, linewidth=0)
-            ax.set(xlabel="part of the training", ylabel="reward above the first")
-            panel_label(ax, "ef"[row], f"{name}; bands: all copies")
+            curves = {
+                how: curve - np.nanmean(curve[:, 0])
+                for how, curve in zip(trainings, found["curve"], strict=True)
+                if np.isfinite(curve).all(axis=0).any()
+            }
+            shades = {how: COLORS[_SHOWN[(4 + j) % len(_SHOWN)]] for j, how in enumerate(trainings)}
+            draw_learning_curves(ax, curves, colors=shades)
+            ax.set_ylabel("reward above the first")
+            panel_label(ax, "ef"[row], f"{name}; bands: intervals of the mean over copies")
         for ax in axes[len(shown) :, 2]:
             ax.set_visible(False)
-        if axes[0, 2].lines:
-            axes[0, 2].legend()
     return drawn
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from diffassim.plotting.learning import draw_learning_curves
 from diffassim.plotting.style import COLORS, figure, panel_label, style
 
 __all__ = ["overview"]
@@ -66,18 +67,9 @@ def overview(
         returns.legend(fontsize=7)
         panel_label(returns, "c", "costs of all years, none of which the policy was fitted to")
 
-        for k, (name, found) in enumerate(curves.items()):
-            color = colors.get(name, COLORS[_SHOWN[k % len(_SHOWN)]])
-            cost = -found * len(day)
-            known = np.isfinite(cost).all(0)
-            part = np.linspace(0, 1, int(known.sum()))
-            width = {"linestyle": "-" if name in shown else "--", "linewidth": 1.2 if name in shown else 0.7}
-            learning.plot(part, cost.mean(0)[known], color=color, label=name, **width)
-            if name in shown:
-                low, high = cost.min(0)[known], cost.max(0)[known]
-                learning.fill_between(part, low, high, color=color, alpha=0.2, linewidth=0)
-        learning.set(xlabel="part of the training", ylabel="cost of a year", yscale="log")
-        if curves:
-            learning.legend(fontsize=7)
-        panel_label(learning, "d", "while learning, in its own years; bands: all folds and seeds")
+        costs = {name: -found * len(day) for name, found in curves.items()}
+        shades = {name: colors.get(name, COLORS[_SHOWN[k % len(_SHOWN)]]) for k, name in enumerate(costs)}
+        draw_learning_curves(learning, costs, colors=shades)
+        learning.set(ylabel="cost of a year", yscale="log")
+        panel_label(learning, "d", "while learning, in its own years; mean over folds and seeds, with its interval")
     return drawn
