@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+import diffassim as da
 from diffassim.grids.grid import Grid
 from diffassim.models import (
     GR4J,
@@ -20,6 +21,7 @@ from diffassim.models import (
     CatchmentState,
     ExternalModel,
     FunctionModel,
+    InParts,
     KuramotoSivashinsky,
     LibraryModel,
     LinearAdvection,
@@ -175,6 +177,11 @@ MODELS = [
     Entry("Lorenz96 with a forcing field", Lorenz96(forcing=jnp.linspace(7.0, 9.0, 9)), _line(9, 2.3, 3.6)),
     Entry("Lorenz96 smaller than its stencil", Lorenz96(), _line(4, 2.3, 3.6)),
     Entry("Lorenz96 large", Lorenz96(), _line(300, 2.3, 3.6)),  # compiled in separate kernels
+    Entry(
+        "Lorenz96 in parts",
+        InParts(Lorenz96(), da.device_mesh(1), "device", -1, reach=(8, 4), size=24),
+        _line(24, 2.3, 3.6),
+    ),
     Entry("WithParameters", WithParameters(Lorenz96(), ("forcing",), {"forcing": (2.0, 15.0)}), _with_forcing),
     Entry("TwoScaleLorenz96", TwoScaleLorenz96(), _two_scale),
     Entry("LinearAdvection", LinearAdvection(velocity=0.3), _line(10, 0.0, 1.0)),

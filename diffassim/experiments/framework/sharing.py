@@ -45,8 +45,10 @@ def require_shareable(experiment: Experiment, config: Any, count: int) -> None:
     )
 
 
-def _may_share(experiment: Experiment) -> bool:
+def _may_share(experiment: Any) -> bool:
     kind = type(experiment)
+    if not issubclass(kind, Experiment):  # a loop, whose rounds follow one another
+        return False
     return kind.chains is not Experiment.chains or kind.axes is not Experiment.axes
 
 

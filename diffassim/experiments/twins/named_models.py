@@ -144,6 +144,7 @@ LEFT_OUT = {
     "ExternalModel": "needs a function",
     "FunctionModel": "needs a function",
     "GR4J": "needs a record of precipitation and evaporation (diffassim run catchment)",
+    "InParts": "needs a mesh of devices (docs/many_devices.md)",
     "LibraryModel": "needs a function",
     "WithParameters": "needs a model and the names of its parameters",
 }
