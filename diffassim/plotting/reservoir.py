@@ -71,5 +71,5 @@ def overview(
         shades = {name: colors.get(name, COLORS[_SHOWN[k % len(_SHOWN)]]) for k, name in enumerate(costs)}
         draw_learning_curves(learning, costs, colors=shades)
         learning.set(ylabel="cost of a year", yscale="log")
-        panel_label(learning, "d", "while learning, in its own years; mean over folds and seeds, with its interval")
+        panel_label(learning, "d", "while learning, in its own years")
     return drawn

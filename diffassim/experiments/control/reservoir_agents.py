@@ -22,6 +22,7 @@ SMOOTH = 0.02  # width of flood and drought while gradients pass through the lak
 EPISODES = 8  # years of a gradient step
 PLAYERS, STEPS, EPOCHS, BATCHES = 64, 32, 4, 4
 DISCOUNT = 0.99
+STD, WITHIN = 0.1, 0.98  # of first draws, and how near to the ends of the range a rule stays, in halves of the range
 
 
 class CorrectedRule(Pytree):
@@ -66,10 +67,28 @@ def pathwise_policy(lake: Lake, rule: RuleCurve, key: jax.Array) -> CorrectedRul
     return CorrectedRule(rule, policy_for(lake, key, units=UNITS).network)
 
 
-def ppo_policies(lake: Lake, key: jax.Array) -> Any:
-    """Return an untrained policy and value; at first it releases the mean demand."""
-    first = jnp.mean(lake.demand)[None]
-    return actor_critic(lake, key, units=UNITS, std=0.15, discount=DISCOUNT, first=first, squashed=True)
+class AboutRule(Pytree):
+    """What a Gaussian policy draws about: the release of a rule, in the policy's units, and a network's correction.
+
+    Args:
+        rule: `RuleCurve`, which stays what it is.
+        network: observation -> correction, shape (1,).
+    """
+
+    rule: RuleCurve
+    network: Any
+
+    def __call__(self, observation: Any) -> Any:
+        """Return the middle of the draws, shape (1,)."""
+        rule = jax.lax.stop_gradient(self.rule)
+        share = 2 * rule(observation) / rule.basin.largest - 1
+        return jnp.arctanh(jnp.clip(share, -WITHIN, WITHIN)) + self.network(observation)
+
+
+def ppo_policies(lake: Lake, rule: RuleCurve, key: jax.Array) -> Any:
+    """Return an untrained policy about a rule, and an untrained value."""
+    both = actor_critic(lake, key, units=UNITS, std=STD, discount=DISCOUNT, squashed=True)
+    return both.replace(policy=both.policy.replace(network=AboutRule(rule, both.policy.network)))
 
 
 @partial(jax.jit, static_argnums=3)
@@ -96,16 +115,16 @@ def train_pathwise(lakes: Lake, rules: RuleCurve, keys: Any, updates: int) -> tu
     return jax.vmap(jax.vmap(one, (None, None, 0)))(lakes, rules, keys)
 
 
-@partial(jax.jit, static_argnums=2)
-def train_ppo(lakes: Lake, keys: Any, updates: int) -> tuple[Any, Any]:
+@partial(jax.jit, static_argnums=3)
+def train_ppo(lakes: Lake, rules: RuleCurve, keys: Any, updates: int) -> tuple[Any, Any]:
     """Return trained policies and mean daily rewards of their updates; see `train_pathwise`."""
-    schedule = optax.cosine_decay_schedule(3e-3, updates * EPOCHS * BATCHES)
+    schedule = optax.cosine_decay_schedule(1e-3, updates * EPOCHS * BATCHES)
     optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adam(schedule))
     agent = PPO(PLAYERS, STEPS, DISCOUNT, 0.95, optimizer=optimizer, epochs=EPOCHS, batches=BATCHES)
 
-    def one(lake: Lake, key: Any) -> Any:
+    def one(lake: Lake, rule: RuleCurve, key: Any) -> Any:
         first, own = jax.random.split(key)
-        state, rewards = agent.train(lake, agent.init(lake, own, ppo_policies(lake, first)), updates)
+        state, rewards = agent.train(lake, agent.init(lake, own, ppo_policies(lake, rule, first)), updates)
         return agent.policy(lake, state), rewards
 
-    return jax.vmap(jax.vmap(one, (None, 0)))(lakes, keys)
+    return jax.vmap(jax.vmap(one, (None, None, 0)))(lakes, rules, keys)

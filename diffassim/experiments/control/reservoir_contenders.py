@@ -125,12 +125,10 @@ def fitted(
     )
     keys = jax.random.split(key, (len(folds), settings.seeds))
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *lakes)
-    if contender.agent == "pathwise":
-        begin = [blank(o).replace(numbers=jnp.asarray(n, KEPT)) for o, n in zip(outlooks, rules, strict=True)]
-        updates = max(1, round(PATHWISE_UPDATES * settings.effort))
-        policies, rewards = train_pathwise(stacked, jax.tree.map(lambda *x: jnp.stack(x), *begin), keys, updates)
-    else:
-        policies, rewards = train_ppo(stacked, keys, max(1, round(PPO_UPDATES * settings.effort)))
+    begin = [blank(o).replace(numbers=jnp.asarray(n, KEPT)) for o, n in zip(outlooks, rules, strict=True)]
+    train, most = (train_pathwise, PATHWISE_UPDATES) if contender.agent == "pathwise" else (train_ppo, PPO_UPDATES)
+    updates = max(1, round(most * settings.effort))
+    policies, rewards = train(stacked, jax.tree.map(lambda *leaves: jnp.stack(leaves), *begin), keys, updates)
     rows = np.asarray(rewards, float).reshape(-1, rewards.shape[-1])
     parts = np.array_split(rows, min(PARTS, rows.shape[1]), axis=1)
     learned = np.full((len(rows), PARTS), np.nan)
@@ -158,7 +156,7 @@ def kept_like(contender: Contender, basin: Basin, days: int, seeds: int) -> Kept
     keys = jax.random.split(jax.random.key(0), seeds)
     if contender.agent == "pathwise":
         return Kept(outlook, Averaged(jax.vmap(lambda key: pathwise_policy(lake, rule, key))(keys)))
-    return Kept(outlook, Averaged(jax.vmap(lambda key: ppo_policies(lake, key).policy)(keys)))
+    return Kept(outlook, Averaged(jax.vmap(lambda key: ppo_policies(lake, rule, key).policy)(keys)))
 
 
 def judged(kept: Kept, record: LakeYears, basin: Basin, dtype: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
