@@ -15,7 +15,7 @@ PAGE = (ROOT / "docs" / "many_devices.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
-@pytest.mark.long
+@pytest.mark.ci
 def test_the_page_runs_on_four_devices(tmp_path):
     commands = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
     code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL))
