@@ -38,7 +38,7 @@ def require_shareable(experiment: Experiment, config: Any, count: int) -> None:
             f"{experiment.name}: with these settings there is a single part, which {count} processes cannot share out; "
             "run it without --processes, or sweep something"
         )
-    others = [name for name in EXPERIMENTS if _may_share(find_experiment(name))]
+    others = [name for name in sorted(EXPERIMENTS) if _may_share(find_experiment(name))]
     raise ConfigurationError(
         f"{experiment.name} cannot be shared out: every part of it needs the one before; run it without --processes. "
         f"Those that can: {', '.join(others)}"
