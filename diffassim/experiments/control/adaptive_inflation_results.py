@@ -11,8 +11,8 @@ import xarray as xr
 
 from diffassim.experiments.control.adaptive_inflation_regimes import REGIMES
 from diffassim.experiments.control.adaptive_inflation_training import about, untrained_like
-from diffassim.experiments.control.water_reservoir import interval
 from diffassim.experiments.framework.base import Results, score_rows
+from diffassim.experiments.framework.paired import interval
 from diffassim.plotting.adaptive_inflation import courses, overview
 from diffassim.training.reinforcement.policy_file import policies_to_text
 

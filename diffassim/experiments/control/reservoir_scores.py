@@ -10,8 +10,8 @@ import pandas as pd
 
 from diffassim.decisions import Basin
 from diffassim.experiments.control.reservoir_contenders import BASELINE
-from diffassim.experiments.control.water_reservoir import interval
 from diffassim.experiments.framework.base import score_rows
+from diffassim.experiments.framework.paired import interval
 from diffassim.io.lake_years import LakeYears
 
 __all__ = ["Judged", "described", "scored"]

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from diffassim.decisions import FiniteProblem, WaterReservoir, expected_returns, hypervolume
 from diffassim.experiments.control.water_reservoir_agents import AGENTS, EXACT, releases, storages
 from diffassim.experiments.framework.base import Configuration, Experiment, Results, each_alone, score_rows
+from diffassim.experiments.framework.paired import interval
 from diffassim.experiments.framework.twin import random_stream
 from diffassim.plotting.water_reservoir import overview
 from diffassim.training.reinforcement import backward_induction, planned_returns
@@ -165,23 +166,6 @@ class WaterReservoirFronts(Experiment):
         fronts = {name: dataset["front"].values[dataset["agent"].values == names.index(name)] for name in config.agents}
         drawn = overview(optimum, fronts, curves, np.sum(optimum * pairs, axis=1), list(config.weights))
         return Results(scores, {"overview": drawn}, _table(config, optimum, best, shares, regrets), len(shares))
-
-
-def interval(values: Any) -> tuple[float, float]:
-    """Return a mean, and half of its interval of 95 percent by Student's t; NaN for a single value.
-
-    Example:
-        >>> mean, half = interval([1.0, 2.0, 3.0])
-        >>> mean, round(half, 3)
-        (2.0, 2.484)
-    """
-    values = np.asarray(values, float)
-    if values.size < 2:
-        return float(values.mean()), float("nan")
-    from scipy.stats import t
-
-    half = t.ppf(0.975, values.size - 1) * values.std(ddof=1) / values.size**0.5
-    return float(values.mean()), float(half)
 
 
 def _reservoir(config: WaterReservoirConfiguration) -> WaterReservoir:
