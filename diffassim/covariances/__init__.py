@@ -15,6 +15,7 @@ from diffassim.covariances.estimation.likelihood_estimate import LikelihoodEstim
 from diffassim.covariances.explicit_diffusion import ExplicitDiffusion
 from diffassim.covariances.gaussian import Gaussian
 from diffassim.covariances.kronecker import Kronecker
+from diffassim.covariances.local_root import LocalRoot
 from diffassim.covariances.low_rank import LowRank
 from diffassim.covariances.matern import Matern
 from diffassim.covariances.measured import MeasuredSpectrum
@@ -33,6 +34,7 @@ __all__ = [
     "Gaussian",
     "Kronecker",
     "LikelihoodEstimate",
+    "LocalRoot",
     "LowRank",
     "Matern",
     "MeasuredSpectrum",

@@ -11,6 +11,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float
 
+from diffassim.core.checks import real_array
 from diffassim.core.errors import ConfigurationError, ShapeError, concrete
 from diffassim.covariances.base import Covariance, check_rows
 
@@ -69,6 +70,7 @@ class Dense(Covariance):
             ShapeError: if it is not a square matrix.
             ConfigurationError: if it is not finite, not symmetric, or not positive definite.
         """
+        matrix = real_array("the matrix of Dense", matrix)
         shape = jnp.shape(matrix)
         if len(shape) < 2 or shape[-1] != shape[-2]:
             raise ShapeError(f"Dense: a covariance matrix must be square, found shape {shape}")

@@ -5,6 +5,7 @@ from typing import Any
 
 from diffassim.learned.analysis import LearnedAnalysis, Remembered
 from diffassim.learned.corrected_model import CorrectedModel
+from diffassim.learned.covariance_analysis import LearnedCovarianceAnalysis
 from diffassim.learned.ensemble_update import LearnedEnsembleUpdate
 from diffassim.learned.inverse_operator import LearnedStart, control_of
 from diffassim.learned.low_rank import LowRankAdapted
@@ -20,6 +21,7 @@ __all__ = [
     "DeepEnsemble",
     "LastLayerLaplace",
     "LearnedAnalysis",
+    "LearnedCovarianceAnalysis",
     "LearnedEnsembleUpdate",
     "LearnedMinimizer",
     "LearnedStart",

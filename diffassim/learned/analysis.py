@@ -83,12 +83,14 @@ class LearnedAnalysis(SequentialMethod):
         """
         belief, streams = self.init(belief), as_streams(observations)
         x = belief.state
-        d, pull = jax.vjp(whitened_innovation(streams), x)
+        departure = whitened_innovation(streams)
+        d, pull = jax.vjp(departure, x)
         (g,) = pull(-d)
         if self.memory is None:
-            change, memory = self.network(x, g), belief.memory
+            answer, memory = self.network(x, g), belief.memory
         else:
-            change, memory = self.network(x, g, belief.memory)
+            answer, memory = self.network(x, g, belief.memory)
+        change = self._increment(answer, x, departure, g)
         if not tree.same_shapes(change, x):
             raise ShapeError(
                 f"LearnedAnalysis: the network's increment has the shapes {tree.describe_shapes(change)}, but the "
@@ -107,6 +109,10 @@ class LearnedAnalysis(SequentialMethod):
             non_finite=jnp.sum(~tree.all_finite(x)),
             result=jnp.where(tree.all_finite(x) & tree.all_finite(posterior.state), Result.CONVERGED, Result.DIVERGED),
         )
+
+    def _increment(self, answer: Any, x: Any, departure: Callable[[Any], Any], g: Any) -> Any:
+        """Return the increment that follows from what the network says."""
+        return answer
 
     def moments(self, belief: Remembered) -> tuple[Any, Any]:
         """Return the state, and zeros: nothing is known of its error."""

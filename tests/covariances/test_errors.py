@@ -66,6 +66,11 @@ def test_a_matrix_that_is_no_covariance(matrix, error, message):
         Dense.from_matrix(matrix)
 
 
+def test_a_covariance_matrix_may_be_a_list_of_lists():
+    expected = Dense.from_matrix(np.array([[2.0, 1.0], [1.0, 3.0]])).factor
+    np.testing.assert_array_equal(Dense.from_matrix([[2, 1], [1, 3]]).factor, expected)
+
+
 def test_rounding_is_not_asymmetry():
     F = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
     Dense.from_matrix(F @ np.diag([1, 2, 3, 4, 5]).astype(np.float32) @ F.T + np.eye(5, dtype=np.float32))

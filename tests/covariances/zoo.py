@@ -21,6 +21,7 @@ from diffassim.covariances import (
     ExplicitDiffusion,
     Gaussian,
     Kronecker,
+    LocalRoot,
     LowRank,
     Matern,
     MeasuredSpectrum,
@@ -125,6 +126,14 @@ COVARIANCES = [
         solves=False,
     ),
     Entry("ensemble pytree", Ensemble(COLUMNS), column, whitens=False, solves=False),
+    Entry("local root", LocalRoot(np.random.default_rng(2).normal(size=(6, 5))), array(6), whitens=False, solves=False),
+    Entry(
+        "local root 2-D",
+        LocalRoot(np.random.default_rng(2).normal(size=(4, 3, 9)), axes=2),
+        array(4, 3),
+        whitens=False,
+        solves=False,
+    ),
     Entry("low rank", LowRank(MEMBERS[:2]), array(6), whitens=False, solves=False),
     Entry("low rank with residual", LowRank(MEMBERS[:2], Diagonal(FIELD)), array(6)),
     Entry(

@@ -174,14 +174,14 @@ def test_the_untrained_analysis_is_a_constant_gain_and_the_same_everywhere():
     x, y = (jax.random.normal(k, (row.N,), jnp.float32) for k in keys[:2])
     observations = da.Observations(y[None], [1], error=da.covariances.Diagonal(std=jnp.ones((), jnp.float32)))
     found, _ = analysis.analyze(None, Remembered(x, analysis.memory), observations)
-    np.testing.assert_allclose(found.state, x + 0.3 * (y - x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.state, x + 0.2 * (y - x), rtol=1e-4, atol=1e-5)
     noisy = jax.tree.map(lambda w: w + 0.1 * jax.random.normal(keys[2], w.shape, w.dtype), analysis.network)
     memory = jax.random.normal(keys[2], (row.N, row.MEMORY), jnp.float32)
     here = noisy(x, y, memory)
     there = noisy(jnp.roll(x, 7), jnp.roll(y, 7), jnp.roll(memory, 7, axis=0))
-    for a, b in zip(here, there, strict=True):
+    for a, b in ((here[0].weights, there[0].weights), (here[1], there[1])):
         np.testing.assert_allclose(jnp.roll(a, 7, axis=0), b, atol=1e-4)
-    assert float(jnp.std(here[0])) > 0.1
+    assert float(jnp.std(here[0].weights, axis=0).max()) > 0.1
 
 
 def test_windows_of_lorenz63_are_trajectories_and_a_perfect_model_has_no_loss(monkeypatch):

@@ -10,11 +10,11 @@ import numpy as np
 from flax import nnx
 
 from diffassim.core import tree
-from diffassim.covariances import Diagonal
+from diffassim.covariances import Diagonal, LocalRoot
 from diffassim.cycling import cycle
 from diffassim.experiments.learning.bench import Row, Score, Settings, train
 from diffassim.experiments.literature import find_rows, rerun
-from diffassim.learned import LearnedAnalysis, Network, Remembered
+from diffassim.learned import LearnedCovarianceAnalysis, Network, Remembered
 from diffassim.learned.networks import PeriodicResidualNet
 from diffassim.models import Lorenz96, rollout
 from diffassim.observations import Observations
@@ -24,6 +24,7 @@ __all__ = ["ROW"]
 N = 40
 CENTER, SPREAD = 2.3, 3.6  # climate of the model, which scales the network's input
 MEMORY = 8  # channels that the network remembers at every point
+REACH = 5  # neighbors on each side that an error shares its causes with
 LANES, SPAN = 32, 6  # cycles trained on at once, and analyses that one update passes through
 LOST = 4.0  # mean square error of an analysis from which a lane starts again
 UPDATES, RATE = 12_000, 2e-3
@@ -36,8 +37,8 @@ def model() -> Lorenz96:
     return Lorenz96(forcing=jnp.asarray(8.0, PRECISION), dt=0.05)
 
 
-class AnalysisNet(nnx.Module):
-    """Increment and memory at every point from the forecast, the pull of the observations and the memory nearby.
+class ErrorNet(nnx.Module):
+    """Root of the covariance of the forecast's errors, from forecast, pull of the observations and memory nearby.
 
     Args:
         width: channels inside.
@@ -46,25 +47,24 @@ class AnalysisNet(nnx.Module):
     """
 
     def __init__(self, width: int, depth: int, *, rngs: nnx.Rngs) -> None:
-        self.net = PeriodicResidualNet(
-            2 + MEMORY, 1 + 2 * MEMORY, width, depth, radius=3, rngs=rngs, dtype=PRECISION
-        )  # fmt: skip
-        self.gain = nnx.Param(jnp.asarray(0.3, PRECISION))  # where it starts: a constant gain keeps the truth
+        outputs = 2 * REACH + 1 + 2 * MEMORY
+        self.net = PeriodicResidualNet(2 + MEMORY, outputs, width, depth, radius=3, rngs=rngs, dtype=PRECISION)
+        # where it starts: errors of one half everywhere, independent, keep the truth
+        self.start = nnx.Param(jnp.zeros(2 * REACH + 1, PRECISION).at[REACH].set(0.5))
 
-    def __call__(self, x: Any, g: Any, memory: Any) -> tuple[Any, Any]:
-        """Return the increment, and the memory, which is a gated average of what the network wants to keep."""
+    def __call__(self, x: Any, g: Any, memory: Any) -> tuple[LocalRoot, Any]:
+        """Return the covariance, and the memory, which is a gated average of what the network wants to keep."""
         seen = jnp.concatenate([((x - CENTER) / SPREAD)[..., None], g[..., None], memory], axis=-1)
-        out = self.net(seen)
-        gate = jax.nn.sigmoid(out[..., 1 : 1 + MEMORY])
-        kept = gate * memory + (1 - gate) * jnp.tanh(out[..., 1 + MEMORY :])
-        return out[..., 0] + self.gain[...] * g, kept
+        weights, gate, new = jnp.split(self.net(seen), [2 * REACH + 1, 2 * REACH + 1 + MEMORY], axis=-1)
+        gate = jax.nn.sigmoid(gate)
+        return LocalRoot(self.start[...] + weights), gate * memory + (1 - gate) * jnp.tanh(new)
 
 
-def untrained(settings: Settings) -> LearnedAnalysis:
+def untrained(settings: Settings) -> LearnedCovarianceAnalysis:
     """Return the analysis before any training."""
-    width, depth = (96, 6) if settings.full else (48, 5)
-    net = AnalysisNet(width, depth, rngs=nnx.Rngs(settings.seed))
-    return LearnedAnalysis(Network.from_nnx(net), jnp.zeros((N, MEMORY), PRECISION))
+    width, depth = (96, 6) if settings.full else (32, 3)
+    net = ErrorNet(width, depth, rngs=nnx.Rngs(settings.seed))
+    return LearnedCovarianceAnalysis(Network.from_nnx(net), jnp.zeros((N, MEMORY), PRECISION), tolerance=1e-4)
 
 
 def first(key: jax.Array, lanes: int) -> tuple[Any, Remembered]:
@@ -80,7 +80,7 @@ def _again(truth: Any, key: jax.Array) -> Remembered:
     return Remembered(state, jnp.zeros((*truth.shape, MEMORY), PRECISION))
 
 
-def cycled(analysis: LearnedAnalysis, truth: Any, belief: Remembered, key: jax.Array, span: int) -> Any:
+def cycled(analysis: LearnedCovarianceAnalysis, truth: Any, belief: Remembered, key: jax.Array, span: int) -> Any:
     """Run one lane on; return truth and belief at its end, and the mean square error of each analysis."""
     states = rollout(model(), truth, span)[1:]
     values = states + jax.random.normal(key, states.shape, PRECISION)
@@ -89,7 +89,7 @@ def cycled(analysis: LearnedAnalysis, truth: Any, belief: Remembered, key: jax.A
     return states[-1], after, jnp.mean((history.analysis.mean - states) ** 2, axis=-1)
 
 
-def loss(analysis: LearnedAnalysis, batch: Any, key: jax.Array, carry: Any) -> Any:
+def loss(analysis: LearnedCovarianceAnalysis, batch: Any, key: jax.Array, carry: Any) -> Any:
     """Return the mean square error over the lanes, which go on from update to update; no derivative passes between."""
     truth, belief = carry
     keys = jax.random.split(key, truth.shape[0] + 1)
@@ -102,7 +102,7 @@ def loss(analysis: LearnedAnalysis, batch: Any, key: jax.Array, carry: Any) -> A
 
 
 @jax.jit
-def test(analysis: LearnedAnalysis, key: jax.Array) -> Any:
+def test(analysis: LearnedCovarianceAnalysis, key: jax.Array) -> Any:
     """Return the root mean square error of every analysis, shape (lane, cycle)."""
     keys = jax.random.split(key)
     truth, belief = first(keys[0], TEST_LANES)
