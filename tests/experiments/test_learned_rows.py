@@ -35,7 +35,7 @@ from diffassim.experiments.learning.rows import (
     windows_without_truth,
 )
 from diffassim.experiments.learning.rows.stochastic_smoother import train_smoother
-from diffassim.learned import CorrectedModel, Network, Normalized, Remembered, SurrogateModel
+from diffassim.learned import CorrectedModel, LearnedCovarianceAnalysis, Network, Normalized, Remembered, SurrogateModel
 from diffassim.models import Lorenz96, rollout
 
 
@@ -182,6 +182,30 @@ def test_the_untrained_analysis_is_a_constant_gain_and_the_same_everywhere():
     for a, b in ((here[0].weights, there[0].weights), (here[1], there[1])):
         np.testing.assert_allclose(jnp.roll(a, 7, axis=0), b, atol=1e-4)
     assert float(jnp.std(here[0].weights, axis=0).max()) > 0.1
+
+
+def test_the_expected_error_is_that_of_the_analysis_and_least_for_the_gain_of_kalman():
+    row = single_state_analysis
+    truth, belief, P = jax.tree.map(lambda leaf: leaf[0], row.first(jax.random.key(0), 1))
+    derivative = jax.jacfwd(lambda x: row.model().step(x, 0))(belief.state)
+    forecast_errors = derivative @ (0.2 * P) @ derivative.T + row.MODEL_ERROR * jnp.eye(row.N, dtype=P.dtype)
+    factor = jnp.linalg.cholesky(forecast_errors)
+    known = da.covariances.Dense(factor)
+    found = {}
+    for name, B in (("right", known), ("too small", 0.5 * known), ("too large", 2.0 * known)):
+        analysis = LearnedCovarianceAnalysis(Network(lambda w, x, g, m, B=B: (B, m + 1)), belief.memory, tolerance=1e-6)
+        after_truth, after, errors = row.expected(analysis, truth, belief, 0.2 * P, jax.random.key(1))
+        y = after_truth + jax.random.normal(jax.random.key(1), truth.shape, truth.dtype)
+        observations = da.Observations(y[None], [1], error=da.covariances.Diagonal(std=jnp.ones((), truth.dtype)))
+        expected, _ = da.cycle(analysis, row.model(), belief, observations)
+        np.testing.assert_allclose(after.state, expected.state, rtol=1e-3, atol=1e-3)
+        assert np.array_equal(after.memory, expected.memory)
+        found[name] = errors
+    best = forecast_errors - forecast_errors @ jnp.linalg.solve(
+        forecast_errors + jnp.eye(row.N, dtype=P.dtype), forecast_errors
+    )
+    np.testing.assert_allclose(found["right"], best, atol=1e-4)
+    assert jnp.trace(found["right"]) < min(jnp.trace(found["too small"]), jnp.trace(found["too large"]))
 
 
 def test_windows_of_lorenz63_are_trajectories_and_a_perfect_model_has_no_loss(monkeypatch):

@@ -20,6 +20,7 @@ ZOO = {
     "MLP": (lambda **o: networks.MLP([2, 4, 1], **o), (LINE,)),
     "RecurrentCell": (lambda **o: networks.RecurrentCell(2, 3, **o), (LINE, RNG.normal(size=(8, 3)))),
     "PeriodicResidualNet": (lambda **o: networks.PeriodicResidualNet(2, 1, 3, 2, 1, **o), (LINE,)),
+    "PeriodicGatedNet": (lambda **o: networks.PeriodicGatedNet(2, 1, 3, 2, 1, **o), (LINE,)),
     "plane": (lambda **o: networks.PeriodicResidualNet(2, 1, 3, 1, 1, 2, **o), (PLANE,)),
     "PeriodicUNet": (lambda **o: networks.PeriodicUNet(2, 1, 2, 2, ndim=2, **o), (PLANE,)),
     "FourierOperator": (lambda **o: networks.FourierOperator(2, 1, 3, 2, 3, **o), (LINE,)),
@@ -64,7 +65,8 @@ def test_gradient(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "shift"), [("PeriodicResidualNet", 3), ("plane", 1), ("FourierOperator", 3), ("PeriodicUNet", 4)]
+    ("name", "shift"),
+    [("PeriodicResidualNet", 3), ("PeriodicGatedNet", 3), ("plane", 1), ("FourierOperator", 3), ("PeriodicUNet", 4)],
 )
 def test_a_shifted_field_gives_the_shifted_output(name, shift):
     network, (x,) = make(name)

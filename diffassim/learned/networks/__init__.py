@@ -2,13 +2,14 @@
 
 from diffassim.learned.networks.dense import MLP, RecurrentCell, perceptron
 from diffassim.learned.networks.fourier import FourierOperator
-from diffassim.learned.networks.local import PeriodicResidualNet, PeriodicUNet, neighbours
+from diffassim.learned.networks.local import PeriodicGatedNet, PeriodicResidualNet, PeriodicUNet, neighbours
 from diffassim.learned.networks.sets import GraphNetwork, SetEncoder
 
 __all__ = [
     "MLP",
     "FourierOperator",
     "GraphNetwork",
+    "PeriodicGatedNet",
     "PeriodicResidualNet",
     "PeriodicUNet",
     "RecurrentCell",
