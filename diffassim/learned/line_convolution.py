@@ -52,9 +52,7 @@ class LineConvolution(Pytree):
             raise ConfigurationError(f"LineConvolution: block={self.block} must be at least 1")
 
     @classmethod
-    def drawn(
-        cls, key: jax.Array, width: int, inputs: int, outputs: int, scale: float = 1.0, dtype: Any = None
-    ) -> Self:
+    def drawn(cls, key: jax.Array, width: int, inputs: int, outputs: int, *, dtype: Any = None) -> Self:
         """Return one with normal weights of variance 1 / (width inputs).
 
         Args:
