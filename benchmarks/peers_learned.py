@@ -118,19 +118,19 @@ def in_torch(start: dict[str, np.ndarray], batch_of: Any, updates: int, compiled
     return run, float(misfit_of(0).detach())
 
 
-def training(channels: int, batch: int, updates: int, parts: int = 1) -> Any:
+def training(channels: int, batch: int, updates: int, part: int = 8) -> Any:
     """Return a function that makes the updates with `fit`, the data, and the solver before them."""
     truth, y = data()
     solver = solver_of(weights(channels))
     options: Any = {"optimizer": optax.adam(RATE), "steps": updates, "batch_size": batch, "chunk": updates}
-    options["accumulate"] = parts
+    options["accumulate"] = max(1, batch // part)
     held = jnp.asarray(truth), jnp.asarray(y)
     return lambda: fit(loss, solver, held, key=jax.random.key(0), **options).trained, (truth, y), solver
 
 
-def measure(channels: int, batch: int, updates: int, rounds: int, parts: int, compiled: bool) -> list[Record]:
+def measure(channels: int, batch: int, updates: int, rounds: int, part: int, compiled: bool) -> list[Record]:
     """Time the training of one size in both."""
-    ours, (truth, y), solver = training(channels, batch, updates, parts if batch % parts == 0 else 1)
+    ours, (truth, y), solver = training(channels, batch, updates, part)
 
     def batch_of(k: int) -> tuple[np.ndarray, np.ndarray]:
         rows = slice(k * batch, (k + 1) * batch)
@@ -203,7 +203,7 @@ def starts(channels: int, batch: int) -> list[Record]:
 
 def main(
     *, channels: tuple[int, ...] = (8, 32), batches: tuple[int, ...] = (8, 64), updates: int = 10, rounds: int = 5,
-    threads: int = 0, parts: int = 1, compiled: bool = False, json: Path | None = None,
+    threads: int = 0, part: int = 8, compiled: bool = False, json: Path | None = None,
 ) -> None:  # fmt: skip
     """Time updates of the solver's training in both, from the same weights, in single precision.
 
@@ -216,7 +216,7 @@ def main(
         updates: updates in one timed call.
         rounds: interleaved rounds.
         threads: threads of both; 0: as many as there are cores for this process, in PyTorch.
-        parts: in which the gradient of a batch is computed here, where it can be divided so (`accumulate` of `fit`).
+        part: windows whose gradient is computed together here (`accumulate` of `fit`).
         compiled: also time PyTorch with its compiler, as far as that goes.
         json: file for the records.
     """
@@ -226,7 +226,7 @@ def main(
         os.environ["NPROC"] = str(threads)  # before JAX starts
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(threads or cores)
-    records = [record for c in channels for b in batches for record in measure(c, b, updates, rounds, parts, compiled)]
+    records = [record for c in channels for b in batches for record in measure(c, b, updates, rounds, part, compiled)]
     records += starts(channels[-1], batches[-1])
     report(f"a learned solver's training beside PyTorch {torch.__version__}", records, json)
 

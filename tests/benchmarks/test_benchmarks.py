@@ -192,7 +192,7 @@ def test_fine_tuning_in_private_needs_no_noise_to_be_better_than_the_public_netw
 @pytest.mark.slow
 def test_the_learned_solver_beside_pytorch_is_a_solver(monkeypatch):
     monkeypatch.setattr(peers_learned, "SAMPLES", 8)
-    train, (truth, y), solver = peers_learned.training(2, 4, 2, 2)
+    train, (truth, y), solver = peers_learned.training(2, 4, 2, part=2)
     assert solver.prior.first.kernel.shape == (5, 3, 2) and np.isnan(y[:, 0]).all() and truth.dtype == np.float32
     assert float(jnp.abs(train().cell.out - solver.cell.out).max()) > 0
     monkeypatch.setattr(peers_learned, "torch", None)
