@@ -73,7 +73,8 @@ def train(data: Any, width: int, updates: int, batch_size: int | None = BATCH) -
 @jax.jit
 def bare_update(weights: Any, memory: Any, batch: Any) -> Any:
     value, gradient = jax.value_and_grad(loss)(weights, batch, None)
-    changes, memory = OPTIMIZER.update(gradient, memory, weights)
+    with jax.numpy_dtype_promotion("standard"):  # optax multiplies integers with floats
+        changes, memory = OPTIMIZER.update(gradient, memory, weights)
     return optax.apply_updates(weights, changes), memory, value
 
 

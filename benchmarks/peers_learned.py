@@ -34,7 +34,8 @@ MASK = np.isin(np.arange(STEPS), np.arange(FIRST, LAST + 1, EVERY)).astype(np.fl
 def data() -> tuple[np.ndarray, np.ndarray]:
     """Return normalized windows of Lorenz-63 and what is observed of them, NaN elsewhere."""
     states = rollout(Lorenz63(dt=0.01), jnp.array([1.0, 1.0, 20.0]), 1000 + SAMPLES * STEPS - 1)[1000:]
-    truth = np.asarray((states - states.mean(axis=0)) / states.std(axis=0), np.float32).reshape(SAMPLES, STEPS, 3)
+    states = np.asarray(states)
+    truth = ((states - states.mean(axis=0)) / states.std(axis=0)).astype(np.float32).reshape(SAMPLES, STEPS, 3)
     noise = np.random.default_rng(0).normal(0, 0.17, truth.shape).astype(np.float32)
     return truth, np.where(MASK > 0, truth + noise, np.float32(np.nan))
 
