@@ -117,7 +117,7 @@ def banded(tree: Any, n: int) -> Any:
     Example:
         >>> layer = LineConvolution(jnp.ones((3, 2, 2)))
         >>> banded({"first": layer}, 12)["first"].matrix.shape
-        (20, 16)
+        (16, 12)
     """
     return jax.tree.map(
         lambda node: node.banded(n) if isinstance(node, LineConvolution) else node,
