@@ -1,11 +1,12 @@
-"""Training on fields in files: samples a second, memory, and what it costs beside arrays in memory."""
+"""Training on fields in files: samples a second, memory, and what it costs beside arrays in memory and bare loops."""
 
 from __future__ import annotations
 
+import itertools
 import resource
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import optax
 import xarray as xr
 
-from benchmarks.harness import Record, first_call, fresh_process, interleave, report
+from benchmarks.harness import Record, Timing, first_call, fresh_process, interleave, report
 from diffassim.io.windows import WindowsOfFields
 from diffassim.training import StoredArrays, fit
 
@@ -62,18 +63,58 @@ def loss(weights: Any, batch: Any, key: Any) -> Any:
     return jnp.mean((jax.lax.conv(hidden, weights[1], (1, 1), "SAME") - batch[:, -1:]) ** 2)
 
 
-def train(data: Any, width: int, updates: int) -> Any:
+def train(data: Any, width: int, updates: int, batch_size: int | None = BATCH) -> Any:
     return fit(
-        loss, network(width), data, optimizer=OPTIMIZER, steps=updates, batch_size=BATCH, chunk=CHUNK,
+        loss, network(width), data, optimizer=OPTIMIZER, steps=updates, batch_size=batch_size, chunk=CHUNK,
         key=jax.random.key(0),
     ).trained  # fmt: skip
 
 
-def read_all(windows: WindowsOfFields, updates: int) -> None:
-    """Read the batches of so many updates, and do nothing with them."""
+@jax.jit
+def bare_update(weights: Any, memory: Any, batch: Any) -> Any:
+    value, gradient = jax.value_and_grad(loss)(weights, batch, None)
+    with jax.numpy_dtype_promotion("standard"):  # optax multiplies integers with floats
+        changes, memory = OPTIMIZER.update(gradient, memory, weights)
+    return optax.apply_updates(weights, changes), memory, value
+
+
+def bare_loop(batches: Iterable[Any], width: int) -> Any:
+    """The loop of the handbook over the same batches: one jitted update after the other, nothing read back."""
+    weights = network(width)
+    memory = OPTIMIZER.init(weights)
+    for batch in batches:
+        weights, memory, _ = bare_update(weights, memory, batch)
+    return weights
+
+
+def batches_by_hand(windows: WindowsOfFields, updates: int) -> Iterator[np.ndarray]:
+    """Read the batches of so many updates one after the other."""
     order = np.random.default_rng(0).permutation(len(windows))
     for first in range(0, updates * BATCH, BATCH):
-        windows.read(np.take(order, range(first, first + BATCH), mode="wrap"))
+        yield windows.read(np.take(order, range(first, first + BATCH), mode="wrap"))
+
+
+class Rows:
+    """Windows one by one, as grain asks for them."""
+
+    def __init__(self, windows: WindowsOfFields) -> None:
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.windows.read(np.array([index]))[0]
+
+
+def through_grain(windows: WindowsOfFields) -> Any:
+    """Return a data set of grain whose thread reads batches ahead, endless; None where grain is not installed."""
+    try:
+        import grain
+    except ImportError:
+        return None
+    data = grain.MapDataset.source(Rows(windows)).shuffle(seed=0).repeat().batch(BATCH)
+    return data.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
 
 
 def resident() -> int:
@@ -106,44 +147,65 @@ def measure(kinds: tuple[str, ...], megabytes: float, size: int, width: int, upd
             found = fresh_process(f"{code}; print(json.dumps(f({folder!r}, {kind!r}, {width}, None)))", timeout=3000)
             windows = opened(Path(folder), kind)
             few = windows.read(np.arange(min(len(windows), 16 * BATCH)))
-            cases: dict[str, Callable[[], Any]] = {
-                "arrays at the device": lambda few=few: train(few, width, updates),
-                "arrays of the host": lambda few=few: train(StoredArrays(few), width, updates),
-                f"{kind} files": lambda windows=windows: train(windows, width, updates),
-                f"{kind} files, reading alone": lambda windows=windows: read_all(windows, updates),
-            }
-            records += _records(cases, f"{len(windows)} windows of {LENGTH} x {size} x {size}", updates, rounds, found)
+            records += _records(cases_of(kind, windows, few, width, updates), what_of(windows, size), updates, rounds)
+            records.append(_memory(kind, found))
             windows.close()
     return records
 
 
-def _records(cases: Any, what: str, updates: int, rounds: int, epoch: dict[str, float]) -> list[Record]:
-    for case in cases.values():
-        case()
-    times = interleave(cases, rounds=rounds, budget=120.0)
-    reference, _, files, _ = cases
-    rows = [
+def what_of(windows: WindowsOfFields, size: int) -> str:
+    return f"{len(windows)} windows of {LENGTH} x {size} x {size}"
+
+
+def cases_of(
+    kind: str, windows: WindowsOfFields, few: Any, width: int, updates: int
+) -> dict[str, tuple[Callable[[], Any], str]]:
+    """Return what is timed by name, each with the name of what it is compared with."""
+    device, bare = "arrays at the device", f"{kind} files, bare loop"
+    grained, bare_grained = f"{kind} files through grain", f"{kind} files through grain, bare loop"
+    cases: dict[str, tuple[Callable[[], Any], str]] = {
+        device: (lambda: train(few, width, updates), device),
+        "arrays of the host": (lambda: train(StoredArrays(few), width, updates), device),
+        f"{kind} files": (lambda: train(windows, width, updates), bare),
+        bare: (lambda: bare_loop(batches_by_hand(windows, updates), width), bare),
+        f"{kind} files, reading alone": (lambda: list(map(np.shape, batches_by_hand(windows, updates))), bare),
+    }
+    if (data := through_grain(windows)) is not None:
+        cases[grained] = (lambda: train(data, width, updates, None), bare_grained)
+        cases[bare_grained] = (lambda: bare_loop(itertools.islice(iter(data), updates), width), bare_grained)
+    return cases
+
+
+def _records(cases: dict[str, tuple[Callable[[], Any], str]], what: str, updates: int, rounds: int) -> list[Record]:
+    runs = {name: run for name, (run, _) in cases.items()}
+    for run in runs.values():
+        run()
+    times: dict[str, Timing] = interleave(runs, rounds=rounds, budget=120.0)
+    return [
         Record(
             what=name, size=what, dtype="float32", seconds=times[name].seconds / updates,
-            cpu_seconds=times[name].cpu_seconds / updates, reference=reference,
-            ratio=times[name].seconds / times[reference].seconds,
+            cpu_seconds=times[name].cpu_seconds / updates, reference=f"{reference}, processor time",
+            ratio=times[name].cpu_seconds / times[reference].cpu_seconds,
+            target=1.05 if name.endswith(("files", "grain")) else None,
             more={"samples/s": updates * BATCH / times[name].seconds},
         )
-        for name in cases
+        for name, (_, reference) in cases.items()
     ]  # fmt: skip
-    memory = Record(
-        what=f"{files}, memory of an epoch above that of one chunk", size=f"{epoch['updates']} updates of {BATCH}",
+
+
+def _memory(kind: str, epoch: dict[str, float]) -> Record:
+    return Record(
+        what=f"{kind} files, memory of an epoch above that of one chunk", size=f"{epoch['updates']} updates of {BATCH}",
         dtype="float32", seconds=epoch["seconds"] / epoch["updates"], peak_bytes=int(epoch["bytes"]),
         more={"process before, MB": epoch["before"] / 1e6},
     )  # fmt: skip
-    return [*rows, memory]
 
 
 def main(
     *, kinds: tuple[str, ...] = ("nc", "zarr"), megabytes: float = 64, size: int = 64, width: int = 8,
     updates: int = 50, rounds: int = 3, json: Path | None = None,
 ) -> None:  # fmt: skip
-    """Time training over files beside training over arrays in memory, and measure the memory of an epoch.
+    """Time training over files beside a bare loop over the same and arrays in memory, and measure an epoch's memory.
 
     Args:
         kinds: of files: nc, zarr.

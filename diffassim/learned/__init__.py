@@ -8,15 +8,18 @@ from diffassim.learned.corrected_model import CorrectedModel
 from diffassim.learned.covariance_analysis import LearnedCovarianceAnalysis
 from diffassim.learned.ensemble_update import LearnedEnsembleUpdate
 from diffassim.learned.inverse_operator import LearnedStart, control_of
+from diffassim.learned.line_convolution import LineConvolution
 from diffassim.learned.low_rank import LowRankAdapted
 from diffassim.learned.minimizer import LearnedMinimizer
 from diffassim.learned.network import Network
 from diffassim.learned.normalized import Normalized, flop_count, parameter_count
 from diffassim.learned.surrogate import SurrogateModel
 from diffassim.learned.uncertainty import AdaptiveConformal, DeepEnsemble, LastLayerLaplace, calibration_table
+from diffassim.learned.unrolled import ConvolutionalSteps, LineAutoencoder, UnrolledSolver
 
 __all__ = [
     "AdaptiveConformal",
+    "ConvolutionalSteps",
     "CorrectedModel",
     "DeepEnsemble",
     "LastLayerLaplace",
@@ -25,12 +28,15 @@ __all__ = [
     "LearnedEnsembleUpdate",
     "LearnedMinimizer",
     "LearnedStart",
+    "LineAutoencoder",
+    "LineConvolution",
     "LocalNetwork",
     "LowRankAdapted",
     "Network",
     "Normalized",
     "Remembered",
     "SurrogateModel",
+    "UnrolledSolver",
     "calibration_table",
     "control_of",
     "flop_count",

@@ -19,7 +19,7 @@ from diffassim.training.checkpoints import Checkpoints
 from diffassim.training.sources import batches_of
 from diffassim.training.state import TrainingState
 from diffassim.training.streams import Stream
-from diffassim.training.updates import advance, places_of
+from diffassim.training.updates import advance, order_of, places_of
 from diffassim.training.validation import Validation, missing_values
 
 __all__ = ["Fit", "TrainingError", "fit"]
@@ -145,6 +145,7 @@ def fit(
     valued = None if validation is None else Validation(validation, batch_size)
     reports: list[Any] = []
     checked: list[float] = []
+    order = None if batches is not None or batch_size is None else order_of(state, data, batch_size)
     with contextlib.ExitStack() as stack:
         stream = None if batches is None else stack.enter_context(Stream(batches, step, steps, chunk, accumulate))
         while step < steps and not (patience is not None and int(state.stale) >= patience):
@@ -152,8 +153,18 @@ def fit(
             if stream is not None:
                 state, report = stream.advance(loss, optimizer, state, count)
             else:
-                state, report = advance(
-                    loss, optimizer, batch_size, accumulate, chunk, state, data, step, step + count, places=places
+                state, report, order = advance(
+                    loss,
+                    optimizer,
+                    batch_size,
+                    accumulate,
+                    chunk,
+                    state,
+                    data,
+                    step,
+                    step + count,
+                    order,
+                    places=places,
                 )
             reports.append(jax.tree.map(lambda leaf, k=count: np.asarray(leaf)[:k], report))
             broken = step + count != int(state.step)

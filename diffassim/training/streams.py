@@ -86,7 +86,7 @@ class Stream:
             batches = jax.device_put(part.batches)
             self._next = self._start(step + part.number)
             length, until = jax.tree.leaves(batches)[0].shape[0], first + count
-            state, report = advance(
+            state, report, _ = advance(
                 loss, optimizer, None, self._accumulate, length, state, batches, step, until, places=places_of(state)
             )
             if reports:

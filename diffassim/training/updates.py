@@ -16,7 +16,7 @@ from diffassim.core.layout import Layout
 from diffassim.core.sharding import leading_mesh, mesh_of
 from diffassim.training.state import TrainingState
 
-__all__ = ["Places", "advance", "epoch_order", "evaluate", "places_of", "sample_count"]
+__all__ = ["Places", "advance", "epoch_order", "evaluate", "order_of", "places_of", "sample_count"]
 
 ORDER, LOSS, VALIDATION = 0, 1, 2  # branches of the training's key
 
@@ -85,9 +85,13 @@ def advance(
     data: Any,
     first: Any,
     until: Any,
+    order: Any = None,
     places: Places = WHOLE,
-) -> tuple[TrainingState, tuple[Any, Any, dict[str, Any]]]:
-    """Make up to `length` updates in one scan; nothing is read back in between.
+) -> tuple[TrainingState, tuple[Any, Any, dict[str, Any]], Any]:
+    """Make up to `length` updates in one loop; nothing is read back in between.
+
+    The loop is over what an update changes; the order of the samples, which may be many, is made once an epoch and
+    stays outside of it.
 
     Args:
         loss: (trainable, batch, key) -> scalar or (scalar, metrics) (static); see `fit`.
@@ -99,11 +103,13 @@ def advance(
         data: samples, or batches.
         first: run-time number of the step that `data` belong to; a state that an update before did not reach stays.
         until: run-time number of the step to stop at.
+        order: number of an epoch and the order of its samples, from `order_of` or from the call before; made anew in
+            other epochs. None for batches.
         places: how state and batches lie on several devices (static).
 
     Returns:
-        The state after the last update whose loss and gradient were finite, and losses, gradient norms and metrics,
-        each of shape (length,); entries beyond the last update are zero.
+        The state after the last update whose loss and gradient were finite; losses, gradient norms and metrics,
+        each of shape (length,), where entries beyond the last update are zero; and the last order.
     """
 
     @jax.jit  # so that the shapes of what it reports cost no second trace
@@ -121,28 +127,65 @@ def advance(
         sound = jnp.isfinite(value) & jnp.isfinite(norm)
         return tree.select(sound, following, state), (sound, (value, norm, metrics))
 
-    def body(carry: Any, item: Any) -> tuple[Any, Any]:
-        state, order, sound = carry
-        if batch_size is not None:
-            order = _order(state, order, sample_count(data) // batch_size)
-        going = sound & (state.step < until)
-        like = jax.eval_shape(update, state, _batch(data, batch_size, state, order, item))[1][1]
+    until = jnp.minimum(until, first + length)
 
-        def go() -> Any:
-            return update(state, _batch(data, batch_size, state, order, item))
+    def run(loop: Any, until: Any, order: Any) -> Any:
+        """Make updates until a step, all of them of one epoch."""
 
-        def stay() -> Any:
-            return state, (sound, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like))
+        def one(loop: Any) -> Any:
+            moving, _, reports = loop
+            before = _moved(state, moving)
+            after, (sound, report) = update(before, _batch(data, batch_size, before.step, order, before.step - first))
+            reports = jax.tree.map(lambda kept, new: kept.at[before.step - first].set(new), reports, report)
+            return _moving(after), sound, reports
 
-        state, (sound, report) = lax.cond(going, go, stay)
-        return (state, order, sound), report
+        return lax.while_loop(lambda loop: loop[1] & (loop[0][2] < until), one, loop)
 
-    order = None
-    if batch_size is not None:  # the current epoch's, so that a training may stop in the middle of one
-        order = epoch_order(state.key, state.step // (sample_count(data) // batch_size), sample_count(data))
-    items = data if batch_size is None else None
-    (state, _, _), report = lax.scan(body, (state, order, state.step == first), items, length=length)
-    return state, report
+    like = jax.eval_shape(update, state, _batch(data, batch_size, state.step, order and order[1], state.step))[1][1]
+    reports = jax.tree.map(lambda leaf: jnp.zeros((length, *leaf.shape), leaf.dtype), like)
+    loop = (_moving(state), state.step == first, reports)
+    if batch_size is None:
+        loop = run(loop, until, None)
+    else:
+        loop, order = _epochs(run, loop, until, order, partial(_order, state.key, data), batch_size)
+    return _moved(state, loop[0]), loop[2], order
+
+
+def _epochs(run: Any, loop: Any, until: Any, order: Any, order_of_epoch: Any, batch_size: int) -> tuple[Any, Any]:
+    """Make the updates of several epochs: an order for each, held outside of the loop of its updates."""
+    batches = order[1].shape[0] // batch_size
+
+    def going(both: Any) -> Any:
+        (moving, sound, _), _ = both
+        return sound & (moving[2] < until)
+
+    def epoch(both: Any) -> Any:
+        loop, (number, order) = both
+        now = loop[0][2] // batches
+        order = lax.cond(now != number, lambda: order_of_epoch(now), lambda: order)
+        return run(loop, jnp.minimum(until, (now + 1) * batches), order), (now, order)
+
+    return lax.while_loop(going, epoch, (loop, order))
+
+
+def _moved(state: TrainingState, moving: Any) -> TrainingState:
+    trainable, memory, step, carry = moving
+    return state.replace(trainable=trainable, memory=memory, step=step, carry=carry)
+
+
+def _moving(state: TrainingState) -> Any:
+    """Return what an update changes."""
+    return state.trainable, state.memory, state.step, state.carry
+
+
+def order_of(state: TrainingState, data: Any, batch_size: int) -> tuple[Any, Any]:
+    """Return the number of the epoch of the next update, and the order of its samples."""
+    number = state.step // (sample_count(data) // batch_size)
+    return number, _order(state.key, data, number)
+
+
+def _order(key: Any, data: Any, number: Any) -> Any:
+    return epoch_order(key, number, sample_count(data))
 
 
 @partial(jax.jit, static_argnums=2)
@@ -151,16 +194,10 @@ def epoch_order(key: Any, epoch: Any, samples: int) -> Any:
     return jax.random.permutation(jax.random.fold_in(jax.random.fold_in(key, ORDER), epoch), samples)
 
 
-def _order(state: TrainingState, order: Any, batches: int) -> Any:
-    """Return the order of the samples: a new one at the start of an epoch."""
-    new = state.step % batches == 0
-    return lax.cond(new, lambda: epoch_order(state.key, state.step // batches, order.shape[0]), lambda: order)
-
-
-def _batch(data: Any, batch_size: int | None, state: TrainingState, order: Any, item: Any) -> Any:
+def _batch(data: Any, batch_size: int | None, step: Any, order: Any, number: Any) -> Any:
     if batch_size is None:
-        return item
-    first = state.step % (order.shape[0] // batch_size) * batch_size
+        return jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, number, keepdims=False), data)
+    first = step % (order.shape[0] // batch_size) * batch_size
     rows = lax.dynamic_slice_in_dim(order, first, batch_size)
     return jax.tree.map(lambda leaf: leaf[rows], data)
 

@@ -189,18 +189,12 @@ def test_fine_tuning_in_private_needs_no_noise_to_be_better_than_the_public_netw
     assert found["fine-tuned, epsilon inf"] < found["public alone"] and privacy.noise_for(np.inf, 512, 512, 20) == 0
 
 
+@pytest.mark.slow
 def test_the_learned_solver_beside_pytorch_is_a_solver(monkeypatch):
-    x = np.random.default_rng(0).normal(size=(peers_learned.STEPS, 3)).astype(np.float32)
-    for inputs, outputs in ((3, 4), (4, 3)):  # inputs or outputs are shifted
-        kernel = np.random.default_rng(1).normal(size=(5, inputs, outputs)).astype(np.float32)
-        field = np.concatenate([x, x[:, :1]], axis=1)[:, :inputs]
-        found = peers_learned._convolved(field, jnp.asarray(kernel.reshape(-1, outputs)), 5)
-        expected = sum(
-            np.convolve(field[:, i], kernel[::-1, i, o], "same")[:, None] * np.eye(outputs)[o][None]
-            for i in range(inputs)
-            for o in range(outputs)
-        )
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+    monkeypatch.setattr(peers_learned, "SAMPLES", 8)
+    train, (truth, y), solver = peers_learned.training(2, 4, 2, part=2)
+    assert solver.prior.first.kernel.shape == (5, 3, 2) and np.isnan(y[:, 0]).all() and truth.dtype == np.float32
+    assert float(jnp.abs(train().cell.out - solver.cell.out).max()) > 0
     monkeypatch.setattr(peers_learned, "torch", None)
     with pytest.raises(SystemExit, match="pip install torch"):
         peers_learned.main()
@@ -251,10 +245,11 @@ def test_published_quasi_geostrophic_scores(capsys, tmp_path):
 def test_loading(capsys, tmp_path):
     options = {"kinds": ("nc",), "megabytes": 1, "size": 8, "width": 1, "updates": 2, "rounds": 3}
     found = rows(capsys, loading.main, tmp_path, **options)
-    assert set(found) == {
-        "arrays at the device", "arrays of the host", "nc files", "nc files, reading alone",
+    assert set(found) - {"nc files through grain", "nc files through grain, bare loop"} == {
+        "arrays at the device", "arrays of the host", "nc files", "nc files, bare loop", "nc files, reading alone",
         "nc files, memory of an epoch above that of one chunk",
     }  # fmt: skip
+    assert found["nc files"]["reference"] == "nc files, bare loop, processor time"
     assert found["nc files, memory of an epoch above that of one chunk"]["size"] == "64 updates of 16"
     assert all(row["seconds"] > 0 for row in found.values())
 
@@ -263,7 +258,9 @@ def test_loading(capsys, tmp_path):
 @pytest.mark.slow
 def test_training(capsys, tmp_path):
     found = rows(capsys, training.main, tmp_path, widths=(8,), updates=20, rounds=3)
-    assert set(found) == {"fit", "bare loop of jitted updates", "bare scan"} and found["fit"]["target"] == 1.05
+    assert {"fit", "bare loop of jitted updates", "bare scan"} < set(found) and found["fit"]["target"] == 1.05
+    extras = {name for name in found if name.startswith("fit, ")}
+    assert len(extras) == 5 and all("ms of a chunk beyond fit" in found[name]["more"] for name in extras)
     assert all(row["seconds"] > 0 for row in found.values())
 
 
