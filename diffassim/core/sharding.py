@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ __all__ = [
     "distributed_map",
     "gathered",
     "leading_mesh",
+    "mapped_over",
     "mesh_of",
     "placed",
     "sharding_for",
@@ -278,6 +279,28 @@ def _mapped(function: Callable[[Any], Any], mesh: Mesh, rows: int, batch: Any) -
     over = PartitionSpec(tuple(mesh.axis_names))
     found = jax.shard_map(jax.vmap(function), mesh=mesh, in_specs=over, out_specs=over, check_vma=False)(batch)
     return jax.tree.map(lambda x: x[:rows], found) if filling else found
+
+
+def mapped_over(function: Callable[..., Any], mesh: Mesh, names: Iterable[str], before: Any, after: Any) -> Any:
+    """Return `jax.shard_map(function)` over some axes of a mesh, also within a map over others of its axes.
+
+    Args:
+        function: of the parts of one device, with messages of its own (`jax.lax.all_to_all`, ...).
+        mesh: the devices.
+        names: of the axes.
+        before: layout of the arguments.
+        after: layout of the result.
+
+    Example:
+        >>> mapped_over(jnp.sum, device_mesh(1), {"device"}, PartitionSpec("device"), PartitionSpec())(jnp.ones(3))
+        Array(3., dtype=float64)
+    """
+    within = jax.sharding.get_abstract_mesh()
+    inside = not within.empty and bool(within.manual_axes)
+    return jax.shard_map(
+        function, mesh=within if inside else mesh, axis_names=set(names), in_specs=before, out_specs=after,
+        check_vma=False,
+    )  # fmt: skip
 
 
 def _same(x: Any) -> Any:
