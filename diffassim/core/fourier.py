@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Complex, Float
 
@@ -17,7 +18,7 @@ from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.linear import linear_map
 from diffassim.core.sharding import mapped_over
 
-__all__ = ["Split", "frequencies", "to_grid", "to_modes"]
+__all__ = ["Split", "frequencies", "to_grid", "to_modes", "transformed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +92,20 @@ class Split:
                     f"of {shape}); take {D * -(-n // D)} points, or one of {fit[:8]} devices"
                 )
 
-    def over(self, function: Callable[[Any], Any], x: Array, before: int, after: int) -> Array:
-        """Return function(part) of every device, the parts along axis `before` of x and `after` of the result."""
+    def over(self, function: Callable[..., Any], before: Sequence[int | None], after: int, *arrays: Array) -> Array:
+        """Return function(*parts) of every device.
 
-        def spec(axis: int) -> PartitionSpec:
-            return PartitionSpec(*(None,) * (x.ndim + axis), self.name)
+        Args:
+            function: of the parts; its result has as many axes as the first array.
+            before: for each array the axis along which it is in parts, counted from the end; None: it is whole.
+            after: the same for the result.
+            *arrays: the arguments.
+        """
+        places = tuple(self._spec(x, axis) for x, axis in zip(arrays, before, strict=True))
+        return mapped_over(function, self.mesh, {self.name}, places, self._spec(arrays[0], after))(*arrays)
 
-        return mapped_over(function, self.mesh, {self.name}, spec(before), spec(after))(x)
+    def _spec(self, x: Array, axis: int | None) -> PartitionSpec:
+        return PartitionSpec() if axis is None else PartitionSpec(*(None,) * (x.ndim + axis), self.name)
 
     def turned(self, part: Array, whole: int, split: int) -> Array:
         """Return this device's part of an array that was split along `whole` and is then along `split`."""
@@ -138,8 +146,8 @@ def to_modes(x: Float[Array, ...], ndim: int, split: Split | None = None) -> Com
     if split is not None:
         split.check("to_modes", x.shape[x.ndim - ndim :])
         if ndim == 1:
-            return split.over(lambda part: _line_to_modes(part, split), x, -1, -1)
-        return split.over(lambda part: _fields_to_modes(part, ndim, split), x, split.axis, -1)
+            return split.over(lambda part: _line_to_modes(part, split), [-1], -1, x)
+        return split.over(lambda part: _fields_to_modes(part, ndim, split), [split.axis], -1, x)
     axes, shape = tuple(range(-ndim, 0)), x.shape[x.ndim - ndim :]
 
     def transpose(bar: Any) -> Any:
@@ -170,8 +178,8 @@ def to_grid(modes: Complex[Array, ...], shape: tuple[int, ...], split: Split | N
         return jnp.fft.irfftn(modes, shape, tuple(range(-len(shape), 0)))
     split.check("to_grid", shape)
     if len(shape) == 1:
-        return split.over(lambda part: _line_to_grid(part, shape[0], split), modes, -1, -1)
-    return split.over(lambda part: _modes_to_fields(part, shape, split), modes, -1, split.axis)
+        return split.over(lambda part: _line_to_grid(part, shape[0], split), [-1], -1, modes)
+    return split.over(lambda part: _modes_to_fields(part, shape, split), [-1], split.axis, modes)
 
 
 def frequencies(shape: tuple[int, ...], split: Split | None = None) -> list[Array]:
@@ -204,6 +212,27 @@ def frequencies(shape: tuple[int, ...], split: Split | None = None) -> list[Arra
     return result
 
 
+def transformed(transform: Callable[[Array], Array], part: Array, *axes: int) -> Array:
+    """Return a transform of some axes (the last) within `jax.shard_map`.
+
+    Args:
+        transform: of trailing axes, as many as are given.
+        part: what a device has.
+        *axes: counted from the end; default: the last.
+    """
+    axes = axes or (-1,)
+    last = tuple(range(-len(axes), 0))
+    return jnp.moveaxis(_in_order(transform(_in_order(jnp.moveaxis(part, axes, last)))), last, axes)
+
+
+def _in_order(x: Array) -> Array:
+    """Return an array whose rows lie one after the other in memory, as the transforms of XLA on CPUs demand.
+
+    XLA lets messages and transpositions choose another order, and then fails to run the program.
+    """
+    return with_layout_constraint(x, Layout(tuple(range(x.ndim))))
+
+
 def _signed(index: Array, n: int) -> Array:
     return jnp.where(2 * index <= n, index, index - n)
 
@@ -212,21 +241,21 @@ def _fields_to_modes(part: Array, ndim: int, split: Split) -> Array:
     axis = split.axis
     if axis == -1:  # the real transform needs the last axis whole
         part, axis = split.turned(part, whole=-1, split=-2), -2
-    modes = to_modes(part, 1)
+    modes = transformed(partial(to_modes, ndim=1), part)
     for other in range(-ndim, -1):
         if other != axis:
-            modes = jnp.fft.fft(modes, axis=other)
-    return jnp.fft.fft(split.turned(split.padded(modes, -1), whole=axis, split=-1), axis=axis)
+            modes = transformed(jnp.fft.fft, modes, other)
+    return transformed(jnp.fft.fft, split.turned(split.padded(modes, -1), whole=axis, split=-1), axis)
 
 
 def _modes_to_fields(part: Array, shape: tuple[int, ...], split: Split) -> Array:
     axis = -2 if split.axis == -1 else split.axis
     n = shape[-1]
-    modes = split.turned(jnp.fft.ifft(part, axis=axis), whole=-1, split=axis)[..., : n // 2 + 1]
+    modes = split.turned(transformed(jnp.fft.ifft, part, axis), whole=-1, split=axis)[..., : n // 2 + 1]
     for other in range(-len(shape), -1):
         if other != axis:
-            modes = jnp.fft.ifft(modes, axis=other)
-    field = jnp.fft.irfft(modes, n)
+            modes = transformed(jnp.fft.ifft, modes, other)
+    field = transformed(partial(jnp.fft.irfft, n=n), modes)
     return split.turned(field, whole=-2, split=-1) if split.axis == -1 else field
 
 
@@ -234,16 +263,16 @@ def _line_to_modes(part: Array, split: Split) -> Array:
     D, lead = split.devices, part.shape[:-1]
     rows = part.reshape((*lead, part.shape[-1] // D, D))
     points = split.turned(rows, whole=-2, split=-1)[..., 0]  # every D-th one, all of its n_1 points
-    modes = split.padded(_twisted(to_modes(points, 1), points.shape[-1], split, -1), -1)
+    modes = split.padded(_twisted(transformed(partial(to_modes, ndim=1), points), points.shape[-1], split, -1), -1)
     turned = split.turned(modes[..., None], whole=-1, split=-2)
-    return jnp.fft.fft(turned, axis=-1).reshape((*lead, -1))
+    return transformed(jnp.fft.fft, turned).reshape((*lead, -1))
 
 
 def _line_to_grid(part: Array, n: int, split: Split) -> Array:
     D, lead = split.devices, part.shape[:-1]
-    turned = jnp.fft.ifft(part.reshape((*lead, -1, D)), axis=-1)
+    turned = transformed(jnp.fft.ifft, part.reshape((*lead, -1, D)))
     modes = split.turned(turned, whole=-2, split=-1)[..., : n // D // 2 + 1, 0]
-    points = jnp.fft.irfft(_twisted(modes, n // D, split, 1), n // D)
+    points = transformed(partial(jnp.fft.irfft, n=n // D), _twisted(modes, n // D, split, 1))
     return split.turned(points[..., None], whole=-1, split=-2).reshape((*lead, -1))
 
 

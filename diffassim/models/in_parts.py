@@ -15,7 +15,7 @@ from diffassim.core.checks import real_state
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.fourier import Split
 from diffassim.core.pytree import static
-from diffassim.core.sharding import mapped_over, sharding_for
+from diffassim.core.sharding import mapped_over, one_split_axis
 from diffassim.models.base import Model, SpectralModel
 
 __all__ = ["InParts", "in_parts", "reach_of_step"]
@@ -146,18 +146,10 @@ def in_parts(
         NavierStokes(viscosity=0.01, drag=0.0, force=0.0, wavenumber=4, length=6.283185307179586, dt=0.02)
     """
     x0 = real_state("in_parts: x0", x0)
-    if not isinstance(axes, Mapping):
-        axes = {str(mesh.axis_names[0]): axes} if len(mesh.axis_names) == 1 else {}
-    if len(axes) != 1:
-        raise ConfigurationError(f'in_parts: give one axis of the mesh {dict(mesh.shape)}, for example {{"space": -1}}')
-    (name, axis), ndim = next(iter(axes.items())), {leaf.ndim for leaf in jax.tree.leaves(x0)}
-    if len(ndim) == 1 and axis >= 0:
-        axis -= ndim.pop()
+    name, axis = one_split_axis("in_parts", x0, mesh, axes)
     sizes = {leaf.shape[axis] if -leaf.ndim <= axis < 0 else None for leaf in jax.tree.leaves(x0)}
     if len(sizes) != 1 or None in sizes:
         raise ShapeError(f"in_parts: all arrays of the state need the same axis {axis}, found sizes {sizes}")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(x0):
-        sharding_for(leaf.shape, mesh, {name: axis}, name="x0" + jax.tree_util.keystr(path))
     size = int(sizes.pop())  # type: ignore[arg-type]
     nodes = jax.tree.leaves(model, is_leaf=_is_spectral)
     if any(map(_is_spectral, nodes)):
@@ -223,7 +215,7 @@ def reach_of_step(model: Any, x: Any, axis: int) -> tuple[int, int]:
     if not len(places) or len(places) > size // 2:
         raise ConfigurationError(
             f"in_parts: a step of {type(model).__name__} looks at {len(places)} of {size} points of axis {axis}, more "
-            "than half (one with Fourier transforms of its own looks at all: see SpectralModel); split its ensemble over "
+            "than half (Fourier transforms look at all of them; SpectralModel has some for parts); split its ensemble over "
             "members instead"
         )
     return max(0, int(places.max())), max(0, -int(places.min()))
