@@ -213,7 +213,7 @@ def frequencies(shape: tuple[int, ...], split: Split | None = None) -> list[Arra
 
 
 def transformed(transform: Callable[[Array], Array], part: Array, *axes: int) -> Array:
-    """Return a transform of some axes (the last) within `jax.shard_map`.
+    """Return a transform of some axes of an array that several devices have a part in.
 
     Args:
         transform: of trailing axes, as many as are given.

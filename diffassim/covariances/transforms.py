@@ -170,7 +170,8 @@ def variance(spectrum: Array, shape: tuple[int, ...], periodic: tuple[bool, ...]
         k = jnp.arange(n, dtype=field.dtype).reshape(_along(axis, len(shape)))
         phase = k * (math.pi / n)
         weighted = jnp.where(k > 0, field, 0)
-        turning = jnp.fft.ifft(lax.complex(weighted * jnp.cos(phase), weighted * jnp.sin(phase)), axis=axis).real
+        turned = lax.complex(weighted * jnp.cos(phase), weighted * jnp.sin(phase))
+        turning = transformed(jnp.fft.ifft, turned, axis - len(shape)).real
         field = jnp.mean(field, axis=axis, keepdims=True) + turning
     return field
 

@@ -58,6 +58,28 @@ def costs() -> dict:
     return found
 
 
+def spectral_cost() -> dict:
+    mesh, rng = da.device_mesh({"space": 4}), np.random.default_rng(3)
+    model = da.models.NavierStokes(viscosity=0.05, force=1.0, wavenumber=2, dt=0.05)
+    x_b, y = jnp.asarray(rng.normal(size=(16, 16))), da.Observations(rng.normal(size=(2, 16, 16)), [1, 3], error=ONE)
+    grid = da.grids.Grid(periodic=(True, True))
+    C = da.covariances.Matern(std=0.5, length=2.0, grid=grid)
+    split = da.distribute(x_b, mesh, {"space": -2})
+    parted = da.models.in_parts(model, x_b, mesh, {"space": -2})
+    D = da.covariances.in_parts(C, x_b, mesh, {"space": -2})
+    there, here = da.StrongConstraint4DVar(parted, split, D, y), da.StrongConstraint4DVar(model, x_b, C, y)
+    counts = explain_communication(lambda v, c: jax.value_and_grad(lambda v: c(v))(v), there.control(), there)
+    return {"values": apart(values(there), values(here)), "sent": sorted(counts.sent)}
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_strong_constraint_of_a_spectral_model_in_parts():
+    found = on_devices(spectral_cost)
+    assert found["values"] < 1e-8, found  # minima to the tolerance of the minimizer
+    assert "all-gather" not in found["sent"], found
+
+
 @pytest.mark.slow
 @pytest.mark.long
 def test_strong_constraint_and_hybrid_in_parts():
