@@ -101,10 +101,11 @@ class Split:
             after: the same for the result.
             *arrays: the arguments.
         """
-        places = tuple(self._spec(x, axis) for x, axis in zip(arrays, before, strict=True))
-        return mapped_over(function, self.mesh, {self.name}, places, self._spec(arrays[0], after))(*arrays)
+        places = tuple(self.spec(x, axis) for x, axis in zip(arrays, before, strict=True))
+        return mapped_over(function, self.mesh, {self.name}, places, self.spec(arrays[0], after))(*arrays)
 
-    def _spec(self, x: Array, axis: int | None) -> PartitionSpec:
+    def spec(self, x: Array, axis: int | None) -> PartitionSpec:
+        """Return the layout of an array in parts along an axis, counted from the end; None: it is whole."""
         return PartitionSpec() if axis is None else PartitionSpec(*(None,) * (x.ndim + axis), self.name)
 
     def turned(self, part: Array, whole: int, split: int) -> Array:

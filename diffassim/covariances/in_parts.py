@@ -14,6 +14,7 @@ from diffassim.covariances.base import Covariance, require_covariance
 from diffassim.covariances.kronecker import Kronecker
 from diffassim.covariances.measured import MeasuredSpectrum
 from diffassim.covariances.spectral import Spectral
+from diffassim.covariances.zonal import ZonallyHomogeneous
 
 __all__ = ["in_parts"]
 
@@ -21,10 +22,11 @@ __all__ = ["in_parts"]
 def in_parts(covariance: Covariance, x: Any, mesh: Mesh, axes: int | Mapping[str, int] = -1) -> Covariance:
     """Return a covariance that takes fields in parts, with the same values and derivatives.
 
-    `Gaussian`, `Matern` and `MeasuredSpectrum`, also within `Sum`, `Scaled`, `Blocks`, `Kronecker` and as localization
-    of `Ensemble`, get transforms of fields in parts: two all-to-alls for a product where fields are split along another
-    axis than the last, four along the last and on a line, none where the split axis is not one of the grid's. All other
-    covariances stay as they are, and take fields in parts without it: the compiler adds the messages.
+    `Gaussian`, `Matern`, `MeasuredSpectrum` and `ZonallyHomogeneous`, also within `Sum`, `Scaled`, `Blocks`,
+    `Kronecker` and as localization of `Ensemble`, get transforms of fields in parts: two all-to-alls for a product
+    where fields are split along another axis than the last, four along the last and on a line, none where the split
+    axis is not one of the grid's. All other covariances stay as they are, and take fields in parts without it: the
+    compiler adds the messages.
 
     Args:
         covariance: of states like x.
@@ -38,7 +40,8 @@ def in_parts(covariance: Covariance, x: Any, mesh: Mesh, axes: int | Mapping[str
 
     Raises:
         ShapeError: if the devices do not divide the axis (on a line, as often as they have to).
-        ConfigurationError: if it is a line between walls, or the mesh's axis is not named.
+        ConfigurationError: if it is a line between walls, or a circle of latitude is split, or the mesh's axis is not
+            named.
 
     Example:
         >>> import diffassim as da
@@ -55,10 +58,10 @@ def in_parts(covariance: Covariance, x: Any, mesh: Mesh, axes: int | Mapping[str
 
 def _given(covariance: Any, split: Split) -> Any:
     """Return a covariance with this split in all that transforms."""
-    known = (Spectral, MeasuredSpectrum, Kronecker)
+    known = (Spectral, MeasuredSpectrum, ZonallyHomogeneous, Kronecker)
 
     def give(node: Any) -> Any:
-        if isinstance(node, Spectral | MeasuredSpectrum):
+        if isinstance(node, Spectral | MeasuredSpectrum | ZonallyHomogeneous):
             return node.replace(split=split)
         if not isinstance(node, Kronecker):
             return node

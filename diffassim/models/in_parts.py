@@ -215,7 +215,7 @@ def reach_of_step(model: Any, x: Any, axis: int) -> tuple[int, int]:
     if not len(places) or len(places) > size // 2:
         raise ConfigurationError(
             f"in_parts: a step of {type(model).__name__} looks at {len(places)} of {size} points of axis {axis}, more "
-            "than half (Fourier transforms look at all of them; SpectralModel has some for parts); split its ensemble over "
+            "than half (Fourier transforms look at all; a SpectralModel has some for parts); split its ensemble over "
             "members instead"
         )
     return max(0, int(places.max())), max(0, -int(places.min()))

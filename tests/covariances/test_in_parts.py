@@ -34,6 +34,12 @@ def cases() -> dict:
         "channel, along": (Gaussian(std, 2.0, Grid(periodic=channel), nugget=1e-2), (8, 12), -1),
         "shore, along": (Matern(1.0, 2.0, Grid(periodic=shore)), (8, 6), -2),
         "box": (Matern(1.0, 2.0, Grid(periodic=(True, False, False))), (8, 5, 4), -1),
+        "circles": (
+            da.covariances.ZonallyHomogeneous.from_samples(
+                {"u": jnp.asarray(rng.normal(size=(6, 3, 4, 10))), "h": jnp.asarray(rng.normal(size=(6, 8, 10)))}
+            ),
+            {"u": (3, 4, 10), "h": (8, 10)}, -2,
+        ),
         "levels": (Matern(1.0, 2.0, Grid()), (8, 10), -2),
         "hybrid": (0.5 * B + 0.5 * da.covariances.Ensemble(jnp.asarray(rng.normal(size=(4, 8, 12))), B), (8, 12), -2),
         "product": (da.covariances.Kronecker(lines, da.covariances.Diagonal(std=2.0), lines), (16, 3, 5), -3),
@@ -43,14 +49,25 @@ def cases() -> dict:
 def products(B, x):
     """Return products with B, and the derivative of one with respect to state and parameters."""
     v = B.sqrt_transpose(x)
-    inverse = () if isinstance(B, da.covariances.Sum) else (B.solve(x), B.logdet(x))
-    return v, B.sqrt(v), inverse, jax.grad(lambda B, x: jnp.sum(jnp.sin(B.apply(x))), argnums=(0, 1))(B, x)
+    singular = isinstance(B, da.covariances.Sum | da.covariances.ZonallyHomogeneous)
+    inverse = () if singular else (B.solve(x), B.logdet(x))
+
+    def size(B, x):
+        return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(B.apply(x)))
+
+    return v, B.sqrt(v), inverse, jax.grad(size, argnums=(0, 1))(B, x)
+
+
+def state(rng, shape):
+    if isinstance(shape, dict):
+        return {name: state(rng, one) for name, one in shape.items()}
+    return jnp.asarray(rng.normal(size=shape))
 
 
 def in_parts() -> dict:
     mesh, rng, found = da.device_mesh({"space": 4}), np.random.default_rng(1), {}
     for name, (B, shape, axis) in cases().items():
-        x = jnp.asarray(rng.normal(size=shape))
+        x = state(rng, shape)
         split = da.distribute(x, mesh, {"space": axis})
         parted = da.covariances.in_parts(B, x, mesh, {"space": axis})
         there, here = (jax.jit(products)(*args) for args in ((parted, split), (B, x)))
@@ -91,5 +108,8 @@ def test_what_has_no_parts_is_refused():
         da.covariances.in_parts(Gaussian(1.0, 2.0, Grid()), jnp.zeros(8), mesh, {"a": -1, "b": -1})
     with pytest.raises(da.ConfigurationError, match="covariance"):
         da.covariances.in_parts(3.0, jnp.zeros(8), mesh)
+    circles = da.covariances.ZonallyHomogeneous.from_samples(jnp.eye(8)[:, None])
+    with pytest.raises(da.ConfigurationError, match="split another one"):
+        da.covariances.in_parts(circles, jnp.zeros((1, 8)), mesh)
     diagonal = da.covariances.Diagonal(std=1.0)
     assert type(da.covariances.in_parts(diagonal, jnp.zeros(8), mesh)) is da.covariances.Diagonal
