@@ -31,5 +31,6 @@ def test_the_page_runs_on_four_devices(tmp_path):
     said = done.stdout
     assert "True P('device',)" in said
     assert "(8, 4) True" in said
+    assert "True P('device',)" in said.split("(8, 4) True")[1] and "10  all-to-all" in said
     assert "x['u'] has 6 entries along axis 0, which the 4 devices" in said
     assert "sent by each of 4" in said and "observations looked up" in said

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from diffassim.core.sharding import mesh_of
+from diffassim.core.sharding import mapped_over, mesh_of
 
 __all__ = ["Layout"]
 
@@ -82,6 +82,23 @@ class Layout:
     def returned(self, x: Any) -> Any:
         """Return what was turned, laid out as it was before."""
         return self.kept(jax.tree.map(_apart, x) if self.by_member else x)
+
+    def each(self, function: Callable[[Any], Any], x: Any) -> Any:
+        """Return what `jax.vmap(function)` makes of a pytree, every device with its own members.
+
+        Left to itself the compiler gathers all members for what it cannot take apart, Fourier transforms among them.
+
+        Args:
+            function: of one member.
+            x: pytree of arrays with a leading axis, laid out as this says.
+        """
+        leads = {spec[0] if len(spec) else None for spec in self.specs}
+        lead = leads.pop() if len(leads) == 1 else None
+        count = math.prod(self.mesh.shape[name] for name in _names(lead))
+        if lead is None or any(leaf.shape[0] % count for leaf in jax.tree.leaves(x)):
+            return jax.vmap(function)(x)
+        spec = PartitionSpec(lead)
+        return mapped_over(jax.vmap(function), self.mesh, _names(lead), spec, spec)(x)
 
     def split(self, x: Any, axis: int = 0) -> Any:
         """Return a pytree, every array split along one axis over all devices."""

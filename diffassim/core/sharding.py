@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,9 @@ __all__ = [
     "distributed_map",
     "gathered",
     "leading_mesh",
+    "mapped_over",
     "mesh_of",
+    "one_split_axis",
     "placed",
     "sharding_for",
 ]
@@ -278,6 +280,57 @@ def _mapped(function: Callable[[Any], Any], mesh: Mesh, rows: int, batch: Any) -
     over = PartitionSpec(tuple(mesh.axis_names))
     found = jax.shard_map(jax.vmap(function), mesh=mesh, in_specs=over, out_specs=over, check_vma=False)(batch)
     return jax.tree.map(lambda x: x[:rows], found) if filling else found
+
+
+def mapped_over(function: Callable[..., Any], mesh: Mesh, names: Iterable[str], before: Any, after: Any) -> Any:
+    """Return `jax.shard_map(function)` over some axes of a mesh, also within a map over others of its axes.
+
+    Args:
+        function: of the parts of one device, with messages of its own (`jax.lax.all_to_all`, ...).
+        mesh: the devices.
+        names: of the axes.
+        before: layout of the arguments.
+        after: layout of the result.
+
+    Example:
+        >>> mapped_over(jnp.sum, device_mesh(1), {"device"}, PartitionSpec("device"), PartitionSpec())(jnp.ones(3))
+        Array(3., dtype=float64)
+    """
+    within = jax.sharding.get_abstract_mesh()
+    inside = not within.empty and bool(within.manual_axes)
+    return jax.shard_map(
+        function, mesh=within if inside else mesh, axis_names=set(names), in_specs=before, out_specs=after,
+        check_vma=False,
+    )  # fmt: skip
+
+
+def one_split_axis(name: str, x: Any, mesh: Mesh, axes: int | Mapping[str, int]) -> tuple[str, int]:
+    """Return the one axis of the mesh over which arrays are split, and theirs, counted from the end.
+
+    Args:
+        name: who asks, for messages.
+        x: pytree of arrays (of one number of axes, if the axis is counted from the front).
+        mesh: the devices.
+        axes: axis of the arrays; or by the name of the mesh's axis, {"space": -1}.
+
+    Raises:
+        ConfigurationError: if the mesh's axis is not named, or more than one is.
+        ShapeError: if the devices do not divide the axis.
+
+    Example:
+        >>> one_split_axis("example", jnp.ones((6, 4)), device_mesh(1), 0)
+        ('device', -2)
+    """
+    if not isinstance(axes, Mapping):
+        axes = {str(mesh.axis_names[0]): axes} if len(mesh.axis_names) == 1 else {}
+    if len(axes) != 1:
+        raise ConfigurationError(f'{name}: give one axis of the mesh {dict(mesh.shape)}, for example {{"space": -1}}')
+    (mesh_axis, axis), ndim = next(iter(_named(axes, mesh).items())), {np.ndim(leaf) for leaf in jax.tree.leaves(x)}
+    if len(ndim) == 1 and axis >= 0:
+        axis -= ndim.pop()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(x):
+        sharding_for(np.shape(leaf), mesh, {mesh_axis: axis}, name="x" + jax.tree_util.keystr(path))
+    return mesh_axis, axis
 
 
 def _same(x: Any) -> Any:

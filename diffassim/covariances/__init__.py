@@ -14,6 +14,7 @@ from diffassim.covariances.estimation.likelihood import negative_log_likelihood
 from diffassim.covariances.estimation.likelihood_estimate import LikelihoodEstimate, estimate_likelihood
 from diffassim.covariances.explicit_diffusion import ExplicitDiffusion
 from diffassim.covariances.gaussian import Gaussian
+from diffassim.covariances.in_parts import in_parts
 from diffassim.covariances.kronecker import Kronecker
 from diffassim.covariances.local_root import LocalRoot
 from diffassim.covariances.low_rank import LowRank
@@ -48,6 +49,7 @@ __all__ = [
     "estimate_likelihood",
     "fit_parameters",
     "forecast_differences",
+    "in_parts",
     "negative_log_likelihood",
     "tune_factors",
 ]

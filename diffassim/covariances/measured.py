@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ConfigurationError, ShapeError, concrete
+from diffassim.core.fourier import Split
+from diffassim.core.pytree import static
 from diffassim.covariances import transforms
 from diffassim.covariances.base import Covariance
 from diffassim.grids.grid import Grid
@@ -31,6 +33,7 @@ class MeasuredSpectrum(Covariance):
         spectrum: s, the variance of white noise that would have this power, as the real transform orders the modes:
             shape (..., n // 2 + 1); the same for a mode and its conjugate, where both are listed.
         grid: the periodic grid of the state's trailing axes.
+        split: how fields lie in parts on several devices, put here by `da.covariances.in_parts`; None: whole (static).
 
     Raises:
         ShapeError: if the spectrum does not have the grid's number of axes.
@@ -48,6 +51,7 @@ class MeasuredSpectrum(Covariance):
 
     spectrum: Float[Array, ...]
     grid: Grid
+    split: Split | None = static(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         if not all(self.grid.periodic):
@@ -147,6 +151,8 @@ class MeasuredSpectrum(Covariance):
             self.grid.check(name + jax.tree_util.keystr(path), jnp.shape(leaf))
             shape = jnp.shape(leaf)[jnp.ndim(leaf) - self.ndim :]
             modes = (*shape[:-1], shape[-1] // 2 + 1)
+            if self.split is not None:
+                transforms.check_split(f"{name}: MeasuredSpectrum", shape, self.grid.periodic, self.split)
             if modes != jnp.shape(self.spectrum):
                 raise ShapeError(
                     f"{name}{jax.tree_util.keystr(path)}: MeasuredSpectrum has powers of shape "
@@ -163,4 +169,6 @@ class MeasuredSpectrum(Covariance):
 
     def _filter(self, x: Array, function: Any) -> Array:
         powers = jnp.asarray(self.spectrum, jnp.result_type(x))
-        return transforms.filtered(x, function(powers), self.grid.periodic)
+        shape, periodic = jnp.shape(x)[jnp.ndim(x) - self.ndim :], self.grid.periodic
+        factors = transforms.arranged(function(powers), shape, periodic, self.split)
+        return transforms.filtered(x, factors, periodic, self.split)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ConfigurationError, ShapeError, concrete, require_positive
+from diffassim.core.fourier import Split
+from diffassim.core.pytree import static
 from diffassim.covariances import transforms
 from diffassim.covariances.base import Covariance, as_field, check_field
 from diffassim.grids.grid import Grid
@@ -31,12 +33,14 @@ class Spectral(Covariance):
         length: correlation length, a number for all axes or a tuple of one per axis; in the unit of the grid spacing.
         grid: the grid of the state's trailing axes.
         nugget: share of the variance that is uncorrelated from point to point, in [0, 1].
+        split: how fields lie in parts on several devices, put here by `da.covariances.in_parts`; None: whole (static).
     """
 
     std: Any
     length: Any
     grid: Grid
     nugget: Any = 0.0
+    split: Split | None = static(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         name = type(self).__name__
@@ -125,7 +129,7 @@ class Spectral(Covariance):
         shape = jnp.shape(x)[jnp.ndim(x) - self.grid.ndim :]
         copies = math.prod(jnp.shape(x)[: jnp.ndim(x) - self.grid.ndim])
         local = 2 * jnp.log(as_field(self.std, x)) - _like(jnp.log(D), x)
-        modes = transforms.mode_sum(jnp.log(s), shape, self.grid.periodic)
+        modes = transforms.mode_sum(jnp.log(s), shape, self.grid.periodic, self.split)
         return copies * modes + jnp.sum(jnp.broadcast_to(local, jnp.shape(x)))
 
     def check(self, name: str, x: Any) -> None:
@@ -134,21 +138,24 @@ class Spectral(Covariance):
             place = name + jax.tree_util.keystr(path)
             self.grid.check(place, jnp.shape(leaf))
             check_field(f"{place}: {type(self).__name__} std", self.std, leaf)
+            if self.split is not None:
+                shape = jnp.shape(leaf)[jnp.ndim(leaf) - self.grid.ndim :]
+                transforms.check_split(f"{place}: {type(self).__name__}", shape, self.grid.periodic, self.split)
 
     def _filter(self, x: Array, multiplier: Array) -> Array:
-        return transforms.filtered(x, multiplier, self.grid.periodic)
+        return transforms.filtered(x, multiplier, self.grid.periodic, self.split)
 
     def _parts(self, x: Array, invert: bool = False) -> tuple[Array, Array]:
         """Return the spectrum with unit mean variance, and the variance at each point."""
         ndim, dtype, periodic = self.grid.ndim, jnp.result_type(x), self.grid.periodic
         shape = jnp.shape(x)[jnp.ndim(x) - ndim :]
-        theta = transforms.angles(shape, periodic, dtype)
+        theta = transforms.angles(shape, periodic, dtype, self.split)
         lengths = per_axis(f"{type(self).__name__}: length", self.length, self.grid)
         ratio = [jnp.asarray(a, dtype) / jnp.asarray(h, dtype) for a, h in zip(lengths, self.grid.spacing, strict=True)]
         s = self.spectrum(theta, ratio)
         nugget = jnp.asarray(self.nugget, dtype)
         s = (1 - nugget) * s * (
-            jnp.asarray(float(math.prod(shape)), dtype) / transforms.mode_sum(s, shape, periodic)
+            jnp.asarray(float(math.prod(shape)), dtype) / transforms.mode_sum(s, shape, periodic, self.split)
         ) + nugget
         if invert:
             # Below this the inverse of the square root has no correct digit: NaN rather than wrong.
@@ -159,7 +166,7 @@ class Spectral(Covariance):
                     f"{type(self).__name__}: the smoothest correlations make this covariance singular in {dtype}; give "
                     "a nugget (say 1e-6, the share of variance that is white), a shorter length or a higher precision"
                 )
-        return s, transforms.variance(s, shape, periodic)
+        return s, transforms.variance(s, shape, periodic, self.split)
 
 
 def per_axis(name: str, value: Any, grid: Grid) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Self
 
 import jax
@@ -12,7 +13,9 @@ from jaxtyping import Array, Float
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, ShapeError, require_finite
+from diffassim.core.fourier import Split, transformed
 from diffassim.core.pytree import static
+from diffassim.core.sharding import mapped_over
 from diffassim.covariances.base import Covariance, NotAvailableError
 
 __all__ = ["ZonallyHomogeneous"]
@@ -37,6 +40,7 @@ class ZonallyHomogeneous(Covariance):
         roots: real and imaginary part of the roots, shape (2, n // 2 + 1, K, K), for all K rows of all fields.
         scale: S, standard deviations, a pytree like the state with one entry on the last axis.
         longitudes: n, number of points on the circle (static).
+        split: how fields lie in parts on several devices, put here by `da.covariances.in_parts`; None: whole (static).
 
     Raises:
         ShapeError: if roots, scale and number of longitudes do not fit each other.
@@ -54,6 +58,7 @@ class ZonallyHomogeneous(Covariance):
     roots: Float[Array, "2 waves K K"]
     scale: Any
     longitudes: int = static()
+    split: Split | None = static(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(self.scale)]
@@ -121,6 +126,11 @@ class ZonallyHomogeneous(Covariance):
                 f"{name}: ZonallyHomogeneous has fields of shape {tree.describe_shapes(own)}, the state has "
                 f"{tree.describe_shapes(x)}"
             )
+        if self.split is not None and self.split.axis == -1:
+            raise ConfigurationError(
+                f"{name}: ZonallyHomogeneous transforms along the last axis, and fields are split there; split another "
+                "one (latitude)"
+            )
 
     def _unavailable(self, operation: str, advice: str = "") -> NotAvailableError:
         return super()._unavailable(operation, "It is singular where samples hold no waves; B + Diagonal(...) is not.")
@@ -133,15 +143,42 @@ class ZonallyHomogeneous(Covariance):
         leaves, structure = jax.tree.flatten(v)
         shapes = [jnp.shape(s) for s in jax.tree.leaves(self.scale)]
         batch = leaves[0].ndim - len(shapes[0])
+        if self.split is not None:
+            return structure.unflatten(self._rooted_in_parts(leaves, batch, self.split))
         modes = _forward(leaves, batch)
-        real, imaginary = jnp.asarray(self.roots, modes.real.dtype)
-        turned = jnp.einsum("mkl,...lm->...km", jax.lax.complex(real, imaginary), modes)
+        turned = self._multiplied(modes, jnp.asarray(self.roots, modes.real.dtype))
         rows = jnp.fft.irfft(turned, self.longitudes, axis=-1, norm="ortho")
         ends = np.cumsum([math.prod(shape[:-1]) for shape in shapes])[:-1]
         parts = jnp.split(rows, ends.tolist(), axis=-2)
         return structure.unflatten(
             [part.reshape(leaf.shape).astype(leaf.dtype) for part, leaf in zip(parts, leaves, strict=True)]
         )
+
+    def _multiplied(self, modes: Array, roots: Array) -> Array:
+        return jnp.einsum("mkl,...lm->...km", jax.lax.complex(roots[0], roots[1]), modes)
+
+    def _rooted_in_parts(self, leaves: list[Array], batch: int, split: Split) -> list[Array]:
+        """Return what `_rooted` does: each device has some rows for the transforms, and some waves for the product."""
+        roots = split.padded(jnp.asarray(self.roots, leaves[0].dtype), -3)
+        forward = partial(jnp.fft.rfft, norm="ortho")
+        backward = partial(jnp.fft.irfft, n=self.longitudes, norm="ortho")
+
+        def of_part(roots: Array, *parts: Array) -> tuple[Array, ...]:
+            waves = [
+                split.turned(split.padded(transformed(forward, part), -1), whole=split.axis, split=-1) for part in parts
+            ]
+            rows = [wave.reshape((*wave.shape[:batch], -1, wave.shape[-1])) for wave in waves]
+            turned = self._multiplied(jnp.concatenate(rows, axis=-2), roots)
+            ends = np.cumsum([row.shape[-2] for row in rows])[:-1]
+            back = [
+                split.turned(one.reshape(wave.shape), whole=-1, split=split.axis)[..., : self.longitudes // 2 + 1]
+                for one, wave in zip(jnp.split(turned, ends.tolist(), axis=-2), waves, strict=True)
+            ]
+            return tuple(transformed(backward, one).astype(part.dtype) for one, part in zip(back, parts, strict=True))
+
+        places = tuple(split.spec(leaf, split.axis) for leaf in leaves)
+        run = mapped_over(of_part, split.mesh, {split.name}, (split.spec(roots, -3), *places), places)
+        return list(run(roots, *leaves))
 
 
 def _forward(leaves: list[Any], batch: int) -> Array:

@@ -104,7 +104,7 @@ class EnsembleMethod(SequentialMethod):
 
     def forecast(self, key: Any, propagate: Callable[..., Any], belief: Any) -> Any:
         """Return the ensemble at the next analysis time, model error included."""
-        return forecast_members(self.Q, key, propagate, belief)
+        return forecast_members(self.Q, key, propagate, belief, self.layout)
 
     def repaired(self, key: Any, ensemble: Any) -> Any:
         """Return the ensemble without failed members, if they are to be replaced; `key` is that of the analysis."""

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
+from diffassim.core.layout import Layout
 from diffassim.core.linalg import safe_sqrt, symmetric_sqrt
 from diffassim.core.pytree import Pytree, static
 from diffassim.covariances import Covariance
@@ -96,7 +97,9 @@ class SquareRootNoise(Pytree):
         return tree.add(moved, tree.state_rows(outside * spread, one))
 
 
-def forecast_members(Q: Any, key: Any, propagate: Callable[..., Any], members: Any) -> Any:
+def forecast_members(
+    Q: Any, key: Any, propagate: Callable[..., Any], members: Any, layout: Layout | None = None
+) -> Any:
     """Return the members at the next analysis time, with model error of the whole way or of `EveryStep`.
 
     Args:
@@ -104,16 +107,19 @@ def forecast_members(Q: Any, key: Any, propagate: Callable[..., Any], members: A
         key: random key; None where nothing is drawn. A step draws from the key folded with its number.
         propagate: see `SequentialMethod.forecast`.
         members: pytree with a leading member axis.
+        layout: how the members lie on several devices (static).
     """
+
+    def each(function: Callable[[Any], Any], members: Any) -> Any:
+        return jax.vmap(function)(members) if layout is None else layout.each(function, members)
+
     if not isinstance(Q, EveryStep):
-        return _with_model_error(Q, key, jax.vmap(propagate)(members))
+        return _with_model_error(Q, key, each(propagate, members))
 
     def disturbed(step: Callable[..., Any]) -> Callable[..., Any]:
-        many = jax.vmap(step, (0, None))
-
         def step_members(members: Any, t: Any) -> Any:
             own = None if key is None else jax.random.fold_in(key, t)
-            return _with_model_error(Q.Q, own, many(members, t))
+            return _with_model_error(Q.Q, own, each(lambda x: step(x, t), members))
 
         return step_members
 

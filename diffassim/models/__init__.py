@@ -4,7 +4,7 @@ from diffassim.models.acoustic import AcousticState, AcousticWaves
 from diffassim.models.adams_bashforth import AdamsBashforth3, AdamsBashforthState
 from diffassim.models.advection import LinearAdvection
 from diffassim.models.advection_diffusion import AdvectionDiffusion
-from diffassim.models.base import FunctionModel, Model, Parameter, Variable
+from diffassim.models.base import FunctionModel, Model, Parameter, SpectralModel, Variable
 from diffassim.models.ensemble_tangent import EnsembleTangent
 from diffassim.models.external import ExternalModel
 from diffassim.models.gr4j import GR4J, CatchmentForcing, CatchmentState
@@ -53,6 +53,7 @@ __all__ = [
     "ReducedGravityQG",
     "Ricker",
     "Sampled",
+    "SpectralModel",
     "Truncation",
     "TwoLayerQG",
     "TwoScaleLorenz96",

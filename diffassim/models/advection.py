@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from diffassim.models.base import Model, Parameter, Variable
+from diffassim.models.base import Parameter, SpectralModel, Variable
+from diffassim.models.numerics.fourier import frequencies, to_grid, to_modes
 
 __all__ = ["LinearAdvection"]
 
 
-class LinearAdvection(Model):
+class LinearAdvection(SpectralModel):
     r"""The transport equation \(\partial_t u + a\,\partial_x u = 0\), solved exactly on the grid's Fourier modes.
 
     Each step multiplies mode k by \(e^{-2\pi i k C / n}\), C = a dt / spacing the Courant number: no damping and no
@@ -44,12 +45,11 @@ class LinearAdvection(Model):
         """Advance by dt."""
         n = u.shape[-1]
         courant = jnp.asarray(self.velocity * self.dt / self.spacing, u.dtype)
-        phase = (2 * jnp.pi / n) * courant * jnp.arange(n // 2 + 1, dtype=u.dtype)
-        sine = jnp.sin(phase)
-        if n % 2 == 0:
-            sine = sine.at[-1].set(0.0)
-        factor = lax.complex(jnp.cos(phase), -sine)
-        return jnp.fft.irfft(jnp.fft.rfft(u) * factor, n=n)
+        (k,) = frequencies((n,), self.split)
+        phase = (2 * jnp.pi / n) * courant * k.astype(u.dtype)
+        sine = jnp.where(2 * k == n, 0, jnp.sin(phase))
+        factor = lax.complex(jnp.cos(phase), -sine).reshape((1,) * (u.ndim - 1) + (-1,))
+        return to_grid(to_modes(u, 1, self.split) * factor, (n,), self.split)
 
     def variables(self) -> Variable:
         """Return the metadata of the state."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from diffassim.core.errors import DataError, concrete
+from diffassim.core.errors import ConfigurationError, DataError, concrete
+from diffassim.core.fourier import Split
 from diffassim.core.pytree import Pytree, static
 
-__all__ = ["FunctionModel", "Model", "Parameter", "Variable", "require_forcing"]
+__all__ = ["FunctionModel", "Model", "Parameter", "SpectralModel", "Variable", "require_forcing"]
 
 
 class Variable(NamedTuple):
@@ -65,6 +66,28 @@ class Model(Pytree):
     def variables(self) -> Any:
         """Return a pytree like the state whose leaves are `Variable`s (default: one array named x)."""
         return Variable("x", ("space",), "1", "state")
+
+
+class SpectralModel(Model):
+    """A model that makes all of its Fourier transforms by `core.fourier`, and so takes fields in parts.
+
+    It passes `split` on to `to_modes`, `to_grid` and `frequencies`, and what it multiplies modes by has the shape of
+    the latter.
+
+    Args:
+        split: how fields lie in parts on several devices, put here by `da.models.in_parts`; None: whole (static).
+    """
+
+    space_axes: ClassVar[int] = 1  # trailing axes of the state that are transformed
+
+    split: Split | None = static(default=None, kw_only=True, repr=False)
+
+    def __post_init__(self) -> None:
+        if not (self.split is None or isinstance(self.split, Split)):
+            raise ConfigurationError(
+                f"{type(self).__name__}: split says how fields lie in parts, found {self.split!r}; da.models.in_parts "
+                "gives it"
+            )
 
 
 def require_forcing(name: str, model: Any, start: Any, steps: int) -> None:

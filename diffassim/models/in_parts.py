@@ -1,4 +1,4 @@
-"""A model whose state lies in parts on several devices, which send each other what lies at their edges."""
+"""A model whose state lies in parts on several devices: what they send each other in a step."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from diffassim.core.checks import real_state
 from diffassim.core.errors import ConfigurationError, ShapeError
+from diffassim.core.fourier import Split
 from diffassim.core.pytree import static
-from diffassim.core.sharding import sharding_for
-from diffassim.models.base import Model
+from diffassim.core.sharding import mapped_over, one_split_axis
+from diffassim.models.base import Model, SpectralModel
 
 __all__ = ["InParts", "in_parts", "reach_of_step"]
 
@@ -77,10 +78,10 @@ class InParts(Model):
                 model.step(x, t),
             )
 
-        run = jax.shard_map(
-            step_part, mesh=self.mesh, axis_names={self.name}, check_vma=False,
-            in_specs=([spec for spec, k in zip(specs, known, strict=True) if not k], PartitionSpec()),
-            out_specs=jax.tree.map(self._spec, x),
+        run = mapped_over(
+            step_part, self.mesh, {self.name},
+            ([spec for spec, k in zip(specs, known, strict=True) if not k], PartitionSpec()),
+            jax.tree.map(self._spec, x),
         )  # fmt: skip
         return run([leaf for leaf, k in zip(leaves, known, strict=True) if not k], jnp.asarray(t))
 
@@ -108,11 +109,16 @@ class InParts(Model):
 
 def in_parts(
     model: Any, x0: Any, mesh: Mesh, axes: int | Mapping[str, int] = -1, *, reach: tuple[int, int] | None = None
-) -> InParts:
+) -> Any:
     """Return a model that steps a state in parts, for `rollout`, costs and `cycle`.
 
-    How far a step reaches is measured: a few states are disturbed at one place, and what changes is looked for; a step
-    that is not the same at every place, or wraps around no end, is refused.
+    A spectral model (`SpectralModel`, also inside of another model) is given transforms of fields in parts, and stays
+    what it is: devices turn what they have in an all-to-all between the transforms along one axis and another
+    (`core.fourier.Split`). Fields of several axes are best split along another than the last.
+
+    Of any other model every device steps its own part with the edges of its neighbours (`InParts`). How far a step
+    reaches is measured: a few states are disturbed at one place, and what changes is looked for; a step that is not the
+    same at every place, or wraps around no end, is refused.
 
     Args:
         model: forward model, `step(x, t) -> x`; known outside of traced code.
@@ -120,37 +126,53 @@ def in_parts(
         mesh: the devices.
         axes: axis of the state's arrays that is split; or by the name of the mesh's axis, {"space": -1}.
         reach: points to the left and to the right that a step looks at, where they are known (conditions on the state
-            may hide some); default: measured.
+            may hide some); default: measured. A spectral model has none.
 
     Returns:
-        `InParts`.
+        `InParts`; of a spectral model, one of the same class.
 
     Raises:
-        ShapeError: if the devices do not divide the axis, or the arrays differ along it.
-        ConfigurationError: if the step reaches too far (a spectral model does), or differs from place to place.
+        ShapeError: if the devices do not divide the axis (on a line, as often as they have to), or the arrays differ
+            along it.
+        ConfigurationError: if the step reaches too far (a spectral model of another library does), or differs from
+            place to place, or the split axis of a spectral model is none that it transforms.
 
     Example:
         >>> import diffassim as da
         >>> model = in_parts(da.models.Lorenz96(), jnp.ones(64), da.device_mesh(1))
         >>> model.reach, da.rollout(model, jnp.ones(64), 2).shape
         ((8, 4), (3, 64))
+        >>> in_parts(da.models.NavierStokes(), jnp.ones((16, 16)), da.device_mesh(1), -2)
+        NavierStokes(viscosity=0.01, drag=0.0, force=0.0, wavenumber=4, length=6.283185307179586, dt=0.02)
     """
     x0 = real_state("in_parts: x0", x0)
-    if not isinstance(axes, Mapping):
-        axes = {str(mesh.axis_names[0]): axes} if len(mesh.axis_names) == 1 else {}
-    if len(axes) != 1:
-        raise ConfigurationError(f'in_parts: give one axis of the mesh {dict(mesh.shape)}, for example {{"space": -1}}')
-    (name, axis), ndim = next(iter(axes.items())), {leaf.ndim for leaf in jax.tree.leaves(x0)}
-    if len(ndim) == 1 and axis >= 0:
-        axis -= ndim.pop()
+    name, axis = one_split_axis("in_parts", x0, mesh, axes)
     sizes = {leaf.shape[axis] if -leaf.ndim <= axis < 0 else None for leaf in jax.tree.leaves(x0)}
     if len(sizes) != 1 or None in sizes:
         raise ShapeError(f"in_parts: all arrays of the state need the same axis {axis}, found sizes {sizes}")
-    for path, leaf in jax.tree_util.tree_leaves_with_path(x0):
-        sharding_for(leaf.shape, mesh, {name: axis}, name="x0" + jax.tree_util.keystr(path))
     size = int(sizes.pop())  # type: ignore[arg-type]
+    nodes = jax.tree.leaves(model, is_leaf=_is_spectral)
+    if any(map(_is_spectral, nodes)):
+        return _spectral_in_parts(model, x0, Split(mesh, name, axis))
     found = reach_of_step(model, x0, axis) if reach is None else reach
     return InParts(model, mesh, name, axis, (int(found[0]), int(found[1])), size)
+
+
+def _is_spectral(node: Any) -> bool:
+    return isinstance(node, SpectralModel)
+
+
+def _spectral_in_parts(model: Any, x0: Any, split: Split) -> Any:
+    """Return a model whose spectral parts have transforms of fields in parts."""
+
+    def given(node: Any) -> Any:
+        if not _is_spectral(node):
+            return node
+        for leaf in jax.tree.leaves(x0):
+            split.check(f"in_parts: {type(node).__name__}", leaf.shape[-node.space_axes :])
+        return node.replace(split=split)
+
+    return jax.tree.map(given, model, is_leaf=_is_spectral)
 
 
 def reach_of_step(model: Any, x: Any, axis: int) -> tuple[int, int]:
@@ -193,7 +215,8 @@ def reach_of_step(model: Any, x: Any, axis: int) -> tuple[int, int]:
     if not len(places) or len(places) > size // 2:
         raise ConfigurationError(
             f"in_parts: a step of {type(model).__name__} looks at {len(places)} of {size} points of axis {axis}, more "
-            "than half (a spectral model looks at all); split its ensemble over members instead"
+            "than half (Fourier transforms look at all; a SpectralModel has some for parts); split its ensemble over "
+            "members instead"
         )
     return max(0, int(places.max())), max(0, -int(places.min()))
 

@@ -11,14 +11,14 @@ from jax import lax
 from jaxtyping import Array, Complex, Float
 
 from diffassim.core.errors import ShapeError, require_positive
-from diffassim.models.base import Model, Parameter, Variable
+from diffassim.models.base import Parameter, SpectralModel, Variable
 from diffassim.models.numerics.exponential import exponential_runge_kutta_4
 from diffassim.models.numerics.fourier import kept_modes, to_grid, to_modes, wavenumbers
 
 __all__ = ["KuramotoSivashinsky"]
 
 
-class KuramotoSivashinsky(Model):
+class KuramotoSivashinsky(SpectralModel):
     r"""Long waves that grow, short ones that are damped, and advection of u by itself that passes energy between them.
 
     .. math:: \partial_t u = -\tfrac12 \partial_x u^2 - \partial_x^2 u - \nu\,\partial_x^4 u
@@ -54,19 +54,20 @@ class KuramotoSivashinsky(Model):
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive("KuramotoSivashinsky.length", self.length)
 
     def tendency(self, u: Float[Array, "... n"]) -> Float[Array, "... n"]:
         """Return du/dt."""
         linear, advection = self._terms(u)
-        modes = to_modes(u, 1)
-        return to_grid(linear.astype(modes.dtype) * modes + advection(modes), u.shape[-1:])
+        modes = to_modes(u, 1, self.split)
+        return to_grid(linear.astype(modes.dtype) * modes + advection(modes), u.shape[-1:], self.split)
 
     def step(self, u: Float[Array, "... n"], t: Any) -> Float[Array, "... n"]:
         """Advance by dt."""
         linear, advection = self._terms(u)
-        modes = exponential_runge_kutta_4(linear, advection, to_modes(u, 1), self.dt)
-        return to_grid(modes, u.shape[-1:])
+        modes = exponential_runge_kutta_4(linear, advection, to_modes(u, 1, self.split), self.dt)
+        return to_grid(modes, u.shape[-1:], self.split)
 
     def variables(self) -> Variable:
         """Return the metadata of the state."""
@@ -77,11 +78,12 @@ class KuramotoSivashinsky(Model):
         n = u.shape[-1]
         if u.ndim < 1 or n < 4:
             raise ShapeError(f"KuramotoSivashinsky: the state needs at least 4 points, found shape {u.shape}")
-        (k,) = wavenumbers((n,), self.length, u.dtype)
-        kept = kept_modes((n,), u.dtype)
+        (k,) = wavenumbers((n,), self.length, u.dtype, self.split)
+        kept = kept_modes((n,), u.dtype, self.split)
         slope = lax.complex(jnp.zeros_like(k), -0.5 * k * kept)
 
         def advection(modes: Complex[Array, "... m"]) -> Complex[Array, "... m"]:
-            return slope * to_modes(jnp.square(to_grid(kept.astype(modes.dtype) * modes, (n,))), 1)
+            u = to_grid(kept.astype(modes.dtype) * modes, (n,), self.split)
+            return slope * to_modes(jnp.square(u), 1, self.split)
 
         return jnp.square(k) - jnp.asarray(self.viscosity, k.dtype) * jnp.square(jnp.square(k)), advection

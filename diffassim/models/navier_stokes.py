@@ -12,14 +12,14 @@ from jaxtyping import Array, Complex, Float
 
 from diffassim.core.errors import ConfigurationError, ShapeError, concrete, require_positive
 from diffassim.core.pytree import static
-from diffassim.models.base import Model, Parameter, Variable
+from diffassim.models.base import Parameter, SpectralModel, Variable
 from diffassim.models.numerics.exponential import exponential_runge_kutta_4
-from diffassim.models.numerics.fourier import kept_modes, to_grid, to_modes, wavenumbers
+from diffassim.models.numerics.fourier import frequencies, kept_modes, to_grid, to_modes, wavenumbers
 
 __all__ = ["NavierStokes"]
 
 
-class NavierStokes(Model):
+class NavierStokes(SpectralModel):
     r"""The Navier-Stokes equations in two dimensions for the vorticity \(\omega = \partial_x v - \partial_y u\).
 
     .. math::
@@ -64,6 +64,7 @@ class NavierStokes(Model):
     length: Any = 2 * math.pi
     dt: Any = 0.02
 
+    space_axes: ClassVar[int] = 2
     parameters: ClassVar[Mapping[str, Parameter]] = {
         "viscosity": Parameter(bounds=(0.0, float("inf")), long_name="kinematic viscosity"),
         "drag": Parameter(bounds=(0.0, float("inf")), long_name="linear drag"),
@@ -72,6 +73,7 @@ class NavierStokes(Model):
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive("NavierStokes.length", self.length)
         if not isinstance(self.wavenumber, int) or self.wavenumber < 1:
             raise ConfigurationError(f"NavierStokes: wavenumber must be a positive integer, found {self.wavenumber}")
@@ -79,22 +81,22 @@ class NavierStokes(Model):
     def tendency(self, vorticity: Float[Array, "... n n"]) -> Float[Array, "... n n"]:
         """Return the vorticity's derivative in time."""
         linear, nonlinear = self._terms(vorticity)
-        modes = to_modes(vorticity, 2)
-        return to_grid(linear.astype(modes.dtype) * modes + nonlinear(modes), vorticity.shape[-2:])
+        modes = to_modes(vorticity, 2, self.split)
+        return to_grid(linear.astype(modes.dtype) * modes + nonlinear(modes), vorticity.shape[-2:], self.split)
 
     def step(self, vorticity: Float[Array, "... n n"], t: Any) -> Float[Array, "... n n"]:
         """Advance by dt."""
         linear, nonlinear = self._terms(vorticity)
-        modes = exponential_runge_kutta_4(linear, nonlinear, to_modes(vorticity, 2), self.dt)
-        return to_grid(modes, vorticity.shape[-2:])
+        modes = exponential_runge_kutta_4(linear, nonlinear, to_modes(vorticity, 2, self.split), self.dt)
+        return to_grid(modes, vorticity.shape[-2:], self.split)
 
     def velocity(self, vorticity: Float[Array, "... n n"]) -> Float[Array, "2 ... n n"]:
         """Return (u, v), the components along x (the last axis) and y."""
         self._check(vorticity)
-        modes = to_modes(vorticity, 2)
-        factors = _velocity_factors(*wavenumbers(vorticity.shape[-2:], self.length, vorticity.dtype))
+        modes = to_modes(vorticity, 2, self.split)
+        factors = _velocity_factors(*wavenumbers(vorticity.shape[-2:], self.length, vorticity.dtype, self.split))
         u, v = (f.reshape((1,) * (modes.ndim - 2) + f.shape) for f in factors)
-        return to_grid(jnp.stack([u * modes, v * modes]), vorticity.shape[-2:])
+        return to_grid(jnp.stack([u * modes, v * modes]), vorticity.shape[-2:], self.split)
 
     def variables(self) -> Variable:
         """Return the metadata of the state."""
@@ -113,8 +115,8 @@ class NavierStokes(Model):
         self._check(vorticity)
         shape, dtype = vorticity.shape[-2:], vorticity.dtype
         n = shape[0]
-        y, x = wavenumbers(shape, self.length, dtype)
-        kept = kept_modes(shape, dtype)
+        y, x = wavenumbers(shape, self.length, dtype, self.split)
+        kept = kept_modes(shape, dtype, self.split)
         u, v = _velocity_factors(y, x)
         to_velocity = jnp.stack([kept.astype(u.dtype) * u, kept.astype(v.dtype) * v])
         # of u v and of u^2 - v^2
@@ -124,8 +126,8 @@ class NavierStokes(Model):
         def nonlinear(modes: Complex[Array, "... n m"]) -> Complex[Array, "... n m"]:
             leading = (1,) * (modes.ndim - 2)
             factors, back = (f.reshape((2, *leading, *f.shape[1:])) for f in (to_velocity, of_products))
-            u, v = to_grid(factors * modes[None], shape)
-            products = to_modes(jnp.stack([u * v, (u - v) * (u + v)]), 2)
+            u, v = to_grid(factors * modes[None], shape, self.split)
+            products = to_modes(jnp.stack([u * v, (u - v) * (u + v)]), 2, self.split)
             return jnp.sum(back * products, axis=0) + force.reshape((*leading, *force.shape))
 
         linear = -jnp.asarray(self.viscosity, dtype) * (jnp.square(x) + jnp.square(y)) - jnp.asarray(self.drag, dtype)
@@ -134,15 +136,16 @@ class NavierStokes(Model):
     def _force(self, n: int, dtype: Any, y: Array) -> Complex[Array, "n m"]:
         m = self.wavenumber
         known = concrete(self.force)
-        waves = jnp.zeros((n, n // 2 + 1), dtype)
+        along_y, along_x = frequencies((n, n), self.split)
+        waves = ((jnp.abs(along_y) == m) & (along_x == 0)).astype(dtype)
         if known is not None and not known.any():
-            return lax.complex(waves, waves)
+            return lax.complex(jnp.zeros_like(waves), jnp.zeros_like(waves))
         if 2 * m >= n:
             raise ShapeError(
                 f"NavierStokes: {n} points cannot carry the force's wavenumber {m}; take more than {2 * m}"
             )
         amplitude = -0.5 * n * n * jnp.asarray(self.force, dtype) * y[m, 0]
-        return lax.complex(amplitude * waves.at[jnp.array([m, n - m]), 0].set(1), waves)
+        return lax.complex(amplitude * waves, jnp.zeros_like(waves))
 
 
 def _velocity_factors(y: Array, x: Array) -> tuple[Array, Array]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -14,8 +15,8 @@ from diffassim.core.errors import ShapeError, require_positive
 from diffassim.core.linalg import safe_sqrt
 from diffassim.core.linear import linear_map, with_adjoint
 from diffassim.core.pytree import static
-from diffassim.models.base import Model, Parameter, Variable
-from diffassim.models.numerics.fourier import to_grid, to_modes, wavenumbers
+from diffassim.models.base import Model, Parameter, SpectralModel, Variable
+from diffassim.models.numerics.fourier import Split, frequencies, to_grid, to_modes, wavenumbers
 from diffassim.models.numerics.integrators import runge_kutta_4
 
 __all__ = ["SpectralTwoLayerQG", "TwoLayerQG"]
@@ -23,7 +24,7 @@ __all__ = ["SpectralTwoLayerQG", "TwoLayerQG"]
 CUTOFF = 0.65 * math.pi  # of the filter, as phase from one point to the next
 
 
-class TwoLayerQG(Model):
+class TwoLayerQG(SpectralModel):
     r"""Baroclinic eddies that grow on a sheared mean flow, the model of pyqg at its defaults.
 
     .. math::
@@ -78,6 +79,7 @@ class TwoLayerQG(Model):
     filter_strength: Any = 23.6
     dt: Any = 7200.0
 
+    space_axes: ClassVar[int] = 2
     time_units: ClassVar[str] = "s"
     parameters: ClassVar[Mapping[str, Parameter]] = {
         "length": Parameter("m", (0.0, float("inf")), "side of the square"),
@@ -91,24 +93,25 @@ class TwoLayerQG(Model):
     }
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_positive("TwoLayerQG.length", self.length)
         require_positive("TwoLayerQG.deformation_radius", self.deformation_radius)
 
     def tendency(self, q: Float[Array, "... 2 n n"]) -> Float[Array, "... 2 n n"]:
         """Return dq/dt, without the filter."""
         core = self._core(q)
-        return to_grid(core.tendency(to_modes(q, 2)), q.shape[-2:])
+        return to_grid(core.tendency(to_modes(q, 2, self.split)), q.shape[-2:], self.split)
 
     def step(self, q: Float[Array, "... 2 n n"], t: Any) -> Float[Array, "... 2 n n"]:
         """Advance by dt."""
-        return to_grid(self._core(q).step(to_modes(q, 2), t), q.shape[-2:])
+        return to_grid(self._core(q).step(to_modes(q, 2, self.split), t), q.shape[-2:], self.split)
 
     def streamfunction(self, q: Float[Array, "... 2 n n"]) -> Float[Array, "... 2 n n"]:
         r"""Return \(\psi\), in m2/s, with mean zero."""
         self._check(q)
         inverse, _, _, _ = self._inversion(q.shape[-1], q.dtype)
-        modes = to_modes(q, 2)
-        return to_grid(_applied(inverse.astype(modes.dtype), modes), q.shape[-2:])
+        modes = to_modes(q, 2, self.split)
+        return to_grid(_applied(inverse.astype(modes.dtype), modes), q.shape[-2:], self.split)
 
     def spectral(self, n: int, dtype: Any = float) -> SpectralTwoLayerQG:
         """Return this model for Fourier coefficients in place of fields, its coefficients evaluated once.
@@ -118,7 +121,7 @@ class TwoLayerQG(Model):
             dtype: of the fields.
 
         Returns:
-            A model whose state is `fourier.to_modes(q, 2)`; derivatives by the parameters pass through it.
+            A model whose state is `fourier.to_modes(q, 2, self.split)`; derivatives by the parameters pass through it.
         """
         dtype = jnp.zeros((), dtype).dtype
         inverse, y, x, layers = self._inversion(n, dtype)
@@ -133,7 +136,7 @@ class TwoLayerQG(Model):
         return SpectralTwoLayerQG(
             jnp.concatenate([u, v]), lax.complex(jnp.stack([zero, zero]), jnp.stack([-x, -y])),
             lax.complex(friction, waves), jnp.exp(-jnp.asarray(self.filter_strength, dtype) * beyond**4),
-            jnp.asarray(self.dt, dtype), n,
+            jnp.asarray(self.dt, dtype), n, self.split,
         )  # fmt: skip
 
     def variables(self) -> Variable:
@@ -153,7 +156,7 @@ class TwoLayerQG(Model):
 
     def _inversion(self, n: int, dtype: Any) -> tuple[Array, Array, Array, tuple[Array, Array, Array]]:
         """Return the matrices from q to psi, the wavenumbers, and (U, Q, drag) by layer."""
-        y, x = wavenumbers((n, n), self.length, dtype)
+        y, x = wavenumbers((n, n), self.length, dtype, self.split)
         if n % 2 == 0:  # the sign of the shortest wave as in pyqg: it matters for products with their aliases
             y = jnp.where(jnp.arange(n)[:, None] == n // 2, -y, y)
         delta, beta, U_1, U_2, drag, radius = (
@@ -164,7 +167,7 @@ class TwoLayerQG(Model):
         )  # fmt: skip
         F_1 = 1 / (jnp.square(radius) * (1 + delta))
         F_2 = delta * F_1
-        x, y = jnp.broadcast_to(x, (n, n // 2 + 1)), jnp.broadcast_to(y, (n, n // 2 + 1))
+        x, y = jnp.broadcast_arrays(x, y)
         square = jnp.square(x) + jnp.square(y)
         determinant = square * (square + F_1 + F_2)
         factor = jnp.where(square > 0, 1, 0) / jnp.where(square > 0, determinant, 1)
@@ -186,6 +189,7 @@ class SpectralTwoLayerQG(Model):
         filter: factors of the modes after each step, shape (n, m).
         dt: time step.
         n: points a side (static).
+        split: how fields lie in parts (static); None: whole.
     """
 
     velocity: Complex[Array, "4 2 n m"]
@@ -194,11 +198,16 @@ class SpectralTwoLayerQG(Model):
     filter: Float[Array, "n m"]
     dt: Any
     n: int = static()
+    split: Split | None = static(default=None, repr=False)
 
     def tendency(self, modes: Complex[Array, "... 2 n m"]) -> Complex[Array, "... 2 n m"]:
         """Return the tendency, without the filter."""
-        fields = linear_map(_to_fields, _to_fields_transposed, modes, self.velocity)
-        advection = linear_map(_to_divergence, _to_divergence_transposed, _fluxes(None, fields), self.divergence)
+        to_fields, to_fields_transposed, to_divergence, to_divergence_transposed = (
+            partial(function, n=self.n, split=self.split)
+            for function in (_to_fields, _to_fields_transposed, _to_divergence, _to_divergence_transposed)
+        )
+        fields = linear_map(to_fields, to_fields_transposed, modes, self.velocity)
+        advection = linear_map(to_divergence, to_divergence_transposed, _fluxes(None, fields), self.divergence)
         return advection + _applied(self.linear, modes)
 
     def filtered(self, modes: Complex[Array, "... 2 n m"]) -> Complex[Array, "... 2 n m"]:
@@ -229,21 +238,19 @@ def _applied(matrix: Array, modes: Array) -> Array:
 # or multiply by what is zero.
 
 
-def _weights(n: int, dtype: Any) -> Array:
+def _weights(n: int, split: Split | None, dtype: Any) -> Array:
     """Return how often the modes of each column occur in the sum over all modes."""
-    index = jnp.arange(n // 2 + 1)
-    return jnp.where((index == 0) | (2 * index == n), 1, 2).astype(dtype)
+    _, index = frequencies((n, n), split)
+    return jnp.where((index == 0) | (2 * index == n), 1, 2).reshape(-1).astype(dtype)
 
 
-def _to_fields(modes: Array, velocity: Array) -> Array:
-    n = modes.shape[-2]
-    return jnp.fft.irfftn(jnp.concatenate([_applied(velocity, modes), modes], axis=-3), (n, n), (-2, -1))
+def _to_fields(modes: Array, velocity: Array, *, n: int, split: Split | None) -> Array:
+    return to_grid(jnp.concatenate([_applied(velocity, modes), modes], axis=-3), (n, n), split)
 
 
-def _to_fields_transposed(bar: Array, velocity: Array) -> Array:
-    n = bar.shape[-1]
-    modes = jnp.fft.rfftn(bar, axes=(-2, -1)).conj()
-    weights = (_weights(n, bar.dtype) / (n * n)).astype(modes.dtype)
+def _to_fields_transposed(bar: Array, velocity: Array, *, n: int, split: Split | None) -> Array:
+    modes = to_modes(bar, 2, split).conj()
+    weights = (_weights(n, split, bar.dtype) / (n * n)).astype(modes.dtype)
     modes = modes * weights.reshape((1,) * (modes.ndim - 1) + (-1,))
     transposed = [
         jnp.sum(velocity[:, j].reshape((1,) * (modes.ndim - 3) + velocity[:, j].shape) * modes[..., :4, :, :], axis=-3)
@@ -267,15 +274,14 @@ def _adjoint_fluxes(_: None, bar: Array, fields: Array) -> tuple[Array]:
 _fluxes = with_adjoint(_plain_fluxes, _adjoint_fluxes)
 
 
-def _to_divergence(fluxes: Array, divergence: Array) -> Array:
-    modes = jnp.fft.rfftn(fluxes, axes=(-2, -1))
+def _to_divergence(fluxes: Array, divergence: Array, *, n: int, split: Split | None) -> Array:
+    modes = to_modes(fluxes, 2, split)
     along_x, along_y = (_lifted(d, modes) for d in divergence)
     return along_x * modes[..., :2, :, :] + along_y * modes[..., 2:, :, :]
 
 
-def _to_divergence_transposed(bar: Array, divergence: Array) -> Array:
-    n = bar.shape[-2]
+def _to_divergence_transposed(bar: Array, divergence: Array, *, n: int, split: Split | None) -> Array:
     along_x, along_y = (_lifted(d, bar) for d in divergence)
-    weights = (n * n / _weights(n, divergence.real.dtype)).astype(bar.dtype)
+    weights = (n * n / _weights(n, split, divergence.real.dtype)).astype(bar.dtype)
     both = jnp.concatenate([along_x * bar, along_y * bar], axis=-3).conj()
-    return jnp.fft.irfftn(both * weights.reshape((1,) * (bar.ndim - 1) + (-1,)), (n, n), (-2, -1))
+    return to_grid(both * weights.reshape((1,) * (bar.ndim - 1) + (-1,)), (n, n), split)

@@ -34,6 +34,7 @@ from benchmarks import (
     tables,
     training,
     window,
+    writing,
 )
 from benchmarks.problems import DT, EVERY, load_window, lorenz96_arrays, lorenz96_cost
 
@@ -238,6 +239,14 @@ def test_published_quasi_geostrophic_scores(capsys, tmp_path):
     sizes = {"points": 17, "values": 20, "cycles": 3, "burn_in": 1, "states": 4, "spin_up": 2}
     found = rows(capsys, published_qg.main, tmp_path, cases=("letkf-25", "eakf-25-1.03"), seeds=1, **sizes)
     assert all(np.isfinite(found[case]["more"]["error"]) for case in ("letkf-25", "eakf-25-1.03"))
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_writing(capsys, tmp_path):
+    found = rows(capsys, writing.main, tmp_path, scale=1e-3, cycles=10)
+    assert set(found) == {"lorenz96-ensemble, all members", "large-state"}
+    assert all(0 < row["more"]["writing"] < row["seconds"] and row["more"]["megabytes"] > 0 for row in found.values())
 
 
 @pytest.mark.slow

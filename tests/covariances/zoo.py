@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from diffassim.core.fourier import Split
 from diffassim.core.pytree import Pytree
+from diffassim.core.sharding import device_mesh
 from diffassim.covariances import (
     Blocks,
     Covariance,
@@ -77,7 +79,8 @@ def zonal():
 
 
 FIELD = 1.0 + 0.5 * np.cos(np.arange(6.0))
-CIRCLE, SEGMENT = Grid(0.5, True), Grid(0.5, False)
+CIRCLE, SEGMENT, CHANNEL = Grid(0.5, True), Grid(0.5, False), Grid(1.0, (False, True))
+ALONE = Split(device_mesh(1), "device", -2)
 MEMBERS = np.random.default_rng(3).normal(size=(4, 6))
 COLUMNS = jax.tree.map(lambda x: jnp.asarray(np.random.default_rng(5).normal(size=(3, *x.shape))), column(jnp.float64))
 dense = Dense.from_matrix(spd(6))
@@ -108,9 +111,12 @@ COVARIANCES = [
         whitens=False,
         solves=False,
     ),
+    Entry("Matern in parts", Matern(0.9, 1.5, Grid(1.0, (True, True)), split=ALONE), array(3, 4)),
+    Entry("Gaussian in parts between walls", Gaussian(FIELD[:4], 1.0, CHANNEL, nugget=1e-2, split=ALONE), array(3, 4)),
     Entry("measured spectrum", measured(6), array(6)),
     Entry("measured spectrum, odd 2-D", measured(4, 5), array(4, 5)),
     Entry("zonally homogeneous", zonal(), rows_of_circles, whitens=False, solves=False),
+    Entry("zonally homogeneous in parts", zonal().replace(split=ALONE), rows_of_circles, whitens=False, solves=False),
     Entry("Kronecker", Kronecker(Dense.from_matrix(spd(3)), Matern(0.9, 1.0, CIRCLE)), array(3, 4)),
     Entry(
         "Kronecker of three",

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 import diffassim as da
+from diffassim.core.fourier import Split
 from diffassim.grids.grid import Grid
 from diffassim.models import (
     GR4J,
@@ -188,9 +189,15 @@ MODELS = [
     Entry("AdvectionDiffusion", REGION, _plume),
     Entry("AdvectionDiffusion of first order", REGION.replace(order=1), _plume),
     Entry("KuramotoSivashinsky", KuramotoSivashinsky(length=22.0), _line(12, 0.0, 1.3)),
+    Entry(
+        "KuramotoSivashinsky in parts",
+        KuramotoSivashinsky(length=22.0, split=Split(da.device_mesh(1), "device", -1)),
+        _line(12, 0.0, 1.3),
+    ),
     Entry("NavierStokes", NavierStokes(drag=0.1, force=1.0, wavenumber=2, dt=0.1), _vortices),
     Entry("ReducedGravityQG", GYRE, _eddies),
     Entry("TwoLayerQG", LAYERS, _layers),
+    Entry("TwoLayerQG in parts", LAYERS.replace(split=Split(da.device_mesh(1), "device", -2)), _layers),
     Entry("AcousticWaves", BASIN, _waves),
     Entry("AcousticWaves on a periodic grid", AcousticWaves(1.5, grid=Grid(periodic=(True, True)), dt=0.3), _waves),
     Entry("AcousticWaves between walls", AcousticWaves(1.5, dt=0.3), _waves),

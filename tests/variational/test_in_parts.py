@@ -58,6 +58,39 @@ def costs() -> dict:
     return found
 
 
+def spectral_costs(model, shape, grid, axis, mesh):
+    """Return a cost in parts and the whole one."""
+    rng = np.random.default_rng(3)
+    x_b, y = jnp.asarray(rng.normal(size=shape)), da.Observations(rng.normal(size=(2, *shape)), [1, 3], error=ONE)
+    C = da.covariances.Matern(std=0.5, length=2.0, grid=grid)
+    there = da.StrongConstraint4DVar(
+        da.models.in_parts(model, x_b, mesh, axis), da.distribute(x_b, mesh, axis),
+        da.covariances.in_parts(C, x_b, mesh, axis), y,
+    )  # fmt: skip
+    return there, da.StrongConstraint4DVar(model, x_b, C, y)
+
+
+def spectral_windows() -> dict:
+    mesh = da.device_mesh({"space": 4})
+    flow = da.models.NavierStokes(viscosity=0.05, force=1.0, wavenumber=2, dt=0.05)
+    there, here = spectral_costs(flow, (16, 16), da.grids.Grid(periodic=(True, True)), -2, mesh)
+    gradient = jax.jit(jax.value_and_grad(lambda v, c: c(v)))
+    v = jax.tree.map(lambda leaf: leaf + 0.1, here.control())
+    found = {"gradient": apart(gradient(v, there), gradient(v, here))}
+    found["sent"] = sorted(explain_communication(gradient, v, there).sent)
+    there, here = spectral_costs(da.models.KuramotoSivashinsky(length=22.0), (32,), da.grids.Grid(), -1, mesh)
+    found["minimum"] = apart(*(da.minimize(cost).state for cost in (there, here)))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_strong_constraint_of_spectral_models_in_parts():
+    found = on_devices(spectral_windows)
+    assert found["gradient"] < 1e-11 and found["minimum"] < 1e-8, found
+    assert "all-gather" not in found["sent"] and "all-to-all" in found["sent"], found
+
+
 @pytest.mark.slow
 @pytest.mark.long
 def test_strong_constraint_and_hybrid_in_parts():

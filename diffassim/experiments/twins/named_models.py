@@ -186,8 +186,8 @@ def build_model(name: str, size: tuple[int, ...], arguments: dict[str, Any]) -> 
     """
     found = find_model(name)
     size = _checked_size(name, found, size)
-    known = inspect.signature(found.build).parameters
-    defaults = {key: one.default for key, one in known.items() if key != found.sized_by}
+    known = inspect.signature(found.build).parameters  # what is no number can be given by its name only
+    defaults = {k: one.default for k, one in known.items() if k != found.sized_by and one.kind != one.KEYWORD_ONLY}
     made = {}
     for key, value in arguments.items():
         if key not in defaults:
