@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from diffassim.variational.minimizers.trust_region import TrustRegionStep
 __all__ = ["DirectSVD", "direct_step"]
 
 HALVINGS = 60  # of the interval in which the trust region's multiplier lies
+AT_ONCE = 64  # products in a batch: larger ones leave the caches of a processor
 
 
 class DirectSVD(InnerMethod, Pytree):
@@ -25,7 +27,7 @@ class DirectSVD(InnerMethod, Pytree):
 
     For small problems that conjugate gradients do not solve: nearly exact observations leave a Hessian whose
     eigenvalues spread over ten and more orders of magnitude. One product with A or its transpose is made for every
-    control variable or observed value, whichever are fewer, all in one batch, and the matrix is held in memory. There
+    control variable or observed value, whichever are fewer, and the matrix is held in memory. There
     are no unrolled derivatives, since singular values may repeat; implicit ones need none.
 
     Raises:
@@ -67,20 +69,21 @@ class DirectSVD(InnerMethod, Pytree):
 
         def solved() -> tuple[Any, Any, Any]:
             if v.size <= d.size:
-                columns = jax.vmap(lambda p: ravel_pytree(around.tangent(to_control(p))[1])[0])(
-                    jnp.eye(v.size, dtype=v.dtype)
-                )
-                A = columns.T
-            else:
-                pulled = lambda w: ravel_pytree(around.adjoint((of_control, to_departures(w)))[0])[0]  # noqa: E731
-                A = jax.vmap(pulled)(jnp.eye(d.size, dtype=d.dtype))
-            return direct_step(A, v, d, radius)
+                pushed = lambda p: ravel_pytree(around.tangent(to_control(p))[1])[0]  # noqa: E731
+                return direct_step(_rows(pushed, v).T, v, d, radius)
+            pulled = lambda w: ravel_pytree(around.adjoint((of_control, to_departures(w)))[0])[0]  # noqa: E731
+            return direct_step(_rows(pulled, d), v, d, radius)
 
         nothing = jnp.zeros_like(v), jnp.zeros_like(radius), jnp.asarray(False)
         needed = tree.squared_norm(around.gradient) > 0
         p, predicted, on_boundary = jax.lax.cond(needed, solved, lambda: nothing)
         products = jnp.where(needed, min(v.size, d.size), 0).astype(jnp.int32)
         return TrustRegionStep(to_control(p), predicted, products, on_boundary)
+
+
+def _rows(linear: Callable[[Any], Any], like: Any) -> Any:
+    """Return what becomes of the unit vectors."""
+    return jax.lax.map(linear, jnp.eye(like.size, dtype=like.dtype), batch_size=AT_ONCE)
 
 
 def direct_step(A: Any, v: Any, d: Any, radius: Any) -> tuple[Any, Any, Any]:
