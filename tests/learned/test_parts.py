@@ -62,6 +62,7 @@ def test_learned_steps_never_raise_the_cost_and_the_search_ends_at_the_minimum()
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_proposed_steps_are_learned_steps_that_are_all_taken_and_train_by_the_gradients_that_they_see():
     def final(rate, start, frozen=None):
         """Return J after two steps down the gradient; with `frozen` gradients from there."""

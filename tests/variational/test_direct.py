@@ -71,7 +71,7 @@ def test_a_linear_window_is_the_smoother_after_one_step(n, m, times):
 def test_a_chaotic_window_has_the_same_minimum_alone_and_in_a_batch(dtype):
     cost, _ = lorenz96_window(times=3, seed=1)
     cost = jax.tree.map(
-        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf, cost
+        lambda leaf: jnp.asarray(leaf, dtype) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf, cost
     )
     method = da.GaussNewton(tolerance=1e-2, inner=DirectSVD())
     plain, found = da.minimize(cost), da.minimize(cost, method)
