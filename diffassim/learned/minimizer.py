@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.lax import stop_gradient
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
@@ -19,6 +21,12 @@ from diffassim.variational.minimizers.solution import Minimum
 __all__ = ["LearnedMinimizer"]
 
 
+class _Place(NamedTuple):
+    v: Any
+    value: Any
+    gradient: Any
+
+
 class LearnedMinimizer(AroundMinimizer, Pytree):
     r"""Steps proposed by a network from the gradient, each taken only if it lowers the cost; then a classical search.
 
@@ -27,7 +35,7 @@ class LearnedMinimizer(AroundMinimizer, Pytree):
 
     The cost never rises, whatever the network says, and the classical search ends at a minimum of J, where implicit
     gradients hold. An untrained network costs `steps` gradients and changes nothing else. Train the network with
-    `learned_steps` on its own, whose cost after the last step is a loss.
+    `proposed_steps`, whose costs are a loss.
 
     That the whole is never behind the classical search cannot be promised without making both: a network may lead into
     the basin of a higher minimum. With `guarded` both are made, in one batch, and the lower cost wins, so that it is
@@ -76,17 +84,51 @@ class LearnedMinimizer(AroundMinimizer, Pytree):
         """
         derivative = jax.value_and_grad(lambda v: cost(v))
 
-        def step(carry: Any, _: Any) -> tuple[Any, Any]:
-            v, value, gradient, memory = carry
-            change, memory = self.network(v, gradient, memory)
-            trial = tree.add(v, change)
+        def disposed(before: _Place, trial: Any) -> _Place:
             there, slope = derivative(trial)
-            better = jnp.isfinite(there) & (there < value) & tree.all_finite(slope)
-            following = tree.select(better, (trial, there, slope), (v, value, gradient))
-            return (*following, memory), value
+            better = jnp.isfinite(there) & (there < before.value) & tree.all_finite(slope)
+            return tree.select(better, _Place(trial, there, slope), before)
 
-        (v, value, _, _), values = lax.scan(step, (start, *derivative(start), self.memory), length=self.steps)
-        return v, jnp.append(values, value)
+        return self._steps(_Place(start, *derivative(start)), disposed)
+
+    def proposed_steps(self, cost: Any, start: Any) -> tuple[Any, Any]:
+        r"""Return what `learned_steps` does where every proposal is taken: for a loss, as refused ones teach nothing.
+
+        .. math:: \frac{\mathrm d}{\mathrm d \theta} J(v_k) = \nabla J(v_k)^\top \frac{\mathrm d v_k}{\mathrm d \theta}
+
+        The gradients that the network sees count as given numbers. They are then all that the derivative of the costs
+        needs, and none of the second order is computed: training costs the model runs of the steps themselves.
+
+        Args:
+            cost: variational cost.
+            start: control vector, which may depend on what is trained.
+
+        Example:
+            >>> import diffassim as da
+            >>> from diffassim.learned import Network
+            >>> obs = da.Observations(jnp.array([[3.0]]), [0], error=da.covariances.Diagonal(std=1.0))
+            >>> cost = da.ThreeDVar(jnp.array([1.0]), da.covariances.Diagonal(std=1.0), obs)
+            >>> descent = Network(lambda w, v, g, h: (jax.tree.map(lambda leaf: -w * leaf, g), h), 0.25)
+            >>> LearnedMinimizer(descent, steps=1).proposed_steps(cost, cost.control())[1].tolist()  # least: 1
+            [2.0, 1.25]
+        """
+        derivative = jax.value_and_grad(lambda v: cost(v))
+
+        def arrived(v: Any) -> _Place:
+            value, slope = stop_gradient(derivative(stop_gradient(v)))
+            moved = tree.subtract(v, stop_gradient(v))  # zero, with the derivative of v
+            return _Place(v, value + tree.dot(slope, moved), slope)
+
+        return self._steps(arrived(start), lambda before, trial: arrived(trial))
+
+    def _steps(self, first: _Place, following: Callable[[_Place, Any], _Place]) -> tuple[Any, Any]:
+        def step(carry: tuple[_Place, Any], _: None) -> tuple[tuple[_Place, Any], Any]:
+            at, memory = carry
+            change, memory = self.network(at.v, at.gradient, memory)
+            return (following(at, tree.add(at.v, change)), memory), at.value
+
+        (last, _), values = lax.scan(step, (first, self.memory), length=self.steps)
+        return last.v, jnp.append(values, last.value)
 
     def search(self, cost: Any, start: Any, unrolled: bool = False) -> Minimum:
         """Minimize `cost` from the control vector `start`; see `GaussNewton.search`."""

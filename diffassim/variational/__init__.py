@@ -11,6 +11,7 @@ from diffassim.variational.costs.three_d_var import ThreeDVar
 from diffassim.variational.costs.weak_constraint import WeakConstraint4DVar
 from diffassim.variational.minimizers.base import Minimizer
 from diffassim.variational.minimizers.descent import LBFGS, Descent
+from diffassim.variational.minimizers.direct import DirectSVD
 from diffassim.variational.minimizers.dual import DualCG
 from diffassim.variational.minimizers.gauss_newton import GaussNewton
 from diffassim.variational.minimizers.growth import QuasiStatic
@@ -33,6 +34,7 @@ __all__ = [
     "Cost",
     "CostFactory",
     "Descent",
+    "DirectSVD",
     "DualCG",
     "ForecastError",
     "FourDEnVar",

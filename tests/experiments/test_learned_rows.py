@@ -250,16 +250,39 @@ def test_the_loss_without_truth_is_the_cost_that_4dvar_minimizes():
     records = row.observe(truth, jax.random.key(1))
     assert abs(float(jnp.mean(~jnp.isnan(records))) - row.SHARE) < 0.05
     still = row.Smoother(Network(lambda w, seen: w * jnp.ones((row.N, 1), jnp.float32), jnp.zeros((), jnp.float32)))
+    zero = jnp.zeros((), jnp.float32)
+    idle = row.Refinement(Network(lambda w, seen: w * jnp.ones((row.N, 2 + row.MEMORY), seen.dtype), zero), zero)
     background = row.CENTER * jnp.ones(row.N, jnp.float32)
-    found = row.loss(still, records[:, :-1], jax.random.key(2))  # a single window fits
+    found = row.loss(row.Refined(still, idle), records[:, :-1], jax.random.key(2))  # a single window fits
     costs = [row.cost_of(record[:-1]) for record in records]
     expected = np.mean([cost(cost.control()) for cost in costs]) / (row.SHARE * row.N * (row.STEPS + 1))
     np.testing.assert_allclose(float(found), expected, rtol=1e-4)
-    states, left = row.middles(records[:, :-1], still)
-    np.testing.assert_allclose(
-        states[0], rollout(row.model(row.DT, row.PRECISION), background, row.HALF)[-1], rtol=1e-4
+    for method, gradients in ((still, 0), (row.Refined(still, idle), 1 + row.REFINEMENTS)):
+        states, left, work = row.middles(records[:, :-1], method)
+        np.testing.assert_allclose(
+            states[0], rollout(row.model(row.DT, row.PRECISION), background, row.HALF)[-1], rtol=1e-4
+        )
+        np.testing.assert_allclose(np.mean(left), expected * row.SHARE * row.N * (row.STEPS + 1), rtol=1e-4)
+        np.testing.assert_array_equal(work, gradients)
+
+
+@pytest.mark.slow
+def test_untrained_refinements_of_a_window_descend_and_are_the_same_at_every_variable():
+    row = windows_without_truth
+    records = row.observe(row.truths(jax.random.key(0), 4, row.STEPS + 1), jax.random.key(1))
+    networks = row.untrained(Settings())
+    left = [row.middles(records, method)[1] for method in (networks.smoother, networks)]
+    assert bool(jnp.all(left[1] < left[0]))
+    noisy = jax.tree.map(
+        lambda w: w + 0.1 * jax.random.normal(jax.random.key(2), w.shape, w.dtype), networks.refinement
     )
-    np.testing.assert_allclose(np.mean(left), expected * row.SHARE * row.N * (row.STEPS + 1), rtol=1e-4)
+    x, slope = jax.random.normal(jax.random.key(3), (2, row.N), jnp.float32)
+    memory = jax.random.normal(jax.random.key(4), (row.N, row.MEMORY), jnp.float32)
+    here = noisy({"state": x}, {"state": slope}, memory)
+    there = noisy({"state": jnp.roll(x, 7)}, {"state": jnp.roll(slope, 7)}, jnp.roll(memory, 7, axis=0))
+    np.testing.assert_allclose(jnp.roll(here[0]["state"], 7), there[0]["state"], atol=1e-4)
+    np.testing.assert_allclose(jnp.roll(here[1], 7, axis=0), there[1], atol=1e-4)
+    assert float(jnp.std(here[0]["state"])) > 1e-3
 
 
 def test_a_kind_that_is_hidden_has_no_influence_on_the_fusion():
@@ -410,10 +433,11 @@ def test_interpolated_velocities_are_those_of_the_sensors_there():
 @pytest.mark.long
 def test_the_row_of_kolmogorov_flow_runs_at_any_size(monkeypatch):
     monkeypatch.setattr(kolmogorov_flow, "SPIN_UP", 20)
-    monkeypatch.setattr(kolmogorov_flow, "SEARCH", da.Descent(optax.sgd(1e-6), max_iterations=2))  # compiles soon
+    for name in ("SEARCH", "EXACT"):
+        monkeypatch.setattr(kolmogorov_flow, name, da.Descent(optax.sgd(1e-6), max_iterations=2))  # compiles soon
     told = []
     extent = kolmogorov_flow.Extent(16, 4, 20, 3, 8, 1, 2)
     found = kolmogorov_flow.scores(Settings(minutes=1.0, tell=told.append), extent, updates=20)
-    assert [score.kind for score in found] == ["learned", "learned", "classical", "classical"]
+    assert [score.kind for score in found] == ["learned", "learned", "classical"]
     assert all(np.isfinite(score.value) for score in found) and "runs the flow" in told
     assert "16 x 16, 3 cases" in found[0].note and "20 updates" in found[0].note

@@ -62,6 +62,31 @@ def test_learned_steps_never_raise_the_cost_and_the_search_ends_at_the_minimum()
 
 
 @pytest.mark.slow
+@pytest.mark.long
+def test_proposed_steps_are_learned_steps_that_are_all_taken_and_train_by_the_gradients_that_they_see():
+    def final(rate, start, frozen=None):
+        """Return J after two steps down the gradient; with `frozen` gradients from there."""
+        v = start
+        for k in range(2):
+            slope = jax.grad(lambda v: COST(v))(v) if frozen is None else frozen[k]
+            v = jax.tree.map(lambda x, g: x - rate * g, v, slope)
+        return COST(v)
+
+    method, start = LearnedMinimizer(descent(0.01), steps=2), COST.control()
+    for rate in (0.01, 100.0):
+        _, values = LearnedMinimizer(descent(rate), steps=2).proposed_steps(COST, start)
+        np.testing.assert_allclose(values[-1], final(rate, start), rtol=1e-9)
+        assert (values[-1] < values[0]) == (rate == 0.01)  # nothing is refused
+    _, disposed = method.learned_steps(COST, start)
+    np.testing.assert_allclose(method.proposed_steps(COST, start)[1], disposed, rtol=1e-12)
+    slopes = [jax.grad(lambda v: COST(v))(start)]
+    slopes.append(jax.grad(lambda v: COST(v))(jax.tree.map(lambda x, g: x - 0.01 * g, start, slopes[0])))
+    expected = jax.grad(final)(0.01, start, slopes)
+    found = jax.grad(lambda m: m.proposed_steps(COST, start)[1][-1], allow_int=True)(method).network.weights
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.slow
 def test_gradients_through_it_are_those_of_the_classical_minimizer():
     def total(background, method):
         return jnp.sum(da.minimize(COST.replace(background=background), method).state ** 2)

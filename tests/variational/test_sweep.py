@@ -20,7 +20,16 @@ MINIMIZERS = {"Descent", "GaussNewton", "LBFGS", "MinimizationError", "Minimum",
 MINIMIZERS |= {"MultiStartMinimum", "Simplified", "Solution", "minimize"}
 PRODUCTS = {"Consistency", "ForecastError", "ObservationImpact", "Posterior", "observation_impact"}
 PRODUCTS |= {"background_spread", "log_likelihood", "observation_influence", "posterior", "randomized_solutions"}
-PARTS = {"DualCG", "Incremental", "PrimalCG", "QuasiStatic", "CostFactory", "PerfectModel", "WithModelError"}
+PARTS = {
+    "DirectSVD",
+    "DualCG",
+    "Incremental",
+    "PrimalCG",
+    "QuasiStatic",
+    "CostFactory",
+    "PerfectModel",
+    "WithModelError",
+}
 NO_COSTS = MINIMIZERS | PRODUCTS | PARTS | {"Bounded", "Cost", "Minimizer", "Window"}
 
 

@@ -30,7 +30,8 @@ class GaussNewton(Minimizer, Pytree):
     Args:
         tolerance: stop when |dJ/dv| is below this. In whitened control space it bounds the distance to the minimizer
             in units of the background standard deviation, because the Hessian is at least the identity.
-        inner: what minimizes the quadratic model: `PrimalCG`, `DualCG`, or `Incremental` with simplified models.
+        inner: what minimizes the quadratic model: `PrimalCG`, `DualCG`, `DirectSVD`, or `Incremental` with simplified
+            models.
         growth: what grows the window where the cost is not close to quadratic, and doubts minima, `QuasiStatic`; None
             does neither.
         max_iterations: limit on outer iterations, all windows together (static).
@@ -69,7 +70,8 @@ class GaussNewton(Minimizer, Pytree):
         count_of("GaussNewton.max_iterations", self.max_iterations, least=1)
         if not isinstance(self.inner, InnerMethod):
             raise ConfigurationError(
-                f"GaussNewton: `inner` takes PrimalCG(), DualCG() or Incremental(...), found {self.inner!r}"
+                "GaussNewton: `inner` takes PrimalCG(), DualCG(), DirectSVD() or Incremental(...), found "
+                f"{self.inner!r}"
             )
         if not isinstance(self.growth, QuasiStatic | None):
             raise ConfigurationError(f"GaussNewton: `growth` takes QuasiStatic() or None, found {self.growth!r}")
