@@ -104,9 +104,41 @@ def test_the_worst_errors_are_as_large_as_the_errors_of_observations(quick):
 
 
 def test_training_against_errors_is_held_to_half_the_loss_and_nearly_all_of_the_skill(quick, monkeypatch):
-    found = iter([(1.0, 2.0), (1.1, 1.4), (0.8, 1.9)])
-    monkeypatch.setattr(adversarial, "skills", lambda *_: next(found))
+    pairs = {0.0: (1.0, 2.0), 0.05: (1.01, 1.8), 0.1: (1.015, 1.7), 0.25: (1.1, 1.4), None: (0.8, 1.9)}
+    nets = {share: types.SimpleNamespace(share=share) for share in pairs if share is not None}
+    monkeypatch.setattr(adversarial, "trained", lambda *_: (nets[0.0], {s: nets[s] for s in adversarial.SHARES}))
+    monkeypatch.setattr(adversarial, "skills", lambda net, *_: pairs[getattr(net, "share", None)])
+    monkeypatch.setattr(adversarial, "rmse", lambda net, *_: pairs[net.share][0])
+    monkeypatch.setattr(adversarial, "worse", lambda *_: "no")
+    monkeypatch.setattr(adversarial, "bounds", lambda *_: [])
     scores = adversarial.run(Settings())
-    assert [score.aim for score in scores] == [None, None, 1.02, 1.5, None, None]
-    assert [score.kind for score in scores] == ["learned"] * 4 + ["classical"] * 2
-    assert scores[3].note == "loss of skill 0.300"
+    assert [score.kind for score in scores] == ["learned"] * 8 + ["classical"] * 2 + ["learned"] * 2
+    assert [score.aim for score in scores[:-2]] == [None] * 10
+    assert [(score.value, score.aim) for score in scores[-2:]] == [(1.015, 1.02), (1.7, 1.5)]
+    assert scores[1].note == "loss of skill 1.000" and scores[-1].note == "10%; no"
+    monkeypatch.setattr(adversarial, "rmse", lambda net, *_: 1.0 + net.share)  # none keeps its skill
+    assert adversarial.run(Settings())[-1].value == pairs[0.05][1]
+
+
+@pytest.mark.slow
+def test_more_starts_find_no_lesser_errors_and_every_one_is_within_the_ball(quick):
+    network = jax.tree.map(
+        lambda w: w + 0.2 * jax.random.normal(KEY, w.shape, w.dtype), short_windows.untrained(4, 1, 0)
+    )
+    windows = normal_windows(KEY, 3)
+    values = short_windows.observe(windows, KEY)
+    found = [adversarial.attacked(network, values, windows, KEY, steps=5, rate=2.0, starts=starts) for starts in (1, 3)]
+    for moved in found:
+        np.testing.assert_array_equal(np.isnan(moved), np.isnan(values))
+        sizes = jnp.nansum((moved - values) ** 2, axis=(1, 2)) / jnp.sum(~jnp.isnan(values), axis=(1, 2))
+        assert float(sizes.max()) < 1.001 and float(sizes.min()) > 0.9
+        assert short_windows.rmse(network, moved, windows) > short_windows.rmse(network, values, windows)
+
+
+@pytest.mark.slow
+def test_the_bound_is_not_below_the_best_clean_error(quick, monkeypatch):
+    monkeypatch.setattr(adversarial, "LINEAR", 2)
+    climate, flow = adversarial.bounds(KEY, 0.1)  # which nobody reaches
+    for score in (climate, flow):
+        limit = float(re.search(r"clean ([0-9.]+);", score.note)[1])
+        assert score.value > limit > 0.1
