@@ -14,7 +14,7 @@ pytest.importorskip("pandas")
 
 from diffassim.experiments.learning import short_windows
 from diffassim.experiments.learning.bench import Settings
-from diffassim.experiments.learning.rows import adversarial, distillation, transfer
+from diffassim.experiments.learning.rows import adversarial, distillation, transfer, transfer_tenth
 from diffassim.learned import Network
 from diffassim.models import Lorenz96, rollout
 
@@ -34,12 +34,14 @@ def without_training(loss, start, data, **options):
 def quick(monkeypatch):
     """Make rows small, and trainings end before they begin."""
     for row in (distillation, transfer, adversarial):
-        monkeypatch.setattr(row, "draw", normal_windows)
         monkeypatch.setattr(row, "train", without_training)
+    for row in (distillation, transfer, transfer_tenth, adversarial):
+        monkeypatch.setattr(row, "draw", normal_windows)
         monkeypatch.setattr(row, "TEST", 6)
     monkeypatch.setattr(distillation, "UNKNOWN", 6)
     monkeypatch.setattr(distillation, "KNOWN", 6)
     monkeypatch.setattr(transfer, "WINDOWS", 6)
+    monkeypatch.setattr(transfer_tenth, "WINDOWS", 6)
     monkeypatch.setattr(adversarial, "WINDOWS", 6)
 
 
@@ -83,6 +85,26 @@ def test_fine_tuning_with_a_tenth_is_held_to_scratch_with_all(quick, monkeypatch
     aims = {name: score.aim for name, score in scores.items() if score.aim is not None}
     assert aims == {"10%, fine-tuned": scores["100%, from scratch"].value}
     assert set(scores) >= {"source, as it is", "10%, distilled", "100%, distilled"}
+
+
+def test_the_tenth_is_tuned_from_the_source_and_held_to_all_from_scratch(quick, monkeypatch):
+    seen = []
+
+    def noted(loss, start, data, *, validation=None, **options):
+        seen.append((options["name"], len(data), 0 if validation is None else len(validation), start))
+        moved = jax.tree.map(lambda w: w + 0.01 * len(seen) * jnp.ones_like(w), start)
+        return types.SimpleNamespace(trained=moved)
+
+    monkeypatch.setattr(transfer, "train", noted)
+    source, tuned, scratch, ratio = transfer_tenth.run(Settings())
+    assert [(name, count, kept) for name, count, kept, _ in seen] == [
+        ("the source", 6, 0), ("10% fine-tuned", 160, 320), ("all from scratch", 1_600, 400)
+    ]  # fmt: skip
+    first, second, third = (jax.tree.leaves(start) for *_, start in seen)
+    assert all(np.array_equal(a, c) for a, c in zip(first, third, strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert ratio.value == tuned.value / scratch.value and ratio.aim == 1.0
+    assert len({source.value, tuned.value, scratch.value}) == 3
 
 
 def test_the_worst_errors_are_as_large_as_the_errors_of_observations(quick):
