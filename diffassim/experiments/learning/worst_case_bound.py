@@ -108,12 +108,13 @@ def game_value(signal: Any, budget: float, price: Any) -> tuple[Any, Any]:
     spacing = budget / (MOVES * FINE)
     half = math.ceil((5.0 * (LARGEST + 1.0) ** 0.5 + budget) / spacing) if budget >= 1 else 2_000
     places = jnp.arange(2 * half + 1)
-    t = (places - half) * spacing
+    t = (places - half).astype(float) * spacing
+    signal, price = jnp.asarray(signal, float), jnp.asarray(price, float)
     gain = signal / (signal + 1.0)
     deviation, mean = safe_sqrt(gain), gain * t  # of tau where t is seen
     known = jnp.exp(-(t**2) / (2 * (signal + 1.0)))
     known = known / jnp.sum(known)
-    moves = FINE * jnp.arange(-MOVES, MOVES + 1)
+    moves = FINE * jnp.arange(-MOVES, MOVES + 1)[None]
     ahead = jnp.clip(places[:, None] + moves, 0, 2 * half)
     source = places[:, None] - moves
     inside = (source >= 0) & (source <= 2 * half)
@@ -132,8 +133,8 @@ def game_value(signal: Any, budget: float, price: Any) -> tuple[Any, Any]:
 
         def placed(upper: Any, lower: Any) -> Any:
             spread = up * (known * upper)[:, None] + down * (known * lower)[:, None]
-            columns = jnp.arange(2 * MOVES + 1)
-            return jnp.sum(jnp.where(inside, spread[jnp.clip(source, 0, 2 * half), columns], 0), axis=1)
+            moved = jnp.take_along_axis(spread, jnp.clip(source, 0, 2 * half), axis=0)
+            return jnp.sum(jnp.where(inside, moved, 0), axis=1)
 
         moments = mean * below - deviation * at, mean * (1 - below) + deviation * at
         return placed(below, 1 - below), placed(*moments), error
