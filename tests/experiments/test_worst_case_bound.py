@@ -64,6 +64,7 @@ def test_the_best_linear_analysis_does_not_beat_its_bound(monkeypatch):
     G, L = random_windows()
     budget = 2.0
     games = games_of(G, L, budget)
+    G, L = np.asarray(G), np.asarray(L)
     rng = np.random.default_rng(1)
     found = []
     for k in range(G.shape[0]):
