@@ -152,7 +152,9 @@ def test_more_starts_find_no_lesser_errors_and_every_one_is_within_the_ball(quic
     found = [adversarial.attacked(network, values, windows, KEY, steps=5, rate=2.0, starts=starts) for starts in (1, 3)]
     for moved in found:
         np.testing.assert_array_equal(np.isnan(moved), np.isnan(values))
-        sizes = np.nansum((np.asarray(moved) - values) ** 2, axis=(1, 2)) / np.sum(~np.isnan(values), axis=(1, 2))
+        sizes = np.nansum((np.asarray(moved) - np.asarray(values)) ** 2, axis=(1, 2)) / np.sum(
+            ~np.isnan(np.asarray(values)), axis=(1, 2)
+        )
         assert float(sizes.max()) < 1.001 and float(sizes.min()) > 0.9
         assert short_windows.rmse(network, moved, windows) > short_windows.rmse(network, values, windows)
 
