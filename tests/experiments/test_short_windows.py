@@ -14,7 +14,7 @@ pytest.importorskip("pandas")
 
 from diffassim.experiments.learning import short_windows
 from diffassim.experiments.learning.bench import Settings
-from diffassim.experiments.learning.rows import adversarial, distillation, transfer
+from diffassim.experiments.learning.rows import adversarial, distillation, transfer, transfer_tenth
 from diffassim.learned import Network
 from diffassim.models import Lorenz96, rollout
 
@@ -34,12 +34,14 @@ def without_training(loss, start, data, **options):
 def quick(monkeypatch):
     """Make rows small, and trainings end before they begin."""
     for row in (distillation, transfer, adversarial):
-        monkeypatch.setattr(row, "draw", normal_windows)
         monkeypatch.setattr(row, "train", without_training)
+    for row in (distillation, transfer, transfer_tenth, adversarial):
+        monkeypatch.setattr(row, "draw", normal_windows)
         monkeypatch.setattr(row, "TEST", 6)
     monkeypatch.setattr(distillation, "UNKNOWN", 6)
     monkeypatch.setattr(distillation, "KNOWN", 6)
     monkeypatch.setattr(transfer, "WINDOWS", 6)
+    monkeypatch.setattr(transfer_tenth, "WINDOWS", 6)
     monkeypatch.setattr(adversarial, "WINDOWS", 6)
 
 
@@ -85,6 +87,26 @@ def test_fine_tuning_with_a_tenth_is_held_to_scratch_with_all(quick, monkeypatch
     assert set(scores) >= {"source, as it is", "10%, distilled", "100%, distilled"}
 
 
+def test_the_tenth_is_tuned_from_the_source_and_held_to_all_from_scratch(quick, monkeypatch):
+    seen = []
+
+    def noted(loss, start, data, *, validation=None, **options):
+        seen.append((options["name"], len(data), 0 if validation is None else len(validation), start))
+        moved = jax.tree.map(lambda w: w + 0.01 * len(seen) ** 2 * jnp.ones_like(w), start)
+        return types.SimpleNamespace(trained=moved)
+
+    monkeypatch.setattr(transfer, "train", noted)
+    source, tuned, scratch, ratio = transfer_tenth.run(Settings())
+    assert [(name, count, kept) for name, count, kept, _ in seen] == [
+        ("the source", 6, 0), ("10% fine-tuned", 160, 320), ("all from scratch", 1_600, 400)
+    ]  # fmt: skip
+    first, second, third = (jax.tree.leaves(start) for *_, start in seen)
+    assert all(np.array_equal(a, c) for a, c in zip(first, third, strict=True))
+    assert not any(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert ratio.value == tuned.value / scratch.value and ratio.aim == 1.0
+    assert len({source.value, tuned.value, scratch.value}) == 3
+
+
 def test_the_worst_errors_are_as_large_as_the_errors_of_observations(quick):
     truth = normal_windows(KEY, 1)[0]
     values = short_windows.observe(truth, KEY)
@@ -104,9 +126,43 @@ def test_the_worst_errors_are_as_large_as_the_errors_of_observations(quick):
 
 
 def test_training_against_errors_is_held_to_half_the_loss_and_nearly_all_of_the_skill(quick, monkeypatch):
-    found = iter([(1.0, 2.0), (1.1, 1.4), (0.8, 1.9)])
-    monkeypatch.setattr(adversarial, "skills", lambda *_: next(found))
+    pairs = {0.0: (1.0, 2.0), 0.05: (1.01, 1.8), 0.1: (1.015, 1.7), 0.25: (1.1, 1.4), None: (0.8, 1.9)}
+    nets = {share: types.SimpleNamespace(share=share) for share in pairs if share is not None}
+    monkeypatch.setattr(adversarial, "trained", lambda *_: (nets[0.0], {s: nets[s] for s in adversarial.SHARES}))
+    monkeypatch.setattr(adversarial, "skills", lambda net, *_: pairs[getattr(net, "share", None)])
+    monkeypatch.setattr(adversarial, "rmse", lambda net, *_: pairs[net.share][0])
+    monkeypatch.setattr(adversarial, "worse", lambda *_: "no")
+    monkeypatch.setattr(adversarial, "bounds", lambda *_: [])
     scores = adversarial.run(Settings())
-    assert [score.aim for score in scores] == [None, None, 1.02, 1.5, None, None]
-    assert [score.kind for score in scores] == ["learned"] * 4 + ["classical"] * 2
-    assert scores[3].note == "loss of skill 0.300"
+    assert [score.kind for score in scores] == ["learned"] * 8 + ["classical"] * 2 + ["learned"] * 2
+    assert [score.aim for score in scores[:-2]] == [None] * 10
+    assert [(score.value, score.aim) for score in scores[-2:]] == [(1.015, 1.02), (1.7, 1.5)]
+    assert scores[1].note == "loss of skill 1.000" and scores[-1].note == "10%; no"
+    monkeypatch.setattr(adversarial, "rmse", lambda net, *_: 1.0 + net.share)  # none keeps its skill
+    assert adversarial.run(Settings())[-1].value == pairs[0.05][1]
+
+
+@pytest.mark.slow
+def test_more_starts_find_no_lesser_errors_and_every_one_is_within_the_ball(quick):
+    network = jax.tree.map(
+        lambda w: w + 0.2 * jax.random.normal(KEY, w.shape, w.dtype), short_windows.untrained(4, 1, 0)
+    )
+    windows = normal_windows(KEY, 3)
+    values = short_windows.observe(windows, KEY)
+    found = [adversarial.attacked(network, values, windows, KEY, steps=5, rate=2.0, starts=starts) for starts in (1, 3)]
+    for moved in found:
+        np.testing.assert_array_equal(np.isnan(moved), np.isnan(values))
+        sizes = np.nansum((np.asarray(moved) - np.asarray(values)) ** 2, axis=(1, 2)) / np.sum(
+            ~np.isnan(np.asarray(values)), axis=(1, 2)
+        )
+        assert float(sizes.max()) < 1.001 and float(sizes.min()) > 0.9
+        assert short_windows.rmse(network, moved, windows) > short_windows.rmse(network, values, windows)
+
+
+@pytest.mark.slow
+def test_the_bound_is_not_below_the_best_clean_error(quick, monkeypatch):
+    monkeypatch.setattr(adversarial, "LINEAR", 2)
+    climate, flow = adversarial.bounds(KEY, 0.1)  # which nobody reaches
+    for score in (climate, flow):
+        limit = float(re.search(r"clean ([0-9.]+);", score.note)[1])
+        assert score.value > limit > 0.1

@@ -76,5 +76,9 @@ def mean_square(network: WindowNetwork, windows: Any, key: jax.Array) -> Any:
 
 def rmse(network: Any, values: Any, truth: Any) -> float:
     """Return the root mean square error of the last states of all windows."""
-    found = jax.jit(lambda net, y: jax.lax.map(net, y, batch_size=100))(network, values)
-    return float(jnp.sqrt(jnp.mean((found - truth[:, -1]) ** 2)))
+    return float(jnp.sqrt(jnp.mean((_states(network, values) - truth[:, -1]) ** 2)))
+
+
+@jax.jit  # once for all networks of one kind
+def _states(network: Any, values: Any) -> Any:
+    return jax.lax.map(network, values, batch_size=100)

@@ -24,6 +24,7 @@ ROWS = {
     "distillation": "distillation",
     "fusion": "fusion",
     "transfer": "transfer",
+    "transfer-tenth": "transfer_tenth",
 }
 
 # Rows whose numbers come from elsewhere.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from diffassim.experiments.learning.bench import Row, Score, Settings, train
 from diffassim.experiments.learning.short_windows import draw, mean_square, observe, rmse, untrained
 from diffassim.training import Distillation
 
-__all__ = ["ROW"]
+__all__ = ["ROW", "learn", "pretrain"]
 
 SOURCE, TARGET = 8.0, 12.0  # forcing
 WINDOWS, TEST = 20_000, 2_000
@@ -19,8 +20,31 @@ SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
 ENOUGH = 0.1  # share of the data at which the fine-tuned network is to be as good as one from scratch with all of them
 SIZE, SIZE_FULL = (32, 3), (96, 6)
 HELD = 0.2  # of the known windows are kept back, to stop in time
+LOOKS = 320  # windows that say when to stop, the same ones with other observations where there are fewer
 BATCH, UPDATES, CHUNK, PATIENCE = 64, 2_000, 50, 8
-TRAININGS = 1 + 3 * len(SHARES)
+SOURCE_UPDATES, TUNING_UPDATES = 4_000, 1_000
+RATE, TUNING_RATE = 2e-3, 5e-4
+SOURCE_SHARE = 0.25  # of the time
+
+
+def pretrain(fresh: Any, windows: Any, settings: Settings, share: float) -> Any:
+    """Return the network of the source."""
+    options: dict[str, Any] = {"rate": RATE, "batch_size": BATCH, "share": share, "chunk": CHUNK}
+    return train(
+        mean_square, fresh, windows, settings=settings, name="the source", updates=SOURCE_UPDATES, **options
+    ).trained  # fmt: skip
+
+
+def learn(start: Any, windows: Any, settings: Settings, name: str, *, tuning: bool, share: float) -> Any:
+    """Return a network trained on the first of the windows; the last of them say when to stop."""
+    held = max(int(HELD * len(windows)), 1)
+    seen, kept = windows[:-held], windows[-held:]
+    return train(
+        mean_square, start, seen, settings=settings, name=name, share=share,
+        updates=TUNING_UPDATES if tuning else UPDATES, rate=TUNING_RATE if tuning else RATE,
+        batch_size=min(BATCH, len(seen)), chunk=CHUNK, patience=PATIENCE,
+        validation=jnp.concatenate([kept] * max(LOOKS // held, 1)),
+    ).trained  # fmt: skip
 
 
 def run(settings: Settings) -> list[Score]:
@@ -31,28 +55,16 @@ def run(settings: Settings) -> list[Score]:
     values = observe(test, keys[5])
     size = SIZE_FULL if settings.full else SIZE
     fresh = untrained(*size, settings.seed)
-    common: dict[str, Any] = {"settings": settings, "share": 1 / TRAININGS}
-
-    def learn(start: Any, name: str, count: int, rate: float) -> Any:
-        """Train on the first windows of the target; the last of them say when to stop."""
-        held = max(int(HELD * count), 1)
-        batch = min(BATCH, count - held)
-        return train(
-            mean_square, start, target[: count - held], name=name, updates=UPDATES, rate=rate, batch_size=batch,
-            chunk=CHUNK, validation=target[count - held : count], patience=PATIENCE, **common,
-        ).trained  # fmt: skip
-
-    trained = train(
-        mean_square, fresh, source, name="the source", updates=4_000, rate=2e-3, batch_size=128, **common
-    ).trained  # fmt: skip
+    each = (1 - SOURCE_SHARE) / (3 * len(SHARES))
+    trained = pretrain(fresh, source, settings, SOURCE_SHARE)
     errors = {"source, as it is": rmse(trained, values, test)}
     for share in SHARES:
-        count = max(int(share * KNOWN), 4)
-        scratch = learn(fresh, f"{share:.0%} from scratch", count, 2e-3)
-        tuned = learn(trained, f"{share:.0%} fine-tuned", count, 5e-4)
+        known = target[: max(int(share * KNOWN), 4)]
+        scratch = learn(fresh, known, settings, f"{share:.0%} from scratch", tuning=False, share=each)
+        tuned = learn(trained, known, settings, f"{share:.0%} fine-tuned", tuning=True, share=each)
         distilled = train(
-            Distillation(None), fresh, Distillation(tuned).taught(unknown), name=f"{share:.0%} distilled",
-            updates=UPDATES, rate=2e-3, batch_size=128, **common,
+            Distillation(None), fresh, Distillation(tuned).taught(unknown), settings=settings,
+            name=f"{share:.0%} distilled", updates=UPDATES, rate=RATE, batch_size=128, share=each,
         ).trained  # fmt: skip
         for name, network in (("from scratch", scratch), ("fine-tuned", tuned), ("distilled", distilled)):
             errors[f"{share:.0%}, {name}"] = rmse(network, values, test)
