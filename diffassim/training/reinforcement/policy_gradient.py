@@ -86,6 +86,7 @@ class PolicyGradient(Agent):
         play, seen = roll_out(environment, state.trainable.policy, state.play, key, self.steps, self.common)
         A, target = advantages(state.trainable.value, seen, self.discount, self.trace)
         A = against_others(A, self.common)
+        A = (A - jnp.mean(A)) / (jnp.std(A) + 1e-8)
 
         def loss(both: Any) -> Any:
             density, entropy = jax.vmap(jax.vmap(both.policy.judge))(seen.observation, seen.u)

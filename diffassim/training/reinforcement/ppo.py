@@ -45,7 +45,8 @@ class PPO(PolicyGradient):
         batches: minibatches of an epoch (static).
 
     Raises:
-        ConfigurationError: if `environments` is no multiple of `common`, or the steps of an update cannot be cut into so many minibatches.
+        ConfigurationError: if `environments` is no multiple of `common`, or the steps of an update cannot be cut into
+            so many minibatches.
 
     Example:
         >>> from diffassim.decisions import Scalarized, WaterReservoir

@@ -225,7 +225,7 @@ def advantages(value: Any, rollout: Rollout, discount: Any, trace: Any) -> tuple
 
 
 def against_others(A: Any, common: int) -> Any:
-    r"""Return advantages less the mean of the others that met the same disturbances, in units of their spread.
+    r"""Return advantages less the mean of those of the others that met the same disturbances.
 
     .. math:: A_i - \frac{1}{n - 1} \sum_{j \ne i} A_j
 
@@ -237,16 +237,15 @@ def against_others(A: Any, common: int) -> Any:
         common: n, how many environments in turn met the same disturbances (static); 1: nothing is taken off.
 
     Example:
-        >>> found = against_others(jnp.array([[1.0, 3.0, 10.0, 12.0]]), 2)
-        >>> [round(x) for x in found[0].tolist()]
-        [-1, 1, -1, 1]
+        >>> against_others(jnp.array([[1.0, 3.0, 10.0, 13.0]]), 2).tolist()
+        [[-2.0, 2.0, -3.0, 3.0]]
 
     Source: Kool et al. (2019); Schulman et al. (2015), section 5.2, on common random numbers.
     """
-    if common > 1:
-        groups = A.reshape(A.shape[0], -1, common)
-        A = ((groups - jnp.mean(groups, axis=2, keepdims=True)) * (common / (common - 1))).reshape(A.shape)
-    return (A - jnp.mean(A)) / (jnp.std(A) + 1e-8)
+    if common == 1:
+        return A
+    groups = A.reshape(A.shape[0], -1, common)
+    return ((groups - jnp.mean(groups, axis=2, keepdims=True)) * (common / (common - 1))).reshape(A.shape)
 
 
 def gradient_step(optimizer: Any, trainable: Any, memory: Any, gradient: Any) -> tuple[Any, Any]:
