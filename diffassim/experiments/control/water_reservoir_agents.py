@@ -131,17 +131,19 @@ def _actor_slower(rate: float, steps: int) -> Any:
 
 
 _LEARNING: dict[str, Any] = {"environments": 256, "averaging": 3.0, "exploring_starts": True}
-_RETURNS: dict[str, Any] = {"exploration": 0.0, "power": 0.9, "averaging": 2.0, "exploring_starts": True}
+_RETURNS: dict[str, Any] = {"exploration": 0.0, "power": 0.8, "averaging": 3.0, "exploring_starts": True}
 AGENTS = {
     "policy iteration": Contender(_plan, 1, random=False),
     "Q-learning": Contender(_table(QLearning(discount=0.9, exploration=0.3, power=0.6, **_LEARNING), 20), 600),
     "SARSA": Contender(_table(SARSA(discount=0.9, exploration=0.5, halving=10.0, power=0.7, **_LEARNING), 10), 1200),
-    "Monte Carlo": Contender(_table(MonteCarlo(environments=256, window=5, common=64, **_RETURNS), 5), 800),
+    "Monte Carlo": Contender(
+        _table(MonteCarlo(environments=256, discount=0.9, window=8, common=64, **_RETURNS), 8), 400
+    ),
     "policy gradient": Contender(
         _network(PolicyGradient(64, 16, 0.9, 0.95, optimizer=_actor_slower(5e-3, 500), common=8), _both_start), 500
     ),
     "PPO": Contender(
-        _network(PPO(64, 16, 0.9, 0.95, epochs=3, optimizer=_actor_slower(5e-3, 100 * 12), common=8), _both_start), 100
+        _network(PPO(64, 16, 0.9, 0.95, epochs=3, optimizer=_actor_slower(5e-3, 200 * 12), common=8), _both_start), 200
     ),
     "pathwise gradient": Contender(
         _network(Pathwise(32, 20, 0.9, optimizer=_adam(4e-2, 350)), _policy_start), 350, True
