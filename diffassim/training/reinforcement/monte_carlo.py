@@ -100,6 +100,5 @@ class MonteCarlo(TableAgent):
         counted = alive & (jnp.arange(length) < last)[:, None]
         samples = (seen, done, returns, counted.astype(returns.dtype))
         flat = [x.reshape(-1, *x.shape[2:]) for x in samples]
-        return self.learn(environment, state, *flat, common=self.common), jnp.sum(rewards) / jnp.sum(
-            alive.astype(rewards.dtype)
-        )
+        learned = self.learn(environment, state, *flat, common=self.common)
+        return learned, jnp.sum(rewards) / jnp.sum(alive.astype(rewards.dtype))
