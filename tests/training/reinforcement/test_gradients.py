@@ -182,7 +182,7 @@ def test_what_actions_bring_is_learned_where_luck_hides_it():
         slopes = jax.vmap(lambda key, common=common: slope(common, key))(jax.random.split(KEY, 8))
         slopes = slopes / jnp.linalg.norm(slopes, axis=1, keepdims=True)
         agree[common] = float((slopes @ slopes.T)[~np.eye(8, dtype=bool)].mean())
-    assert agree[16] > 0.6 > agree[1], agree
+    assert agree[16] > 0.4 and agree[1] < 0.2, agree
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 64, 1000, 70_000])
