@@ -99,6 +99,6 @@ class MonteCarlo(TableAgent):
         last = length if self.window is None else length - window + 1
         counted = alive & (jnp.arange(length) < last)[:, None]
         samples = (seen, done, returns, counted.astype(returns.dtype))
-        flat = [x.reshape(-1, *x.shape[2:]) for x in samples]
-        learned = self.learn(environment, state, *flat, common=self.common)
+        looked, chosen, target, weight = (x.reshape(-1, *x.shape[2:]) for x in samples)
+        learned = self.learn(environment, state, looked, chosen, target, weight, self.common)
         return learned, jnp.sum(rewards) / jnp.sum(alive.astype(rewards.dtype))
