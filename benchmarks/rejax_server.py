@@ -2,8 +2,8 @@
 
     python rejax_server.py SETTINGS
 
-where SETTINGS is a JSON object (see `benchmarks.decisions.SETTINGS`); each line {"seed": k} on standard input brings
-one with the time of a training, what its policy then scores without drawing actions, and versions.
+where SETTINGS is a JSON object (see `benchmarks.ppo_trainings.SETTINGS`); each line {"seed": k} on standard input
+brings one with the time of a training, what its policy then scores without drawing actions, and versions.
 """
 
 import json

@@ -16,6 +16,8 @@ from diffassim.core.tree import zeros_like
 
 __all__ = ["Experience", "Play", "begin", "episode_returns", "go_on", "random_policy"]
 
+FEW = 8  # where one in so many environments ends, or fewer, first states are drawn for those alone
+
 
 class Play(Pytree):
     """Environments in the middle of their episodes; every leaf has a leading axis of environments.
@@ -77,30 +79,48 @@ def begin(environment: Any, key: jax.Array, count: int) -> Play:
     return Play(state, observation, age)
 
 
-def go_on(environment: Any, play: Play, action: Any, key: jax.Array) -> tuple[Play, Experience]:
+def go_on(environment: Any, play: Play, action: Any, key: jax.Array, common: int = 1) -> tuple[Play, Experience]:
     """Make one step in each environment; those at an end begin anew.
 
-    First states are drawn only in steps where some episode ends.
+    First states are drawn only in steps where some episode ends, and where few do (an eighth of all at most, as where
+    ages differ), only for those. Each environment has its own key, so that both ways draw the same numbers.
 
     Args:
         environment: `Environment`.
         play: where they are.
         action: leading axis of environments.
         key: random key.
+        common: how many environments in turn meet the same disturbances, and the same first states (static).
     """
     count = play.age.shape[0]
     steps, resets = jax.random.split(key)
-    found = jax.vmap(environment.step)(play.state, action, jax.random.split(steps, count))
+    found = jax.vmap(environment.step)(play.state, action, _keys(steps, count, common))
     age = play.age + 1
     late = jnp.zeros(count, bool) if environment.horizon is None else age >= environment.horizon
     done = found.terminated | late
     after = found.state, found.observation
 
-    def anew(after: Any) -> Any:
-        fresh = jax.vmap(environment.reset)(jax.random.split(resets, count))
+    some = count // FEW
+
+    def none(after: Any) -> Any:
+        return after
+
+    def few(after: Any) -> Any:
+        """Draw for the places of the first `some` ends; what is left of them lies beyond the last environment."""
+        place = jnp.searchsorted(jnp.cumsum(done), jnp.arange(1, some + 1)).astype(jnp.uint32)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(resets, place // common)  # what a split has at these places
+        return jax.tree.map(partial(_put, place), jax.vmap(environment.reset)(keys), after)
+
+    def every(after: Any) -> Any:
+        fresh = jax.vmap(environment.reset)(_keys(resets, count, common))
         return jax.tree.map(partial(_where, done), fresh, after)
 
-    state, observation = lax.cond(jnp.any(done), anew, lambda after: after, after)
+    ends = jnp.sum(done)
+    if some:
+        way = (ends > 0).astype(jnp.int32) + (ends > some).astype(jnp.int32)
+        state, observation = lax.switch(way, (none, few, every), after)
+    else:
+        state, observation = lax.cond(ends > 0, every, none, after)
     experience = Experience(
         play.observation, action, found.reward, found.observation, found.terminated, late & ~found.terminated
     )
@@ -192,6 +212,19 @@ def random_policy(environment: Any) -> Any:
 
 def _any_action(space: Any, observation: Any, key: Any) -> Any:
     return space.sample(key)
+
+
+def _keys(key: jax.Array, count: int, common: int) -> Any:
+    if common == 1:
+        return jax.random.split(key, count)
+    return jnp.repeat(jax.random.split(key, count // common), common)
+
+
+def _put(place: Any, new: Any, old: Any) -> Any:
+    if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
+        data = _put(place, jax.random.key_data(new), jax.random.key_data(old))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(old))
+    return old.at[place].set(new.astype(old.dtype), mode="drop")
 
 
 def _where(condition: Any, a: Any, b: Any) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import decisions, storms
+from benchmarks import decisions, lakes, ppo_trainings, storms
 
 BASINS = Path(__file__).parent / "basins.py"
 
@@ -36,10 +36,10 @@ def test_lakes(capsys, tmp_path):
 @pytest.mark.parametrize("name", ["reservoir", "lake"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_lakes_of_all_kinds_take_the_same_steps(name, dtype):
-    environment, many, single, told = decisions.lakes(name, dtype)
-    decisions.same_trajectories(environment, (many, single), told)
+    environment, many, single, told = lakes.lakes(name, dtype)
+    lakes.same_trajectories(environment, (many, single), told)
     with pytest.raises(AssertionError):
-        decisions.same_trajectories(environment, (lambda *a: single(a[0], a[1], 1.01 * a[2]),), told)
+        lakes.same_trajectories(environment, (lambda *a: single(a[0], a[1], 1.01 * a[2]),), told)
     levels = np.array([0.1, 0.9])
     together = many(levels, np.array([20.0, 30.0]), np.array([100.0, 5.0]))
     for k, row in enumerate(((0.1, 20.0, 100.0), (0.9, 30.0, 5.0))):
@@ -61,7 +61,7 @@ def test_trainings_in_turn_with_those_of_another_process(capsys, tmp_path, monke
     pytest.importorskip("gymnax", reason="gymnax is not installed")
     script = tmp_path / "peer.py"
     script.write_text(STAND_IN)
-    monkeypatch.setattr(decisions, "SERVER", script)
+    monkeypatch.setattr(ppo_trainings, "SERVER", script)
     file = tmp_path / "records.json"
     decisions.main(parts=("training",), tasks=("CartPole-v1",), seeds=2, updates=1, rejax=sys.executable, json=file)
     found = read(file)

@@ -13,9 +13,11 @@ from diffassim.decisions import (
     Box,
     Discrete,
     Discretized,
+    Environment,
     FiniteProblem,
     GridPolicy,
     Scalarized,
+    Transition,
     WaterReservoir,
     episode_returns,
     hypervolume,
@@ -101,6 +103,54 @@ def test_episodes_end_at_terminals_and_begin_anew():
         play, seen = go_on(problem, play, jnp.zeros(500, int), jax.random.fold_in(KEY, k))
     assert bool(jnp.any(seen.terminated)) and bool(jnp.all(play.age[seen.done] == 0))
     assert bool(jnp.all(play.observation[seen.done] == 2)) and not bool(jnp.any(seen.truncated))
+
+
+class Ticket(Environment):
+    """An environment whose state is the key that it began with."""
+
+    horizon = 5
+
+    def reset(self, key):
+        return key, jax.random.uniform(key, (1,))
+
+    def respond(self, state, action, disturbance):
+        return Transition(state, action, jnp.zeros(()), jnp.asarray(False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", [0, 1, 8, 9, 64])
+@pytest.mark.parametrize(
+    "environment", [Scalarized(WaterReservoir(length=5), [0.5, 0.5]), Ticket()], ids=["reservoir", "ticket"]
+)
+def test_first_states_are_the_same_however_many_episodes_end(environment, ends):
+    """Of 64, up to eight are drawn alone: from the keys that all would have."""
+    play = begin(environment, KEY, 64).replace(age=jnp.zeros(64, jnp.int32))
+    ending = np.random.default_rng(ends).permutation(64)[:ends]
+    play = play.replace(age=play.age.at[ending].set(4))
+    key = jax.random.key(5)
+    after, seen = jax.jit(go_on)(environment, play, jnp.full((64, 1), 50.0), key)
+    assert sorted(np.flatnonzero(seen.truncated)) == sorted(ending)
+    fresh, observation = jax.vmap(environment.reset)(jax.random.split(jax.random.split(key)[1], 64))
+    expected = jnp.where(seen.truncated[:, None], observation, seen.following)
+    np.testing.assert_array_equal(after.observation, expected)
+    if isinstance(environment, Ticket):
+        keys = np.asarray(jax.random.key_data(play.state)).copy()
+        keys[ending] = jax.random.key_data(fresh)[ending]
+        np.testing.assert_array_equal(jax.random.key_data(after.state), keys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", [0, 3, 40])
+def test_derivatives_pass_through_steps_after_which_some_begin_anew(ends):
+    environment = Scalarized(WaterReservoir(length=5), [1.0, 0.0])
+    play = begin(environment, KEY, 64).replace(age=jnp.where(jnp.arange(64) < ends, 4, 0))
+    play = play.replace(state=play.state.replace(storage=jnp.full(64, 90.0)), observation=jnp.full((64, 1), 90.0))
+
+    def left(action):
+        return go_on(environment, play, action, KEY)[0].observation[:, 0].sum()
+
+    slopes = jax.grad(left)(jnp.full((64, 1), 30.0))[:, 0]
+    np.testing.assert_array_equal(slopes, jnp.where(jnp.arange(64) < ends, 0.0, -1.0))
 
 
 def test_time_limits_cut_off_and_discounts_count():

@@ -35,7 +35,8 @@ class MonteCarlo(TableAgent):
         exploring_starts: whether first actions are random (static).
         length: steps of an episode (static); default: the environment's horizon.
         common: how many environments in turn meet the same disturbances (static): what different actions bring is then
-            compared with the same luck, and their order needs far fewer episodes (common random numbers).
+            compared with the same luck, and their order needs far fewer episodes (common random numbers); see also
+            `TableAgent.learn`.
         window: n (static); default: all rewards up to the end of the episode.
 
     Raises:
@@ -98,5 +99,6 @@ class MonteCarlo(TableAgent):
         last = length if self.window is None else length - window + 1
         counted = alive & (jnp.arange(length) < last)[:, None]
         samples = (seen, done, returns, counted.astype(returns.dtype))
-        flat = [x.reshape(-1, *x.shape[2:]) for x in samples]
-        return self.learn(environment, state, *flat), jnp.sum(rewards) / jnp.sum(alive.astype(rewards.dtype))
+        looked, chosen, target, weight = (x.reshape(-1, *x.shape[2:]) for x in samples)
+        learned = self.learn(environment, state, looked, chosen, target, weight, self.common)
+        return learned, jnp.sum(rewards) / jnp.sum(alive.astype(rewards.dtype))

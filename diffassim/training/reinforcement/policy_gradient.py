@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.lax import stop_gradient
 
+from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import static
 from diffassim.decisions.play import begin
 from diffassim.training.reinforcement.agent import Agent
@@ -16,6 +17,7 @@ from diffassim.training.reinforcement.rollouts import (
     LearnerState,
     actor_critic,
     advantages,
+    against_others,
     gradient_step,
     roll_out,
 )
@@ -39,6 +41,12 @@ class PolicyGradient(Agent):
         value_weight: of the squared error of the value.
         entropy_weight: of the policy's entropy, which is made large.
         optimizer: optax transformation (static).
+        common: how many environments in turn begin every update at the same state and meet the same disturbances
+            (static). Only their actions differ, and the mean advantage of the others is taken off: luck, which may
+            hide what small changes of an action bring, is the same for all of them.
+
+    Raises:
+        ConfigurationError: if `environments` is no multiple of `common`.
 
     Example:
         >>> from diffassim.decisions import Scalarized, WaterReservoir
@@ -57,6 +65,13 @@ class PolicyGradient(Agent):
     value_weight: Any = 0.5
     entropy_weight: Any = 0.0
     optimizer: Any = static(default=optax.chain(optax.clip_by_global_norm(0.5), optax.adam(1e-3)))
+    common: int = static(default=1)
+
+    def __post_init__(self) -> None:
+        if self.common < 1 or self.environments % self.common:
+            raise ConfigurationError(
+                f"{type(self).__name__}: environments={self.environments} must be a multiple of common={self.common}"
+            )
 
     def init(self, environment: Any, key: jax.Array, start: Any = None) -> LearnerState:
         """Return untrained networks (or `start`, an `ActorCritic`), and environments after their reset."""
@@ -68,8 +83,9 @@ class PolicyGradient(Agent):
     def update(self, environment: Any, state: LearnerState) -> tuple[LearnerState, Any]:
         """Make some steps, and one gradient step."""
         key = jax.random.fold_in(state.key, state.count)
-        play, seen = roll_out(environment, state.trainable.policy, state.play, key, self.steps)
+        play, seen = roll_out(environment, state.trainable.policy, state.play, key, self.steps, self.common)
         A, target = advantages(state.trainable.value, seen, self.discount, self.trace)
+        A = against_others(A, self.common)
         A = (A - jnp.mean(A)) / (jnp.std(A) + 1e-8)
 
         def loss(both: Any) -> Any:

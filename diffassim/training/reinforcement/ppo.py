@@ -12,7 +12,14 @@ from jax.lax import stop_gradient
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import static
 from diffassim.training.reinforcement.policy_gradient import PolicyGradient
-from diffassim.training.reinforcement.rollouts import LearnerState, advantages, gradient_step, roll_out, shuffled
+from diffassim.training.reinforcement.rollouts import (
+    LearnerState,
+    advantages,
+    against_others,
+    gradient_step,
+    roll_out,
+    shuffled,
+)
 
 __all__ = ["PPO"]
 
@@ -31,12 +38,15 @@ class PPO(PolicyGradient):
         value_weight: of the squared error of the value.
         entropy_weight: of the policy's entropy, which is made large.
         optimizer: optax transformation (static).
+        common: how many environments in turn begin every update at the same state and meet the same disturbances
+            (static); see `PolicyGradient`.
         clip: epsilon.
         epochs: how often each step is used (static).
         batches: minibatches of an epoch (static).
 
     Raises:
-        ConfigurationError: if the steps of an update cannot be cut into so many minibatches.
+        ConfigurationError: if `environments` is no multiple of `common`, or the steps of an update cannot be cut into
+            so many minibatches.
 
     Example:
         >>> from diffassim.decisions import Scalarized, WaterReservoir
@@ -53,6 +63,7 @@ class PPO(PolicyGradient):
     batches: int = static(default=4)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.epochs < 1 or self.batches < 1 or (self.environments * self.steps) % self.batches:
             raise ConfigurationError(
                 f"PPO: {self.environments} environments of {self.steps} steps cannot be cut into {self.batches} equal "
@@ -62,8 +73,9 @@ class PPO(PolicyGradient):
     def update(self, environment: Any, state: LearnerState) -> tuple[LearnerState, Any]:
         """Make some steps, and several epochs of gradient steps."""
         steps, order = jax.random.split(jax.random.fold_in(state.key, state.count))
-        play, seen = roll_out(environment, state.trainable.policy, state.play, steps, self.steps)
+        play, seen = roll_out(environment, state.trainable.policy, state.play, steps, self.steps, self.common)
         A, target = advantages(state.trainable.value, seen, self.discount, self.trace)
+        A = against_others(A, self.common)
         count = self.environments * self.steps
         samples = (seen.observation, seen.u, seen.log_density, A, target)
         samples = jax.tree.map(lambda x: x.reshape(count, *x.shape[2:]), samples)

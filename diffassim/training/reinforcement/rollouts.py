@@ -22,6 +22,7 @@ __all__ = [
     "Rollout",
     "actor_critic",
     "advantages",
+    "against_others",
     "gradient_step",
     "policy_for",
     "roll_out",
@@ -103,7 +104,7 @@ def policy_for(
         [90.0]
     """
     play, weights = jax.random.split(key)
-    seen, _ = _random_play(environment, play)
+    seen, _ = _played(environment, play, random_policy(environment))
     return _policy(environment, weights, seen, units, std, first, squashed)
 
 
@@ -119,7 +120,9 @@ def actor_critic(
 ) -> ActorCritic:
     """Return an untrained policy with an untrained value for an environment; see `policy_for`.
 
-    Mean and spread of the values are those of random play.
+    Mean and spread of the values are those of random play, or where a first action is given, of play with draws around
+    that: returns of random actions may be far from all that a sensible start ever brings, and until the value has
+    learned its way back, the policy follows immediate rewards.
 
     Args:
         environment: with `Box` observations and rewards that are numbers.
@@ -144,7 +147,10 @@ def actor_critic(
     if environment.objectives is not None:
         raise ConfigurationError("actor_critic: weight the objectives first, see Scalarized")
     play, one, two = jax.random.split(key, 3)
-    seen, rewards = _random_play(environment, play)
+    seen, rewards = _played(environment, play, random_policy(environment))
+    policy = _policy(environment, one, seen, units, std, first, squashed)
+    if first is not None:
+        _, rewards = _played(environment, jax.random.fold_in(play, 1), _Drawn(policy))
 
     def back(following: Any, reward: Any) -> Any:
         now = reward + discount * following
@@ -155,10 +161,12 @@ def actor_critic(
     center, spread = jnp.mean(returns), _sound(jnp.std(returns))
     network = perceptron((seen.shape[-1], *units, 1), two, dtype=seen.dtype)
     value = Normalized(network, *_scales(seen), center, spread)
-    return ActorCritic(_policy(environment, one, seen, units, std, first, squashed), _Scalar(value), spread)  # type: ignore[arg-type]
+    return ActorCritic(policy, _Scalar(value), spread)  # type: ignore[arg-type]
 
 
-def roll_out(environment: Any, policy: Any, play: Any, key: jax.Array, steps: int) -> tuple[Any, Rollout]:
+def roll_out(
+    environment: Any, policy: Any, play: Any, key: jax.Array, steps: int, common: int = 1
+) -> tuple[Any, Rollout]:
     """Make steps in all environments, with actions drawn from the policy.
 
     Args:
@@ -167,13 +175,16 @@ def roll_out(environment: Any, policy: Any, play: Any, key: jax.Array, steps: in
         play: where the environments are.
         key: random key.
         steps: how many (static).
+        common: how many environments in turn begin where the first of them is, and meet the same disturbances (static).
     """
+    if common > 1:
+        play = jax.tree.map(lambda x: jnp.repeat(x[::common], common, axis=0), play)
 
     def body(play: Any, key: Any) -> Any:
         own, steps = jax.random.split(key)
         u = jax.vmap(policy.draw)(play.observation, jax.random.split(own, play.age.shape[0]))
         log_density = jax.vmap(policy.log_density)(play.observation, u)
-        play, seen = go_on(environment, play, jax.vmap(policy.action)(u), steps)
+        play, seen = go_on(environment, play, jax.vmap(policy.action)(u), steps, common)
         found = Rollout(
             seen.observation, u, log_density, seen.reward, seen.following, seen.terminated, seen.done
         )  # fmt: skip
@@ -211,6 +222,30 @@ def advantages(value: Any, rollout: Rollout, discount: Any, trace: Any) -> tuple
 
     _, found = lax.scan(back, zeros_like(delta[0]), (delta, rollout.done), reverse=True)
     return found, found + now
+
+
+def against_others(A: Any, common: int) -> Any:
+    r"""Return advantages less the mean of those of the others that met the same disturbances.
+
+    .. math:: A_i - \frac{1}{n - 1} \sum_{j \ne i} A_j
+
+    What the others did does not depend on an action's own draw, so that this is a baseline without bias; it takes off
+    the luck that all of them had.
+
+    Args:
+        A: shape (step, environment).
+        common: n, how many environments in turn met the same disturbances (static); 1: nothing is taken off.
+
+    Example:
+        >>> against_others(jnp.array([[1.0, 3.0, 10.0, 13.0]]), 2).tolist()
+        [[-2.0, 2.0, -3.0, 3.0]]
+
+    Source: Kool et al. (2019); Schulman et al. (2015), section 5.2, on common random numbers.
+    """
+    if common == 1:
+        return A
+    groups = A.reshape(A.shape[0], -1, common)
+    return ((groups - jnp.mean(groups, axis=2, keepdims=True)) * (common / (common - 1))).reshape(A.shape)
 
 
 def gradient_step(optimizer: Any, trainable: Any, memory: Any, gradient: Any) -> tuple[Any, Any]:
@@ -271,12 +306,20 @@ def _policy(
     return policy.replace(network=normalized.replace(output_center=policy.units(first)))
 
 
-def _random_play(environment: Any, key: jax.Array) -> tuple[Any, Any]:
-    """Return observations and rewards of random play, leading axes (step, environment)."""
+class _Drawn(Pytree):
+    """Actions drawn from a policy."""
+
+    policy: Any
+
+    def __call__(self, observation: Any, key: Any) -> Any:
+        return self.policy.action(self.policy.draw(observation, key))
+
+
+def _played(environment: Any, key: jax.Array, policy: Any) -> tuple[Any, Any]:
+    """Return observations and rewards of play with a policy, leading axes (step, environment)."""
     if not isinstance(environment.observation_space, Box):
         raise ConfigurationError("networks need observations that are vectors; numbers of states are for tables")
     first, rest = jax.random.split(key)
-    policy = random_policy(environment)
 
     def body(play: Any, key: Any) -> Any:
         own, steps = jax.random.split(key)

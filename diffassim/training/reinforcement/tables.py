@@ -177,9 +177,24 @@ class TableAgent(Agent):
         return jnp.where(jax.random.uniform(coin, (count,)) < epsilon, anything, best)
 
     def learn(
-        self, environment: Any, state: TableState, observation: Any, action: Any, target: Any, weight: Any = None
+        self,
+        environment: Any,
+        state: TableState,
+        observation: Any,
+        action: Any,
+        target: Any,
+        weight: Any = None,
+        common: int = 1,
     ) -> TableState:
-        """Move entries of the table towards the values of actions; weight 0 leaves a sample out.
+        r"""Move entries of the table towards the values of actions; weight 0 leaves a sample out.
+
+        Samples with the same luck have much of their errors in common. Entries have different numbers of them, so that
+        luck would enter differences between entries, which decide what is best. So the mean error of such a group is
+        taken off its samples, and the mean of all of them moves every entry that was seen by the same step:
+
+        .. math:: v_j \leftarrow v_j + \alpha_j \sum_{i \in j} (\delta_i - \bar\delta_{g(i)}) + \beta \bar\delta
+
+        which rests where the errors of every entry are zero in the mean, as without (a control variate).
 
         Args:
             environment: whose table it is.
@@ -188,24 +203,41 @@ class TableAgent(Agent):
             action: shape (samples,).
             target: value of the action there, known parts included, shape (samples,).
             weight: shape (samples,), or None.
+            common: how many samples in turn have the same luck (static).
         """
         weight = jnp.ones_like(target) if weight is None else weight
-        if isinstance(environment, Afterstates):
+        after = isinstance(environment, Afterstates)
+        if after:
             known, entries, shares = jax.vmap(environment.look)(observation, action)
             place, target = (entries, 0), target - known.astype(target.dtype)
             shares = shares.astype(target.dtype)
-            error = (target - jnp.sum(shares * state.values[place], axis=1))[:, None]
-            weight = weight[:, None] * shares
+            error = target - jnp.sum(shares * state.values[place], axis=1)
         else:
             place = (observation, action)
             error = target - state.values[place]
+        error, luck = _without_luck(error, weight, common)
+        if after:
+            error, weight = error[:, None], weight[:, None] * shares
         zeros = jnp.zeros_like(state.values)
         n = zeros.at[place].add(weight)
         errors = zeros.at[place].add(weight * error)
         visits = state.visits + n
         step = jnp.minimum(1 / jnp.maximum(n, 1), jnp.maximum(visits, 1) ** -jnp.asarray(self.power, visits.dtype))
         values, t = state.values + step * errors, (state.count + 1).astype(visits.dtype)
+        if common > 1:
+            beta = jnp.sum(step * n * n) / jnp.maximum(jnp.sum(n), 1)
+            values = values + jnp.where(n > 0, beta * luck, 0)
         # (1 + eta) / (t + eta), written so that an infinite eta gives 1
         share = 1 - (t - 1) / (t + jnp.asarray(self.averaging, visits.dtype))
         mean = state.mean + share * (values - state.mean)
         return state.replace(values=values, mean=mean, visits=visits, count=state.count + 1)
+
+
+def _without_luck(error: Any, weight: Any, common: int) -> tuple[Any, Any]:
+    """Return errors less the mean of those with the same luck, and the mean of all."""
+    if common == 1:
+        return error, jnp.zeros_like(error[0])
+    errors, weights = error.reshape(-1, common), weight.reshape(-1, common)
+    total = jnp.sum(weights, axis=1, keepdims=True)
+    means = jnp.sum(errors * weights, axis=1, keepdims=True) / jnp.maximum(total, 1)
+    return (errors - means).reshape(error.shape), jnp.sum(means * total) / jnp.maximum(jnp.sum(total), 1)

@@ -12,6 +12,7 @@ from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.pytree import Pytree
 from diffassim.covariances import Diagonal
 from diffassim.decisions import Box, FiniteProblem, GridPolicy, Scalarized, WaterReservoir, episode_returns
+from diffassim.decisions.play import begin
 from diffassim.decisions.problems import cliff_walk, linear_quadratic, riccati_gain
 from diffassim.decisions.problems.linear_quadratic import QuadraticCost
 from diffassim.training.reinforcement import (
@@ -24,7 +25,7 @@ from diffassim.training.reinforcement import (
     mean_return,
     policy_for,
 )
-from diffassim.training.reinforcement.rollouts import Rollout, advantages, shuffled
+from diffassim.training.reinforcement.rollouts import Rollout, advantages, against_others, roll_out, shuffled
 
 KEY = jax.random.key(0)
 A, B = jnp.array([[0.9, 0.4], [0.0, 0.9]]), jnp.array([[0.0], [1.0]])
@@ -129,6 +130,59 @@ def test_advantages_are_those_of_returns_by_hand():
     np.testing.assert_allclose(A[:, 0], target[:, 0] - 10 * jnp.arange(4.0), rtol=1e-12)
     one_step, _ = advantages(value, rollout, 0.5, 0.0)
     np.testing.assert_allclose(one_step[:, 0], [1 + 5 - 0, 2 - 10, 3 + 15 - 20, 4 + 20 - 30], rtol=1e-12)
+
+
+def test_common_luck_is_taken_off_advantages():
+    luck, own = jax.random.normal(KEY, (5, 3)), jax.random.normal(jax.random.key(1), (5, 3, 4))
+    lucky, unlucky = (against_others((own + L * luck[..., None]).reshape(5, 12), 4) for L in (1.0, 100.0))
+    np.testing.assert_allclose(lucky, unlucky, atol=1e-11)
+    others = (own.sum(2, keepdims=True) - own) / 3
+    np.testing.assert_allclose(lucky, (own - others).reshape(5, 12), rtol=1e-10, atol=1e-12)
+    np.testing.assert_array_equal(against_others(luck, 1), luck)
+
+
+class Still(Pytree):
+    """A policy that draws nothing, of a network that is the same everywhere."""
+
+    def draw(self, observation, key):
+        return jnp.full(1, 40.0)
+
+    def log_density(self, observation, u):
+        return jnp.zeros(())
+
+    def action(self, u):
+        return u
+
+
+@pytest.mark.slow
+def test_groups_begin_together_and_meet_the_same_disturbances():
+    environment = Scalarized(WaterReservoir(length=5), [0.5, 0.5])
+    play = begin(environment, KEY, 12)
+    _, seen = roll_out(environment, Still(), play, KEY, 9, common=4)
+    found = seen.observation.reshape(9, 3, 4)
+    np.testing.assert_array_equal(found, jnp.broadcast_to(found[..., :1], found.shape))  # ends and first states too
+    np.testing.assert_array_equal(found[0, :, 0], play.observation[::4, 0])
+    assert len(np.unique(found[8])) == 3 and bool(seen.done.any())
+
+
+@pytest.mark.long
+def test_what_actions_bring_is_learned_where_luck_hides_it():
+    """Releases of a reservoir with a wild inflow: the gradients of two trainings agree far better with common luck."""
+    environment = Scalarized(WaterReservoir(inflow_std=40.0), [0.5, 0.5])
+    start = actor_critic(environment, KEY, units=(4,), std=0.01, first=jnp.array([50.0]))
+
+    def slope(common, key):
+        agent = PolicyGradient(64, 16, 0.9, 1.0, optimizer=optax.sgd(1.0), common=common)
+        state, _ = agent.update(environment, agent.init(environment, key, start))
+        change = jax.tree.map(jnp.subtract, state.trainable.policy.network, start.policy.network)
+        return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(change)])
+
+    agree = {}
+    for common in (1, 16):
+        slopes = jax.vmap(lambda key, common=common: slope(common, key))(jax.random.split(KEY, 8))
+        slopes = slopes / jnp.linalg.norm(slopes, axis=1, keepdims=True)
+        agree[common] = float((slopes @ slopes.T)[~np.eye(8, dtype=bool)].mean())
+    assert agree[16] > 0.4 and agree[1] < 0.2, agree
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 64, 1000, 70_000])
@@ -254,6 +308,8 @@ def test_what_is_refused():
     short = Pathwise(2, 3, lasting=True, tail=3)
     for build, message in (
         (lambda: PPO(environments=3, steps=5, batches=4), "equal"),
+        (lambda: PPO(environments=6, common=4), "multiple of common"),
+        (lambda: PolicyGradient(common=0), "multiple of common"),
         (lambda: PPO().init(cliff_walk(), KEY), "vectors"),
         (lambda: actor_critic(WaterReservoir(), KEY), "Scalarized"),
         (lambda: policy_for(vector, KEY), "vectors"),

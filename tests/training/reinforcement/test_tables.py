@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from diffassim.core.errors import ConfigurationError
-from diffassim.decisions import Afterstates, FiniteProblem, Scalarized, WaterReservoir
+from diffassim.decisions import (
+    Afterstates,
+    Discrete,
+    Environment,
+    FiniteProblem,
+    Scalarized,
+    Transition,
+    WaterReservoir,
+)
 from diffassim.decisions.problems import cliff_walk, five_by_five, four_by_four, random_walk
 from diffassim.training.reinforcement import (
     SARSA,
@@ -195,6 +203,49 @@ def test_common_random_numbers_leave_only_what_actions_make_of_them():
     agent = MonteCarlo(environments=64, common=64, exploration=1.0, power=1.0)
     state, _ = agent.train(environment, agent.init(environment, KEY), 1)
     np.testing.assert_allclose(state.values[1, 0] - state.values[2, 0], 10.0, rtol=1e-9)
+
+
+class Luck(Environment):
+    """One step, whose reward is what the action brings and the luck of all, from one of two states."""
+
+    @property
+    def action_space(self):
+        return Discrete(3)
+
+    @property
+    def observation_space(self):
+        return Discrete(2)
+
+    @property
+    def horizon(self):
+        return 1
+
+    def reset(self, key):
+        place = jax.random.bernoulli(key, 0.3).astype(jnp.int32)
+        return place, place
+
+    def disturbance(self, key):
+        return 100 * jax.random.normal(key)
+
+    def respond(self, state, action, disturbance):
+        gain = jnp.array([[0.0, 1.0, 2.0], [5.0, 3.0, 1.0]])[state, action]
+        return Transition(state, state, gain + disturbance, jnp.asarray(True))
+
+
+def test_common_luck_does_not_enter_differences_and_values_stay_those_of_all_returns():
+    """However often entries were visited: luck of a hundred hardly moves their differences, its mean is the level."""
+    agent = MonteCarlo(environments=96, common=32, exploration=1.0, power=1.0)
+    state, _ = agent.train(Luck(), agent.init(Luck(), KEY), 1)
+    assert len(np.unique(state.visits)) > 3
+    np.testing.assert_allclose(state.values - state.values[0, 0], [[0, 1, 2], [5, 3, 1]], atol=3)
+    state, _ = agent.train(Luck(), state, 1999)
+    found = np.asarray(state.values)
+    np.testing.assert_allclose(found - found[0, 0], [[0, 1, 2], [5, 3, 1]], atol=0.5)
+    assert abs(found.mean() - 2) < 5  # three standard deviations of six thousand draws of luck
+    alone = MonteCarlo(environments=96, exploration=1.0, power=1.0)
+    state, _ = alone.train(Luck(), alone.init(Luck(), KEY), 2000)
+    apart = np.asarray(state.values - state.values[0, 0]) - [[0, 1, 2], [5, 3, 1]]
+    assert np.abs(apart).max() > 2 * np.abs(found - found[0, 0] - [[0, 1, 2], [5, 3, 1]]).max()
 
 
 @pytest.mark.long
