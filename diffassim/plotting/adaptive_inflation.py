@@ -13,8 +13,8 @@ from diffassim.plotting.style import COLORS, figure, panel_label, style
 
 __all__ = ["courses", "overview"]
 
-_SHOWN = ("black", "gray", "green", "sky", "red", "orange", "purple")
-_MARKS = "|xsvoD^"
+_SHOWN = ("black", "gray", "blue", "green", "sky", "red", "orange", "purple")
+_MARKS = "|x+svoD^"
 
 
 def overview(
@@ -94,10 +94,15 @@ def courses(
                 for how, curve in zip(trainings, found["curve"], strict=True)
                 if np.isfinite(curve).all(axis=0).any()
             }
-            shades = {how: COLORS[_SHOWN[(4 + j) % len(_SHOWN)]] for j, how in enumerate(trainings)}
+            ax.set_visible(bool(curves))  # policies of a file come without
+            if not curves:
+                continue
+            shades = {how: COLORS[_SHOWN[list(labels).index(how) % len(_SHOWN)]] for how in trainings}
             draw_learning_curves(ax, curves, colors=shades)
             ax.set_ylabel("reward above the first")
-            panel_label(ax, "ef"[row], f"{name}; bands: intervals of the mean over copies")
+            copies = next(iter(curves.values())).shape[0]
+            bands = "one copy, no bands" if copies == 1 else f"bands: intervals of the mean over {copies} copies"
+            panel_label(ax, "ef"[row], f"{name}; {bands}")
         for ax in axes[len(shown) :, 2]:
             ax.set_visible(False)
     return drawn

@@ -18,7 +18,7 @@ from diffassim.training.reinforcement.policy_file import policies_to_text
 
 __all__ = ["NAMES", "results_of"]
 
-NAMES = ("best constant", "one constant", "finite size", "adaptive")
+NAMES = ("best constant", "one constant", "switched constants", "finite size", "adaptive")
 TOLERANCE, GAIN = 1.02, 0.95  # of the ratio to the best constant: in every regime, and where it changes
 
 
@@ -45,7 +45,8 @@ def results_of(config: Any, dataset: xr.Dataset, changed: tuple[str, ...]) -> Re
     figures["courses"] = courses(shown, list(REGIMES), changed[:2], labels, list(config.trainings), config.half)
     lines.append(
         "Best constant: chosen for each regime on other seeds. Ratios to it, with intervals of 95 percent over "
-        f"{config.seeds} twins.\n* changes in the middle"
+        f"{config.seeds} twins.\n* changes in the middle; switched constants: those that are best for each half, as if "
+        "switched there\n" + _training_note(config)
     )
     counted = int(dataset["error"].sizes["twin"]) * len(REGIMES)
     return Results(
@@ -107,6 +108,15 @@ def _table(config: Any, name: str, own: xr.Dataset, changed: tuple[str, ...]) ->
             cells.append(f"{f'{mean:.3f} +- {half:.3f}':>20}")
         lines.append(f"  {what:<24}{'':>20}" + "".join(cells))
     return [*lines, ""]
+
+
+def _training_note(config: Any) -> str:
+    """Return how many trainings stand behind the policies."""
+    if config.policy is not None:
+        return f"Policies come from {config.policy}; nothing was trained."
+    if config.copies == 1:
+        return "Each policy was trained once (copies=1): intervals leave out what another training would change."
+    return f"Each policy is the best of {config.copies} trainings on regimes of the training."
 
 
 def _policy(config: Any, name: str, weights: np.ndarray) -> Any:
