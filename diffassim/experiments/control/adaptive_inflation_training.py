@@ -34,7 +34,7 @@ __all__ = [
 LOST = 6.0  # root mean square error of a lost filter; that of the climatology is 3.6
 LARGEST = (1.5, 3.0, 0.8)  # components of an action: logarithms of inflation, speed and radius
 UNITS = (16, 16)
-LANES, STEPS, TAIL = 16, 36, 16  # of an update of the trainings by gradients
+LANES, STEPS, TAIL = 32, 36, 16  # of an update of the trainings by gradients
 DISCOUNT = 0.95  # of PPO
 
 
