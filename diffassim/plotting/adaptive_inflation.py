@@ -37,13 +37,16 @@ def overview(
             ax.axvspan(0.98, 1.02, color=COLORS["gray"], alpha=0.2, linewidth=0)
             count = len(labels) - 1
             for m in range(1, len(labels)):
-                mean, error = found[m].mean(1), found[m].std(1, ddof=1) / found.shape[2] ** 0.5
+                twins = found.shape[2]
+                error = found[m].std(1, ddof=1) / twins**0.5 if twins > 1 else None
                 ax.errorbar(
-                    mean, places + 0.5 * (count / 2 - m) / count, xerr=2 * error, fmt=_MARKS[m % len(_MARKS)],
+                    found[m].mean(1), places + 0.5 * (count / 2 - m) / count,
+                    xerr=None if error is None else 2 * error, fmt=_MARKS[m % len(_MARKS)],
                     color=COLORS[_SHOWN[m % len(_SHOWN)]], markersize=4, elinewidth=0.7, label=labels[m],
                 )  # fmt: skip
             ax.set(xlabel="error over that of the best constant", xlim=(0.75, 1.5))
-            panel_label(ax, "ab"[k % 2], f"{name}; bars: two standard errors")
+            bars = "bars: two standard errors" if found.shape[2] > 1 else "one twin, no bars"
+            panel_label(ax, "ab"[k % 2], f"{name}; {bars}")
         names = [f"{'* ' if name in changed else ''}{name}" for name in regimes]
         axes[0].set_yticks(places, names)
         handles, names = axes[0].get_legend_handles_labels()

@@ -82,6 +82,12 @@ def test_a_run_can_be_stopped_and_its_policies_used_again(tmp_path, monkeypatch)
     again = AdaptiveInflationConfiguration(**SMALL, policy=path)
     found = runs.run(AdaptiveInflationComparison(), again, tmp_path / "again")
     assert found.scores.equals(whole.scores)
+    larger = SMALL | {"n": 16, "members": 5, "seeds": 1, "copies": 1}  # policies serve other sizes; one twin
+    found = runs.run(
+        AdaptiveInflationComparison(), AdaptiveInflationConfiguration(**larger, policy=path), tmp_path / "l"
+    )
+    assert "ratio_half_interval" not in set(found.scores["metric"]) and np.isfinite(found.scores["value"]).all()
+    assert "one twin, no intervals" in found.table and "5 members, 16 variables" in found.table
     path.write_text(path.read_text().replace("0.", "1.", 1))
     with pytest.raises(DataError, match="was changed"):
         runs.run(AdaptiveInflationComparison(), again, tmp_path / "altered")
@@ -94,7 +100,7 @@ def test_settings_are_checked(tmp_path):
     for wrong, message in (
         ({"filters": ["EnKF"]}, "there are ETKF, LETKF"),
         ({"trainings": ["PPO", "PPO"]}, "one twice"),
-        ({"seeds": 1}, "greater than or equal to 2"),
+        ({"seeds": 0}, "greater than or equal to 1"),
         ({"effort": 0}, "effort"),
         ({"members": 2}, "members"),
     ):

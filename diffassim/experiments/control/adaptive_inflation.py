@@ -47,7 +47,7 @@ class AdaptiveInflationConfiguration(Configuration):
         policy: file of policies (`policies.json` of another run) to be judged; nothing is trained then.
         copies: independent trainings of each kind; the best on regimes of the training is judged.
         effort: factor of the updates of every training.
-        seeds: twins of each regime on which everything is scored.
+        seeds: twins of each regime on which everything is scored; a single one gives no intervals.
         tuning: other twins of each regime, on which its best constant is chosen.
         drawn: twins in regimes of the training, on which the one constant, and the best copy, are chosen.
         half: analyses of each half of a twin.
@@ -60,7 +60,7 @@ class AdaptiveInflationConfiguration(Configuration):
     policy: Path | None = None
     copies: Annotated[int, Field(ge=1)] = 1
     effort: Annotated[float, Field(gt=0)] = 1.0
-    seeds: Annotated[int, Field(ge=2)] = 12
+    seeds: Annotated[int, Field(ge=1)] = 12
     tuning: Annotated[int, Field(ge=1)] = 6
     drawn: Annotated[int, Field(ge=2)] = 16
     half: Annotated[int, Field(ge=10)] = 100

@@ -43,11 +43,7 @@ def results_of(config: Any, dataset: xr.Dataset, changed: tuple[str, ...]) -> Re
     shown = {name: {key: dataset[key].values[k] for key in ("error_course", "factor_course", "curve")}
              for k, name in enumerate(config.filters)}  # fmt: skip
     figures["courses"] = courses(shown, list(REGIMES), changed[:2], labels, list(config.trainings), config.half)
-    lines.append(
-        "Best constant: chosen for each regime on other seeds. Ratios to it, with intervals of 95 percent over "
-        f"{config.seeds} twins.\n* changes in the middle; switched constants: those that are best for each half, as if "
-        "switched there\n" + _training_note(config)
-    )
+    lines.append(_note(config))
     counted = int(dataset["error"].sizes["twin"]) * len(REGIMES)
     return Results(
         score_rows(rows), figures, "\n".join(lines), counted, files={"policies.json": policies_to_text(files)}
@@ -74,7 +70,8 @@ def _rows(name: str, own: xr.Dataset) -> list[tuple[str, str, Any, str, float, i
             ]
             if m:
                 mean, half = interval(ratios[m, r])
-                rows += [(*place, "ratio", mean, count), (*place, "ratio_half_interval", half, count)]
+                rows.append((*place, "ratio", mean, count))
+                rows += [(*place, "ratio_half_interval", half, count)] if count > 1 else []
     return rows
 
 
@@ -92,9 +89,8 @@ def _table(config: Any, name: str, own: xr.Dataset, changed: tuple[str, ...]) ->
         best = f"{own['error'].values[0, r].mean():.3f} at {factor:g}" + (f", {radius:g}" if name == "LETKF" else "")
         cells = []
         for m in range(1, len(labels)):
-            mean, half = interval(ratios[m, r])
             gone = f" ({int(lost[m, r].sum())} lost)" if lost[m, r].any() else ""
-            cells.append(f"{f'{mean:.3f} +- {half:.3f}{gone}':>20}")
+            cells.append(f"{_with_interval(ratios[m, r]) + gone:>20}")
         lines.append(f"{'*' if regime in changed else ' '} {regime:<24}{best:>20}" + "".join(cells))
     spread = own["spread"].values.mean(axis=2) / own["error"].values.mean(axis=2)
     lines.append(
@@ -102,21 +98,30 @@ def _table(config: Any, name: str, own: xr.Dataset, changed: tuple[str, ...]) ->
     )
     changes = np.isin(own["regime"].values, changed)
     for what, chosen in (("mean where it stays", ~changes), ("mean where it changes", changes)):
-        cells = []
-        for m in range(1, len(labels)):
-            mean, half = interval(ratios[m][chosen].mean(axis=0))
-            cells.append(f"{f'{mean:.3f} +- {half:.3f}':>20}")
-        lines.append(f"  {what:<24}{'':>20}" + "".join(cells))
+        means = [_with_interval(ratios[m][chosen].mean(axis=0)) for m in range(1, len(labels))]
+        lines.append(f"  {what:<24}{'':>20}" + "".join(f"{mean:>20}" for mean in means))
     return [*lines, ""]
 
 
-def _training_note(config: Any) -> str:
-    """Return how many trainings stand behind the policies."""
+def _with_interval(ratios: np.ndarray) -> str:
+    """Return a mean over twins with its interval; a single twin has none."""
+    mean, half = interval(ratios)
+    return f"{mean:.3f} +- {half:.3f}" if ratios.size > 1 else f"{mean:.3f}"
+
+
+def _note(config: Any) -> str:
+    """Return what the table shows, and how many trainings and twins stand behind it."""
     if config.policy is not None:
-        return f"Policies come from {config.policy}; nothing was trained."
-    if config.copies == 1:
-        return "Each policy was trained once (copies=1): intervals leave out what another training would change."
-    return f"Each policy is the best of {config.copies} trainings on regimes of the training."
+        origin = f"Policies come from {config.policy}; nothing was trained."
+    elif config.copies == 1:
+        origin = "Each policy was trained once (copies=1): intervals leave out what another training would change."
+    else:
+        origin = f"Each policy is the best of {config.copies} trainings on regimes of the training."
+    twins = f"with intervals of 95 percent over {config.seeds} twins" if config.seeds > 1 else "one twin, no intervals"
+    return (
+        f"Best constant: chosen for each regime on other seeds. Ratios to it, {twins}.\n* changes in the middle; "
+        f"switched constants: those that are best for each half, as if switched there\n{origin}"
+    )
 
 
 def _policy(config: Any, name: str, weights: np.ndarray) -> Any:
