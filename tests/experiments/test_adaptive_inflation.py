@@ -182,10 +182,12 @@ def test_constants_are_chosen_by_regime_and_by_half():
     assert found.halves.shape == (2, len(REGIMES), 2)
     assert found.halves[0, 2].tolist() == [1.1, 1.0] and found.halves[1, 2].tolist() == [1.5, 2.0]
     assert np.all(np.delete(found.best, 2, axis=0) == (1.1, 1.0))
-    ones = Judged(*np.ones((3, 2, 4)), np.array([True, False]))
-    twos = Judged(*np.full((3, 2, 4), 2.0), np.array([False, False]))
+    lost = np.array([True, False])  # the first one only in the half that does not count
+    ones = Judged(np.array([[1.0, 1.0, 6.0, 6.0], [1.0] * 4]), *np.ones((2, 2, 4)), lost)
+    twos = Judged(np.array([[6.0, 2.0, 2.0, 2.0], [6.0, 2.0, 2.0, 6.0]]), *np.full((2, 2, 4), 2.0), ~lost)
     switched = in_turn(ones, twos)
-    assert np.array_equal(switched.spread, [[1, 1, 2, 2]] * 2) and switched.lost.tolist() == [True, False]
+    assert np.array_equal(switched.spread, [[1, 1, 2, 2]] * 2)
+    assert switched.error.tolist() == [[1, 1, 2, 2], [1, 1, 2, 6]] and switched.lost.tolist() == [False, True]
 
 
 @pytest.mark.slow

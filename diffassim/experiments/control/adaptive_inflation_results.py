@@ -82,7 +82,7 @@ def _table(config: Any, name: str, own: xr.Dataset, changed: tuple[str, ...]) ->
     constant = f"{factor:g}" + (f", radius {radius:g}" if name == "LETKF" else "")
     lines = [
         f"{name}, {config.members_of(name)} members, {config.n} variables; the one constant is {constant}",
-        f"{'':<26}{'best constant':>20}" + "".join(f"{label:>20}" for label in labels[1:]),
+        f"{'':<26}{'best constant':>24}" + "".join(f"{label:>24}" for label in labels[1:]),
     ]
     for r, regime in enumerate(own["regime"].values):
         factor, radius = own["constant"].values[r]
@@ -90,16 +90,16 @@ def _table(config: Any, name: str, own: xr.Dataset, changed: tuple[str, ...]) ->
         cells = []
         for m in range(1, len(labels)):
             gone = f" ({int(lost[m, r].sum())} lost)" if lost[m, r].any() else ""
-            cells.append(f"{_with_interval(ratios[m, r]) + gone:>20}")
-        lines.append(f"{'*' if regime in changed else ' '} {regime:<24}{best:>20}" + "".join(cells))
+            cells.append(f"{_with_interval(ratios[m, r]) + gone:>24}")
+        lines.append(f"{'*' if regime in changed else ' '} {regime:<24}{best:>24}" + "".join(cells))
     spread = own["spread"].values.mean(axis=2) / own["error"].values.mean(axis=2)
     lines.append(
-        f"  {'spread over error':<24}{spread[0].mean():>20.2f}" + "".join(f"{s.mean():>20.2f}" for s in spread[1:])
+        f"  {'spread over error':<24}{spread[0].mean():>24.2f}" + "".join(f"{s.mean():>24.2f}" for s in spread[1:])
     )
     changes = np.isin(own["regime"].values, changed)
     for what, chosen in (("mean where it stays", ~changes), ("mean where it changes", changes)):
         means = [_with_interval(ratios[m][chosen].mean(axis=0)) for m in range(1, len(labels))]
-        lines.append(f"  {what:<24}{'':>20}" + "".join(f"{mean:>20}" for mean in means))
+        lines.append(f"  {what:<24}{'':>24}" + "".join(f"{mean:>24}" for mean in means))
     return [*lines, ""]
 
 
