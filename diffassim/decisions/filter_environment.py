@@ -85,7 +85,7 @@ class FilterEnvironment(Environment):
         >>> state, features = environment.reset(jax.random.key(0))
         >>> found = environment.step(state, jnp.zeros(2), jax.random.key(1))
         >>> features.shape, bool(found.reward > 0), bool(found.terminated)  # rms below one
-        ((9,), True, False)
+        ((10,), True, False)
     """
 
     method: PolicyInflation

@@ -24,9 +24,10 @@ from diffassim.observations.container import as_streams
 __all__ = ["FEATURES", "PolicyInflation", "SteeredEnsemble"]
 
 SCALES = (2.0, 8.0, 32.0)  # analyses over which the excess of innovations is averaged
+MEMORY = 32.0  # analyses over which the logarithm of the factor is averaged
 FEATURES = (
-    "log factor", "log variance", "excess", *(f"excess over {scale:g} analyses" for scale in SCALES), "log contraction",
-    "observed share", "sampling error",
+    "log factor", f"log factor over {MEMORY:g} analyses", "log variance", "excess",
+    *(f"excess over {scale:g} analyses" for scale in SCALES), "log contraction", "observed share", "sampling error",
 )  # fmt: skip
 FASTEST = 4.0  # largest change of the logarithm of the shape
 TINY = 1e-3  # variance in units of that of the observations below which an ensemble counts as collapsed
@@ -39,12 +40,14 @@ class SteeredEnsemble(InflatedEnsemble):
         members: pytree with a leading member axis.
         factor: \(\lambda_b\), the factor of the prior variances that the adaptive scheme expects.
         averages: running means of the excess of the innovations, one for each time scale, shape (3,).
+        level: running mean of the logarithm of the factor.
         contraction: spread after over spread before the last analysis.
         analyses: how many there were.
         bounded: in how many of them a bound held the policy back.
     """
 
     averages: Float[Array, " scale"]
+    level: Float[Array, ""]
     contraction: Float[Array, ""]
     analyses: Int[Array, ""]
     bounded: Int[Array, ""]
@@ -87,9 +90,9 @@ class PolicyInflation(FilterWrapper):
     .. math:: e = \operatorname{arsinh} \frac{\overline{d^2} - 1 - \lambda_b \bar v}{1 + \lambda_b \bar v}
 
     is the excess of the innovations over what is expected, zero on average where R and \(\lambda_b\) are right; running
-    means of it tell a change from chance. The other features are \(\log \lambda_b\), \(\log \bar v\), by how much the
-    last analysis made the spread smaller, the number of values over that of state components, and
-    \((N - 1)^{-1/2}\).
+    means of it tell a change from chance. The other features are \(\log \lambda_b\) and its running mean (with both, a
+    fast scheme can be made a slow one where nothing changes), \(\log \bar v\), by how much the last analysis made the
+    spread smaller, the number of values over that of state components, and \((N - 1)^{-1/2}\).
 
     Factor and radius are bounded, whatever the policy says; `SteeredEnsemble.bounded` counts where a bound held it
     back. An analysis without any observed value leaves everything as it is. Derivatives pass through the policy and the
@@ -97,7 +100,7 @@ class PolicyInflation(FilterWrapper):
 
     Args:
         filter: any `EnsembleMethod`; its own inflation comes on top.
-        policy: callable pytree, features of shape (9,) -> action of shape (2,), or (3,) for a localized filter; a
+        policy: callable pytree, features of shape (10,) -> action of shape (2,), or (3,) for a localized filter; a
             policy of `training.reinforcement` or a `Network`. None: zeros.
         shape: \(\alpha > 2\) of the adaptive scheme.
         exponent: \(\gamma > 0\).
@@ -175,7 +178,7 @@ class PolicyInflation(FilterWrapper):
         ensemble = check_ensemble("PolicyInflation", belief)
         one = jnp.ones((), jnp.result_type(*jax.tree.leaves(ensemble)))
         zero = jnp.zeros((), jnp.int32)
-        return SteeredEnsemble(ensemble, one, jnp.zeros(len(SCALES), one.dtype), one, zero, zero)
+        return SteeredEnsemble(ensemble, one, jnp.zeros(len(SCALES), one.dtype), jnp.log(one), one, zero, zero)
 
     def check(self, belief: SteeredEnsemble, observations: Any) -> None:
         """Check what the filter needs, and that the policy gives an action for it."""
@@ -235,9 +238,9 @@ class PolicyInflation(FilterWrapper):
         excess, variance = _excess(departures, belief.factor)
         N, size = departures.S.shape[0], tree.size(belief.members)
         share = departures.count.astype(excess.dtype) * (N / size)
-        averages = belief.averages + _shares(belief.analyses, excess) * (excess - belief.averages)
+        averages, level = _remembered(belief, excess)
         rest = [jnp.log(belief.contraction), share, jnp.full((), (N - 1) ** -0.5, excess.dtype)]
-        found = [jnp.log(belief.factor), jnp.log(variance + TINY), excess, *averages, *rest]
+        found = [jnp.log(belief.factor), level, jnp.log(variance + TINY), excess, *averages, *rest]
         return jnp.stack([part.astype(excess.dtype) for part in found])
 
     def steer(
@@ -255,10 +258,12 @@ class PolicyInflation(FilterWrapper):
         excess, _ = _excess(departures, belief.factor)
         before = jnp.where(info.background_spread > 0, info.background_spread, 1)
         after = jnp.where(info.analysis_spread > 0, info.analysis_spread, before)
+        averages, level = _remembered(belief, excess)
         found = SteeredEnsemble(
             members=posterior,
             factor=jnp.clip(inflation_mode(departures, belief.factor, chosen.shape), *self._factors(belief.factor)),
-            averages=belief.averages + _shares(belief.analyses, excess) * (excess - belief.averages),
+            averages=averages,
+            level=level,
             contraction=(after / before).astype(belief.contraction.dtype),
             analyses=belief.analyses + 1,
             bounded=belief.bounded + chosen.bounded,
@@ -299,10 +304,12 @@ def _excess(departures: Departures, factor: Any) -> tuple[Any, Any]:
     return jnp.arcsinh((jnp.sum(jnp.square(departures.d)) / count - expected) / expected), variance
 
 
-def _shares(analyses: Any, like: Any) -> Any:
-    """Return by how much the running means move; the first ones are plain means."""
-    count = (analyses + 1).astype(like.dtype)
-    return 1 / jnp.minimum(count, jnp.asarray(SCALES, like.dtype))
+def _remembered(belief: SteeredEnsemble, excess: Any) -> tuple[Any, Any]:
+    """Return the running means with those of this time; the first ones are plain means."""
+    count = (belief.analyses + 1).astype(excess.dtype)
+    averages = belief.averages + (excess - belief.averages) / jnp.minimum(count, jnp.asarray(SCALES, excess.dtype))
+    step = (jnp.log(belief.factor) - belief.level) / jnp.minimum(count, MEMORY).astype(belief.level.dtype)
+    return averages, belief.level + step
 
 
 def _plain(policy: Any) -> bool:

@@ -13,8 +13,8 @@ from diffassim.plotting.style import COLORS, figure, panel_label, style
 
 __all__ = ["courses", "overview"]
 
-_SHOWN = ("black", "gray", "green", "sky", "red", "orange", "purple")
-_MARKS = "|xsvoD^"
+_SHOWN = ("black", "gray", "blue", "green", "sky", "red", "orange", "purple")
+_MARKS = "|x+svoD^"
 
 
 def overview(
@@ -37,13 +37,16 @@ def overview(
             ax.axvspan(0.98, 1.02, color=COLORS["gray"], alpha=0.2, linewidth=0)
             count = len(labels) - 1
             for m in range(1, len(labels)):
-                mean, error = found[m].mean(1), found[m].std(1, ddof=1) / found.shape[2] ** 0.5
+                twins = found.shape[2]
+                error = found[m].std(1, ddof=1) / twins**0.5 if twins > 1 else None
                 ax.errorbar(
-                    mean, places + 0.5 * (count / 2 - m) / count, xerr=2 * error, fmt=_MARKS[m % len(_MARKS)],
+                    found[m].mean(1), places + 0.5 * (count / 2 - m) / count,
+                    xerr=None if error is None else 2 * error, fmt=_MARKS[m % len(_MARKS)],
                     color=COLORS[_SHOWN[m % len(_SHOWN)]], markersize=4, elinewidth=0.7, label=labels[m],
                 )  # fmt: skip
             ax.set(xlabel="error over that of the best constant", xlim=(0.75, 1.5))
-            panel_label(ax, "ab"[k % 2], f"{name}; bars: two standard errors")
+            bars = "bars: two standard errors" if found.shape[2] > 1 else "one twin, no bars"
+            panel_label(ax, "ab"[k % 2], f"{name}; {bars}")
         names = [f"{'* ' if name in changed else ''}{name}" for name in regimes]
         axes[0].set_yticks(places, names)
         handles, names = axes[0].get_legend_handles_labels()
@@ -94,10 +97,15 @@ def courses(
                 for how, curve in zip(trainings, found["curve"], strict=True)
                 if np.isfinite(curve).all(axis=0).any()
             }
-            shades = {how: COLORS[_SHOWN[(4 + j) % len(_SHOWN)]] for j, how in enumerate(trainings)}
+            ax.set_visible(bool(curves))  # policies of a file come without
+            if not curves:
+                continue
+            shades = {how: COLORS[_SHOWN[list(labels).index(how) % len(_SHOWN)]] for how in trainings}
             draw_learning_curves(ax, curves, colors=shades)
             ax.set_ylabel("reward above the first")
-            panel_label(ax, "ef"[row], f"{name}; bands: intervals of the mean over copies")
+            copies = next(iter(curves.values())).shape[0]
+            bands = "one copy, no bands" if copies == 1 else f"bands: intervals of the mean over {copies} copies"
+            panel_label(ax, "ef"[row], f"{name}; {bands}")
         for ax in axes[len(shown) :, 2]:
             ax.set_visible(False)
     return drawn

@@ -88,7 +88,7 @@ def test_bounds_hold_and_are_counted():
 def test_features_do_not_depend_on_the_sizes_and_tell_what_they_say():
     E, data = ensemble(), values()
     method = PolicyInflation(da.ETKF())
-    belief = method.init(E).replace(factor=jnp.asarray(1.3), analyses=jnp.asarray(100))
+    belief = method.init(E).replace(factor=jnp.asarray(1.3), analyses=jnp.asarray(100), level=jnp.asarray(0.1))
     mask = np.arange(8) % 2 == 0
     once = method.features(KEY, belief, observed(data, mask=mask[None]))
     wide = np.tile(mask, 5)[None]
@@ -97,7 +97,8 @@ def test_features_do_not_depend_on_the_sizes_and_tell_what_they_say():
     v = np.var(np.asarray(E), 0, ddof=1)[mask].mean() / 0.64
     q = np.mean(((data[0] - np.mean(E, 0)) / 0.8)[mask] ** 2)
     excess = np.arcsinh((q - 1 - 1.3 * v) / (1 + 1.3 * v))
-    expected = [np.log(1.3), np.log(v + 1e-3), excess, excess / 2, excess / 8, excess / 32, 0.0, 0.5, 5**-0.5]
+    level = 0.1 + (np.log(1.3) - 0.1) / 32
+    expected = [np.log(1.3), level, np.log(v + 1e-3), excess, excess / 2, excess / 8, excess / 32, 0.0, 0.5, 5**-0.5]
     assert len(FEATURES) == len(expected)
     np.testing.assert_allclose(once, expected, rtol=1e-12, atol=1e-15)
 
@@ -138,7 +139,9 @@ def test_a_cycle_goes_on_with_the_same_bits_and_is_differentiable():
     def loss(s):
         steered = PolicyInflation(LOCAL, Linear(start + s * direction), shape=100.0 + 30 * s)
         end, history = da.cycle(steered, MODEL, ensemble() * (1 + s), record())
-        return jnp.sum(jnp.sin(history.analysis.mean)) + end.factor + jnp.sum(end.averages) + end.contraction
+        return (
+            jnp.sum(jnp.sin(history.analysis.mean)) + end.factor + jnp.sum(end.averages) + end.level + end.contraction
+        )
 
     gradient, loss, h = jax.jit(jax.grad(loss)), jax.jit(loss), 1e-5
     np.testing.assert_allclose(gradient(0.0), (loss(h) - loss(-h)) / (2 * h), rtol=1e-6)

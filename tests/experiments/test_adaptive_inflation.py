@@ -17,7 +17,15 @@ import xarray as xr
 import diffassim as da
 from diffassim.core.errors import ConfigurationError, DataError
 from diffassim.experiments.control.adaptive_inflation import AdaptiveInflationComparison, AdaptiveInflationConfiguration
-from diffassim.experiments.control.adaptive_inflation_judging import best_constants, judge, lanes_of, with_constants
+from diffassim.experiments.control.adaptive_inflation_judging import (
+    Judged,
+    by_regime,
+    chosen_constants,
+    in_turn,
+    judge,
+    lanes_of,
+    with_constants,
+)
 from diffassim.experiments.control.adaptive_inflation_regimes import (
     BURN_IN,
     CHANGED,
@@ -28,6 +36,7 @@ from diffassim.experiments.control.adaptive_inflation_regimes import (
     drawn_regime,
     observed,
 )
+from diffassim.experiments.control.adaptive_inflation_results import results_of
 from diffassim.experiments.control.adaptive_inflation_training import FILTERS, TRAININGS, about, untrained_like
 from diffassim.experiments.framework import run as runs
 from diffassim.experiments.framework.configuration import build_configuration
@@ -60,11 +69,20 @@ def test_a_run_can_be_stopped_and_its_policies_used_again(tmp_path, monkeypatch)
     rows = whole.scores.set_index(["method", "variable", "metric"])["value"]
     with xr.open_dataset(tmp_path / "whole" / "analysis.nc") as dataset:
         error = dataset["error"].values[0]
-        assert error.shape == (5, len(REGIMES), 2) and np.isfinite(error).all()
+        assert error.shape == (6, len(REGIMES), 2) and np.isfinite(error).all()
         curve = dataset["curve"].values[0, 0]
         assert curve.shape == (2, 40) and np.isfinite(curve[:, :2]).all() and np.isnan(curve[:, 2:]).all()
-    np.testing.assert_allclose(rows["ETKF: PPO", "forcing 9", "ratio"], np.mean(error[4, 2] / error[0, 2]))
-    assert "forcing 8 to 11" in whole.table and "lost" in {metric for _, _, metric in rows.index}
+    np.testing.assert_allclose(rows["ETKF: PPO", "forcing 9", "ratio"], np.mean(error[5, 2] / error[0, 2]))
+    assert (
+        "forcing 8 to 11" in whole.table
+        and "the best of 2 trainings" in whole.table
+        and "lost" in {metric for _, _, metric in rows.index}
+    )
+
+    with xr.open_dataset(tmp_path / "whole" / "analysis.nc") as dataset:
+        single = results_of(config.model_copy(update={"seeds": 1, "copies": 1}), dataset.isel(twin=[0]).load(), CHANGED)
+    assert "ratio_half_interval" not in set(single.scores["metric"]) and np.isfinite(single.scores["value"]).all()
+    assert "one twin, no intervals" in single.table and "trained once" in single.table and "+-" not in single.table
 
     path = tmp_path / "whole" / "policies.json"
     again = AdaptiveInflationConfiguration(**SMALL, policy=path)
@@ -82,7 +100,7 @@ def test_settings_are_checked(tmp_path):
     for wrong, message in (
         ({"filters": ["EnKF"]}, "there are ETKF, LETKF"),
         ({"trainings": ["PPO", "PPO"]}, "one twice"),
-        ({"seeds": 1}, "greater than or equal to 2"),
+        ({"seeds": 0}, "greater than or equal to 1"),
         ({"effort": 0}, "effort"),
         ({"members": 2}, "members"),
     ):
@@ -116,18 +134,19 @@ def test_no_regime_that_is_scored_is_one_of_the_training():
 def test_twins_are_what_their_regimes_say():
     keys = jax.random.split(jax.random.key(0), 3)
     lanes = lanes_of(keys, 1, 2, 4, 5, 20, 15, "float64")
-    twins, each = lanes.twins, len(REGIMES) * 3
-    assert twins.truth.shape == (each + 4, BURN_IN + 30, 20) and twins.ensemble.shape == (each + 4, 5, 20)
-    scored, half = list(REGIMES), BURN_IN + 15
-    share = lanes.scored(np.asarray(twins.observations.mask).mean(axis=2))[scored.index("observed 100 to 30 %")]
+    twins, each = lanes.scored, len(REGIMES)
+    assert twins.truth.shape == (2 * each, BURN_IN + 30, 20) and twins.ensemble.shape == (2 * each, 5, 20)
+    assert len(lanes.tuned.truth) == each and len(lanes.drawn.truth) == 4 and len(lanes.choosing.truth) == each + 4
+    names, half = list(REGIMES), BURN_IN + 15
+    share = by_regime(np.asarray(twins.observations.mask).mean(axis=2))[names.index("observed 100 to 30 %")]
     assert np.all(share[:, :half] == 1) and np.all(share[:, half:] == 0.3)
-    std = lanes.scored(np.asarray(twins.observations.error.std))[scored.index("errors of 0.3 to 2.5")]
+    std = by_regime(np.asarray(twins.observations.error.std))[names.index("errors of 0.3 to 2.5")]
     assert np.all(std[:, :half] == 0.3) and np.all(std[:, half:] == 2.5)
-    noise = lanes.scored(np.asarray(twins.observations.values - twins.truth))[scored.index("errors of 2.5")]
+    noise = by_regime(np.asarray(twins.observations.values - twins.truth))[names.index("errors of 2.5")]
     assert abs(noise.std() - 2.5) < 0.1
     other = lanes_of(keys.at[0].set(keys[1]), 1, 2, 4, 5, 20, 15, "float64")
-    assert np.array_equal(lanes.scored(twins.truth), other.scored(other.twins.truth))
-    assert not np.array_equal(lanes.tuned(twins.truth), other.tuned(other.twins.truth))
+    assert np.array_equal(twins.truth, other.scored.truth)
+    assert not np.array_equal(lanes.tuned.truth, other.tuned.truth)
     values, seen = observed(Regime(share=0.01), jnp.zeros(20), keys[0])
     assert seen.sum() == 1 and values.shape == (20,)
 
@@ -135,18 +154,40 @@ def test_twins_are_what_their_regimes_say():
 @pytest.mark.slow
 def test_a_filter_is_judged_by_its_errors_and_lost_ones_are_counted():
     lanes = lanes_of(jax.random.split(jax.random.key(0), 3), 1, 1, 2, 20, 20, 10, "float64")
-    found = judge(with_constants("ETKF", (1.2, 1.0), "float64"), lanes.twins)
+    twins = lanes.choosing
+    found = judge(with_constants("ETKF", (1.2, 1.0), "float64"), twins)
     _, history = da.cycle(
         with_constants("ETKF", (1.2, 1.0), "float64"), da.models.Lorenz96(),
-        lanes.twins.ensemble[3], jax.tree.map(lambda leaf: leaf[3], lanes.twins.observations),
+        twins.ensemble[3], jax.tree.map(lambda leaf: leaf[3], twins.observations),
     )  # fmt: skip
-    error = np.sqrt(np.mean((np.asarray(history.analysis.mean) - lanes.twins.truth[3]) ** 2, axis=1))
+    error = np.sqrt(np.mean((np.asarray(history.analysis.mean) - twins.truth[3]) ** 2, axis=1))
     np.testing.assert_allclose(found.error[3], np.minimum(error, 6.0)[BURN_IN:], rtol=1e-6)
     np.testing.assert_allclose(found.factor, 1.2, rtol=1e-6)
-    collapsed = judge(with_constants("ETKF", (0.2, 1.0), "float64"), lanes.twins)
+    collapsed = judge(with_constants("ETKF", (0.2, 1.0), "float64"), twins)
     assert collapsed.lost.sum() > 3 >= found.lost.sum() and np.asarray(collapsed.error).max() == 6.0
-    best, one = best_constants(np.stack([np.asarray(part.error).mean(axis=1) for part in (collapsed, found)]), lanes)
-    assert one == 1 and np.mean(best) > 0.8
+    each = np.repeat([[1.2, 1.0], [0.2, 1.0]], [10, 5], axis=0)
+    both = judge(with_constants("ETKF", each, "float64"), twins, each=True)
+    joined = [np.concatenate([a[:10], b[10:]]) for a, b in zip(found, collapsed, strict=True)]
+    np.testing.assert_allclose(both.error, joined[0], rtol=1e-6)
+    assert np.array_equal(both.lost, joined[3])
+
+
+def test_constants_are_chosen_by_regime_and_by_half():
+    errors = np.full((2, 2 * len(REGIMES) + 2, 4), 1.0)
+    errors[1, 4:6, 2:] = 0.4  # the third regime is better with the second pair, in its second half
+    errors[1, 4:6, :2] = 1.1
+    errors[0, -2:] = 0.9
+    found = chosen_constants([(1.1, 1.0), (1.5, 2.0)], errors, 2 * len(REGIMES))
+    assert found.one.tolist() == [1.1, 1.0] and found.best[2].tolist() == [1.5, 2.0]
+    assert found.halves.shape == (2, len(REGIMES), 2)
+    assert found.halves[0, 2].tolist() == [1.1, 1.0] and found.halves[1, 2].tolist() == [1.5, 2.0]
+    assert np.all(np.delete(found.best, 2, axis=0) == (1.1, 1.0))
+    lost = np.array([True, False])  # the first one only in the half that does not count
+    ones = Judged(np.array([[1.0, 1.0, 6.0, 6.0], [1.0] * 4]), *np.ones((2, 2, 4)), lost)
+    twos = Judged(np.array([[6.0, 2.0, 2.0, 2.0], [6.0, 2.0, 2.0, 6.0]]), *np.full((2, 2, 4), 2.0), ~lost)
+    switched = in_turn(ones, twos)
+    assert np.array_equal(switched.spread, [[1, 1, 2, 2]] * 2)
+    assert switched.error.tolist() == [[1, 1, 2, 2], [1, 1, 2, 6]] and switched.lost.tolist() == [False, True]
 
 
 @pytest.mark.slow

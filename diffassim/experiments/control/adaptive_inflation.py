@@ -12,11 +12,14 @@ import xarray as xr
 from pydantic import Field, field_validator
 
 from diffassim.experiments.control.adaptive_inflation_judging import (
+    Constants,
     Judged,
     Lanes,
-    best_constants,
+    by_regime,
+    chosen_constants,
     constants_of,
     contestants,
+    in_turn,
     judge,
     lanes_of,
     with_constants,
@@ -44,7 +47,7 @@ class AdaptiveInflationConfiguration(Configuration):
         policy: file of policies (`policies.json` of another run) to be judged; nothing is trained then.
         copies: independent trainings of each kind; the best on regimes of the training is judged.
         effort: factor of the updates of every training.
-        seeds: twins of each regime on which everything is scored.
+        seeds: twins of each regime on which everything is scored; a single one gives no intervals.
         tuning: other twins of each regime, on which its best constant is chosen.
         drawn: twins in regimes of the training, on which the one constant, and the best copy, are chosen.
         half: analyses of each half of a twin.
@@ -57,8 +60,8 @@ class AdaptiveInflationConfiguration(Configuration):
     policy: Path | None = None
     copies: Annotated[int, Field(ge=1)] = 1
     effort: Annotated[float, Field(gt=0)] = 1.0
-    seeds: Annotated[int, Field(ge=2)] = 6
-    tuning: Annotated[int, Field(ge=1)] = 4
+    seeds: Annotated[int, Field(ge=1)] = 12
+    tuning: Annotated[int, Field(ge=1)] = 6
     drawn: Annotated[int, Field(ge=2)] = 16
     half: Annotated[int, Field(ge=10)] = 100
     n: Annotated[int, Field(ge=8)] = 40
@@ -88,7 +91,8 @@ class AdaptiveInflationComparison(StagedExperiment):
     change without notice: by the gradient through the filter against the truth, by the same gradient of the likelihood
     of the observations, which needs no truth, and by PPO. Every regime has its own best constants, chosen on other
     seeds from a table of inflations (and radii); beside them stand the constants that are best over the regimes of the
-    training, finite-size inflation (EnKF-N), and the adaptive scheme. All methods see the same twins. Errors are
+    training, those that are best for each half, as if switched where a regime changes, finite-size inflation (EnKF-N),
+    and the adaptive scheme. All methods see the same twins. Errors are
     averaged over time; a lost analysis counts with an error of 6, and lost runs are counted. Intervals are those of
     Student's t over the seeds, of the ratio to the best constant in the same twin.
     """
@@ -143,37 +147,23 @@ class AdaptiveInflationComparison(StagedExperiment):
         name = config.filters[index]
         number = list(FILTERS).index(name)
         keys = jnp.stack([random_stream(config.seed, what, number) for what in (TUNING, SCORED, DRAWN)])
-        lanes = lanes_of(
-            keys,
-            config.tuning,
-            config.seeds,
-            config.drawn,
-            config.members_of(name),
-            config.n,
-            config.half,
-            config.dtype,
-        )
-        pairs = constants_of(name)
-        constant = [judge(with_constants(name, pair, config.dtype), lanes.twins) for pair in pairs]
-        best, one = best_constants(np.stack([np.asarray(found.error).mean(axis=1) for found in constant]), lanes)
-        scored = [_scored(found, lanes) for found in constant]
-        found = {
-            "best constant": {key: np.stack([scored[k][key][r] for r, k in enumerate(best)]) for key in scored[0]},
-            "one constant": scored[one],
-        }
+        sizes = config.members_of(name), config.n, config.half
+        lanes = lanes_of(keys, config.tuning, config.seeds, config.drawn, *sizes, config.dtype)
+        constants, found = _constants(name, lanes, config.dtype)
         for label, method in contestants(name, config.dtype).items():
-            found[label] = _scored(judge(method, lanes.twins), lanes)
+            found[label] = _scored(judge(method, lanes.scored))
         chosen = {}
         for how in config.trainings:
-            like = untrained_like(name, config.dtype)
-            copies = _policies(like, carry["policies"][f"{name}, {how}"])
-            judged = [judge(with_policy(name, policy, config.dtype), lanes.twins) for policy in copies]
-            quality = [float(np.log(lanes.drawn(np.asarray(one.error).mean(axis=1))).mean()) for one in judged]
-            found[how], chosen[how] = _scored(judged[int(np.argmin(quality))], lanes), copies[int(np.argmin(quality))]
-        return carry, self._dataset(config, index, found, np.array([pairs[k] for k in best]), pairs[one], chosen, carry)
+            copies = _policies(untrained_like(name, config.dtype), carry["policies"][f"{name}, {how}"])
+            methods = [with_policy(name, policy, config.dtype) for policy in copies]
+            which = 0
+            if len(copies) > 1:
+                which = int(np.argmin([np.log(judge(one, lanes.drawn).error.mean(axis=1)).mean() for one in methods]))
+            found[how], chosen[how] = _scored(judge(methods[which], lanes.scored)), copies[which]
+        return carry, self._dataset(config, index, found, constants, chosen, carry)
 
     def _dataset(
-        self, config: Any, index: int, found: Any, constants: Any, one: Any, chosen: Any, carry: Any
+        self, config: Any, index: int, found: Any, constants: Constants, chosen: Any, carry: Any
     ) -> xr.Dataset:
         name = config.filters[index]
         labels = [*NAMES, *config.trainings]
@@ -193,8 +183,8 @@ class AdaptiveInflationComparison(StagedExperiment):
                 "lost": (each, fields["lost"].astype(np.int8), {"long_name": "whether the filter diverged"}),
                 "error_course": ((*each[:3], "analysis"), fields["error_course"], {"long_name": "mean over the twins"}),
                 "factor_course": ((*each[:3], "analysis"), fields["factor_course"], {"long_name": "of the variances"}),
-                "constant": (("time", "regime", "part"), constants[None], {"long_name": "best factor and radius"}),
-                "one_constant": (("time", "part"), np.array(one)[None]),
+                "constant": (("time", "regime", "part"), constants.best[None], {"long_name": "best factor and radius"}),
+                "one_constant": (("time", "part"), constants.one[None]),
                 "curve": (("time", "training", "copy", "point"), np.stack(curves)[None]),
                 "weights": (
                     ("time", "training", "weight"),
@@ -210,9 +200,25 @@ class AdaptiveInflationComparison(StagedExperiment):
         return results_of(config, dataset, CHANGED)
 
 
-def _scored(found: Judged, lanes: Lanes) -> dict[str, np.ndarray]:
-    """Return what is kept of a method: numbers of each twin, and the mean course of each regime."""
-    error, spread, factor, lost = (lanes.scored(np.asarray(part)) for part in found)
+def _constants(name: str, lanes: Lanes, dtype: Any) -> tuple[Constants, dict[str, dict[str, np.ndarray]]]:
+    """Return constants chosen on other twins, and what they do in the scored ones."""
+    pairs, choosing = constants_of(name), lanes.choosing
+    errors = np.stack([np.asarray(judge(with_constants(name, pair, dtype), choosing).error) for pair in pairs])
+    constants = chosen_constants(pairs, errors, len(lanes.tuned.truth))
+
+    def run(chosen: np.ndarray) -> Judged:
+        """Run every scored twin with the constants of its regime."""
+        each = np.repeat(chosen, len(lanes.scored.truth) // len(REGIMES), axis=0)
+        return judge(with_constants(name, each, dtype), lanes.scored, each=True)
+
+    one = np.broadcast_to(constants.one, constants.best.shape)
+    found = run(constants.best), run(one), in_turn(*(run(half) for half in constants.halves))
+    return constants, dict(zip(NAMES[:3], map(_scored, found), strict=True))
+
+
+def _scored(found: Judged) -> dict[str, np.ndarray]:
+    """Return what is kept of a method: numbers of each scored twin, and the mean course of each regime."""
+    error, spread, factor, lost = (by_regime(np.asarray(part)) for part in found)
     return {
         "error": error.mean(axis=2), "spread": np.nan_to_num(spread).mean(axis=2), "lost": lost,
         "error_course": error.mean(axis=1), "factor_course": factor.mean(axis=1),

@@ -23,37 +23,31 @@ from diffassim.experiments.control.adaptive_inflation_regimes import (
 from diffassim.experiments.control.adaptive_inflation_training import FILTERS, LOST
 from diffassim.models import Lorenz96
 
-__all__ = ["Judged", "Lanes", "best_constants", "judge", "lanes_of"]
+__all__ = ["Constants", "Judged", "Lanes", "by_regime", "chosen_constants", "in_turn", "judge", "lanes_of"]
 
 
 class Lanes(NamedTuple):
-    """Twins side by side.
+    """Twins side by side, all with a leading axis of twins.
 
     Attributes:
-        twins: leading axis of twins: of the regimes (tuning, then scored seeds of each), then drawn as in training.
-        tuning: seeds of each regime on which its best constant is chosen.
-        seeds: seeds of each regime on which everything is scored.
+        tuned: of each regime in turn, on which its best constants are chosen.
+        scored: other ones of each regime in turn, on which everything is scored.
+        drawn: in regimes drawn as in training.
     """
 
-    twins: Twin
-    tuning: int
-    seeds: int
+    tuned: Twin
+    scored: Twin
+    drawn: Twin
 
-    def scored(self, values: Any) -> Any:
-        """Return the part that is scored, shape (regime, seed, ...)."""
-        return self._by_regime(values)[:, self.tuning :]
+    @property
+    def choosing(self) -> Twin:
+        """The twins on which constants are chosen: tuned ones, then drawn ones."""
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), self.tuned, self.drawn)
 
-    def tuned(self, values: Any) -> Any:
-        """Return the part on which constants are chosen, shape (regime, seed, ...)."""
-        return self._by_regime(values)[:, : self.tuning]
 
-    def drawn(self, values: Any) -> Any:
-        """Return the part in regimes of the training, shape (lane, ...)."""
-        return values[len(REGIMES) * (self.tuning + self.seeds) :]
-
-    def _by_regime(self, values: Any) -> Any:
-        each = self.tuning + self.seeds
-        return values[: len(REGIMES) * each].reshape(len(REGIMES), each, *values.shape[1:])
+def by_regime(values: Any) -> Any:
+    """Return numbers of tuned or of scored twins by regime, shape (regime, seed, ...)."""
+    return values.reshape(len(REGIMES), -1, *values.shape[1:])
 
 
 class Judged(NamedTuple):
@@ -87,8 +81,9 @@ def lanes_of(
         half: analyses of each half of a twin.
         dtype: of the numbers.
     """
-    named = [named for named in REGIMES.values() for _ in range(tuning + seeds)]
-    own = [jax.random.fold_in(keys[int(k >= tuning)], k) for _ in REGIMES for k in range(tuning + seeds)]
+    each = (0,) * tuning + (1,) * seeds
+    named = [named for _ in each for named in REGIMES.values()]
+    own = [jax.random.fold_in(keys[which], k) for k, which in enumerate(each) for _ in REGIMES]
 
     def number(*values: Any) -> Any:
         return jnp.asarray(values, dtype)
@@ -98,7 +93,10 @@ def lanes_of(
     fresh = jax.random.split(keys[2], 3 * drawn).reshape(3, drawn)
     first, second = (jax.vmap(lambda key: drawn_regime(key, dtype))(part) for part in fresh[:2])
     both = jax.tree.map(lambda *parts: jnp.concatenate(parts), Named(befores, afters), Named(first, second))
-    return Lanes(_twins(both, jnp.concatenate([jnp.stack(own), fresh[2]]), members, n, half, dtype), tuning, seeds)
+    whole = _twins(both, jnp.concatenate([jnp.stack(own), fresh[2]]), members, n, half, dtype)
+    order = np.arange(len(each) * len(REGIMES)).reshape(len(each), len(REGIMES)).T  # regimes first
+    parts = order[:, :tuning].ravel(), order[:, tuning:].ravel(), order.size + np.arange(drawn)
+    return Lanes(*(jax.tree.map(lambda leaf, part=part: leaf[part], whole) for part in parts))
 
 
 @partial(jax.jit, static_argnums=(2, 3, 4, 5))
@@ -106,19 +104,20 @@ def _twins(named: Named, keys: Any, members: int, n: int, half: int, dtype: Any)
     return jax.vmap(lambda named, key: twin(named, key, members, n, half, jnp.dtype(dtype)))(named, keys)
 
 
-@jax.jit
-def judge(method: Any, twins: Twin) -> Judged:
+@partial(jax.jit, static_argnames="each")
+def judge(method: Any, twins: Twin, *, each: bool = False) -> Judged:
     """Run a method in many twins.
 
     Args:
         method: sequential method.
         twins: leading axis of twins.
+        each: whether every twin has its own method, which then has the leading axis, too (static).
     """
     dtype = twins.truth.dtype
     times = np.arange(1, twins.truth.shape[1] + 1)
     model = Lorenz96(forcing=jnp.asarray(FORCING, dtype))
 
-    def one(now: Twin) -> Judged:
+    def one(method: Any, now: Twin) -> Judged:
         record = now.observations.replace(steps=times)  # known outside of traced code
         _, history = cycle(method, model, now.ensemble, record)
         error = jnp.sqrt(jnp.mean(jnp.square(history.analysis.mean - now.truth), axis=1))
@@ -130,16 +129,16 @@ def judge(method: Any, twins: Twin) -> Judged:
         counted = Judged(*(part[BURN_IN:] for part in whole))
         return counted._replace(lost=jnp.any(counted.lost))
 
-    return jax.vmap(one)(twins)
+    return jax.vmap(one, in_axes=(0 if each else None, 0))(method, twins)
 
 
 def contestants(name: str, dtype: Any) -> dict[str, Any]:
     """Return the methods without constants to be tuned."""
     contender = FILTERS[name]
-    radius = jnp.asarray(contender.radius, dtype)
+    one, radius, shape = (jnp.asarray(value, dtype) for value in (1.0, contender.radius, contender.shape))
     return {
         "finite size": contender.finite_size(radius),
-        "adaptive": AdaptiveInflation(contender.plain(jnp.ones((), dtype), radius)),
+        "adaptive": AdaptiveInflation(contender.plain(one, radius), shape),
     }
 
 
@@ -149,9 +148,10 @@ def constants_of(name: str) -> list[tuple[float, float]]:
     return [(factor, radius) for radius in contender.radii for factor in contender.factors]
 
 
-def with_constants(name: str, pair: tuple[float, float], dtype: Any) -> Any:
-    """Return the filter with these constants."""
-    return FILTERS[name].plain(*(jnp.asarray(value, dtype) for value in pair))
+def with_constants(name: str, pairs: Any, dtype: Any) -> Any:
+    """Return the filter with these constants, shape (2,), or many of them side by side, shape (twin, 2)."""
+    plain, pairs = FILTERS[name].plain, jnp.asarray(pairs, dtype)
+    return plain(*pairs) if pairs.ndim == 1 else jax.vmap(lambda pair: plain(*pair))(pairs)
 
 
 def with_policy(name: str, policy: Any, dtype: Any) -> PolicyInflation:
@@ -159,15 +159,37 @@ def with_policy(name: str, policy: Any, dtype: Any) -> PolicyInflation:
     return FILTERS[name].steered(policy, dtype)
 
 
-def best_constants(errors: Any, lanes: Lanes) -> tuple[np.ndarray, int]:
-    """Return the number of the best constants of each regime, on the tuning seeds, and that of the best for all.
+class Constants(NamedTuple):
+    """Constants, chosen without the scored twins.
+
+    Attributes:
+        best: factor and radius of each regime, shape (regime, 2).
+        halves: those that are best in the first and in the second half of its twins, shape (2, regime, 2).
+        one: the ones of least geometric mean over regimes of the training, shape (2,).
+    """
+
+    best: np.ndarray
+    halves: np.ndarray
+    one: np.ndarray
+
+
+def chosen_constants(pairs: Any, errors: Any, tuned: int) -> Constants:
+    """Return the best constants.
 
     Args:
-        errors: mean error of each constant in each twin, shape (constant, twin).
-        lanes: the twins.
-
-    Returns:
-        Numbers of shape (regime,); the constants with the least geometric mean over regimes of the training.
+        pairs: all of them, shape (constant, 2).
+        errors: of each in the twins where constants are chosen, shape (constant, twin, time).
+        tuned: how many of these are tuned ones; the others are drawn.
     """
-    tuned = np.stack([lanes.tuned(row).mean(axis=1) for row in errors])
-    return tuned.argmin(axis=0), int(np.log(np.stack([lanes.drawn(row) for row in errors])).mean(axis=1).argmin())
+    pairs, errors = np.asarray(pairs), np.asarray(errors)
+    halves = errors.reshape(*errors.shape[:2], 2, -1).mean(axis=3)
+    means = np.stack([by_regime(row).mean(axis=1) for row in halves[:, :tuned]])  # (constant, regime, half)
+    one = np.log(halves[:, tuned:].mean(axis=2)).mean(axis=1).argmin()
+    return Constants(pairs[means.mean(axis=2).argmin(axis=0)], pairs[means.argmin(axis=0).T], pairs[one])
+
+
+def in_turn(first: Judged, second: Judged) -> Judged:
+    """Return the first half of one and the second half of another, as if they had been switched in the middle."""
+    half = first.error.shape[1] // 2
+    joined = [jnp.concatenate([a[:, :half], b[:, half:]], axis=1) for a, b in zip(first[:3], second[:3], strict=True)]
+    return Judged(*joined, jnp.any(joined[0] >= LOST, axis=1))

@@ -21,7 +21,7 @@ SPIN_UP = 100
 BURN_IN = 50  # analyses that are not scored
 # Ranges from which regimes are drawn in training
 TRAINED: dict[str, tuple[float, float]] = {
-    "forcing": (7.0, 10.0), "share": (0.5, 1.0), "std": (0.5, 1.5),
+    "forcing": (6.5, 10.5), "share": (0.4, 1.0), "std": (0.4, 2.0),
 }  # fmt: skip
 
 

@@ -34,7 +34,7 @@ __all__ = [
 LOST = 6.0  # root mean square error of a lost filter; that of the climatology is 3.6
 LARGEST = (1.5, 3.0, 0.8)  # components of an action: logarithms of inflation, speed and radius
 UNITS = (16, 16)
-LANES, STEPS, TAIL = 16, 36, 16  # of an update of the trainings by gradients
+LANES, STEPS, TAIL = 32, 36, 16  # of an update of the trainings by gradients
 DISCOUNT = 0.95  # of PPO
 
 
@@ -48,8 +48,9 @@ class Contender(NamedTuple):
         radii: of the localization, likewise; (1,) where there is none.
         members: default size of the ensemble.
         radius: of the filter that a policy corrects.
-        exponent: of the adaptive factor that a policy corrects; like the radius found by a table on twins in regimes of
-            the training.
+        exponent: of the adaptive factor that a policy corrects.
+        shape: of the adaptive scheme, alone and under a policy; like radius and exponent found by a table on twins in
+            regimes that are not scored.
     """
 
     plain: Callable[[Any, Any], Any]
@@ -59,22 +60,25 @@ class Contender(NamedTuple):
     members: int
     radius: float
     exponent: float
+    shape: float
 
     def steered(self, policy: Any, dtype: Any) -> PolicyInflation:
         """Return the filter that a policy steers."""
-        one, radius, exponent = (jnp.asarray(value, dtype) for value in (1.0, self.radius, self.exponent))
-        return PolicyInflation(self.plain(one, radius), policy, exponent=exponent)
+        one, radius, exponent, shape = (
+            jnp.asarray(value, dtype) for value in (1.0, self.radius, self.exponent, self.shape)
+        )
+        return PolicyInflation(self.plain(one, radius), policy, shape=shape, exponent=exponent)
 
 
 FILTERS = {
     "ETKF": Contender(
         lambda factor, radius: ETKF(PriorInflation(jnp.sqrt(factor))), lambda radius: EnKFN(),
-        (1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7, 2.0, 2.5, 3.0), (1.0,), 24, 1.0, 1.0,
+        (1.02, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7, 2.0, 2.5, 3.0), (1.0,), 24, 1.0, 1.0, 30.0,
     ),
     "LETKF": Contender(
         lambda factor, radius: LETKF(PriorInflation(jnp.sqrt(factor)), localization=GaspariCohn(radius)),
         lambda radius: LETKFN(localization=GaspariCohn(radius)),
-        (1.05, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0), (1.5, 2.0, 2.8), 8, 2.0, 1.5,
+        (1.05, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0), (1.5, 2.0, 2.8), 8, 2.0, 1.5, 100.0,
     ),
 }  # fmt: skip
 
@@ -163,9 +167,9 @@ def about(name: str) -> dict[str, Any]:
     """Return what a policy is trained for: filter, features, actions, and the environment."""
     contender, regimes = FILTERS[name], {key: list(bounds) for key, bounds in TRAINED.items()}
     return {
-        "filter": name, "radius": contender.radius, "exponent": contender.exponent, "features": list(FEATURES),
-        "actions": list(LARGEST[: 2 + (len(contender.radii) > 1)]), "environment": f"Lorenz-96, forcing {FORCING:g}",
-        "regimes": regimes,
+        "filter": name, "radius": contender.radius, "exponent": contender.exponent, "shape": contender.shape,
+        "features": list(FEATURES), "actions": list(LARGEST[: 2 + (len(contender.radii) > 1)]),
+        "environment": f"Lorenz-96, forcing {FORCING:g}", "regimes": regimes,
     }  # fmt: skip
 
 
