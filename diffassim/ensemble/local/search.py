@@ -14,7 +14,7 @@ from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.ensemble.local.places import places_by_row
 from diffassim.ensemble.local.tapers import Taper
 
-__all__ = ["CHUNK", "FEW", "search_record", "search_sets", "values_at_a_time", "within_reach"]
+__all__ = ["CHUNK", "FEW", "reach_of", "search_record", "search_sets", "values_at_a_time", "within_reach"]
 
 FEW = 128  # values of one time among which nothing is searched
 SAMPLE = 32  # places for which all others are looked at, to see whether a search pays
@@ -79,8 +79,9 @@ def search_sets(sets: Any, which: Any, find: Finder) -> Any:
 
 
 def within_reach(
-    taper: Any, grid: Any, shape: tuple[int, ...], places: np.ndarray, others: np.ndarray, seen: np.ndarray
-) -> np.ndarray | None:
+    taper: Any, grid: Any, shape: tuple[int, ...], places: np.ndarray, others: np.ndarray, seen: np.ndarray,
+    always: bool = False,
+) -> np.ndarray | None:  # fmt: skip
     """Return for each place the numbers of the others at which a taper is not zero, in ascending order.
 
     Args:
@@ -90,6 +91,7 @@ def within_reach(
         places: shape (q, D).
         others: shape (m, D).
         seen: which of the others count, shape (m,).
+        always: search also where most of the others lie within reach of some place.
 
     Returns:
         Shape (q, count), filled up with m; None where most of the others lie within reach of some place.
@@ -113,10 +115,11 @@ def within_reach(
     for piece in np.array_split(places, -(-len(places) // CHUNK)):
         asked, near = grid.embedding(piece, shape)[0], None
         while near is None:
-            if 2 * wanted > len(numbers):
+            if 2 * wanted > len(numbers) and not always:
                 return None
+            wanted = min(wanted, len(numbers))
             _, found = tree.query(asked, k=np.arange(1, wanted + 1))
-            if (apart(piece, known[found[:, -1]]) < reach).any():
+            if wanted < len(numbers) and (apart(piece, known[found[:, -1]]) < reach).any():
                 wanted *= 2
             else:
                 near = apart(piece[:, None], known[found]) < reach
@@ -149,6 +152,17 @@ def _reach(taper: Any) -> float | None:
     if radius is None or radius.ndim or not np.isfinite(radius):
         return None
     return taper.reach * float(radius)
+
+
+def reach_of(taper: Any) -> float:
+    """Return the distance from which on a taper is zero; raise `ConfigurationError` where it is infinite or traced."""
+    reach = _reach(taper)
+    if reach is None:
+        raise ConfigurationError(
+            f"{type(taper).__name__}: an analysis in blocks needs a taper with one finite radius that is known outside "
+            "of traced code"
+        )
+    return reach
 
 
 def _sets(method: Any, shape: tuple[int, ...], streams: tuple[Any, ...], rows: Any, real: Any) -> Any:
