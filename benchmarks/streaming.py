@@ -89,9 +89,7 @@ def main(
         f"analysis of {side * side} points with {int(info.count)} observations: {taken:.0f} s of processor time; "
         f"predicted {report.total / 1e9:.2f} GB, the whole process {_peak():.2f} GB at most ({before:.2f} GB before)"
     )
-    print(
-        f"error of the mean before {errors[0]:.4f}, after {errors[1]:.4f}; spread {float(info.analysis_spread):.4f}"
-    )
+    print(f"error of the mean before {errors[0]:.4f}, after {errors[1]:.4f}; spread {float(info.analysis_spread):.4f}")
     print(f"jax {jax.__version__}, numpy {np.__version__}, {jax.devices()[0].device_kind}, float32")
 
 

@@ -168,12 +168,12 @@ def bin_observations(
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     try:
-        rows, runs = _spooled(_chunks_of(chunks), new / "rows", cells, grid, shape, name)
-        if rows is None:
+        dtype, runs = _spooled(_chunks_of(chunks), new / "rows", cells, grid, shape, name)
+        if dtype is None:
             raise DataError(f"{name}: nothing was observed; there is no chunk with a value")
         facts = {"edge": float(edge), "shape": list(map(int, shape)), **dataclasses.asdict(cells)}
         facts["slack"] = 0.0 if average is None else float(grid.straight(average))
-        _write(new / "store", rows, runs, cells, facts, grid, shape, fine)
+        _write(new, dtype, runs, cells, facts, grid, shape, fine)
         shutil.rmtree(path, ignore_errors=True)
         (new / "store").rename(path)
     finally:
@@ -236,7 +236,7 @@ def _spooled(chunks: Iterator[Any], path: Path, cells: Cells, grid: Any, shape: 
     """Write what is observed one chunk after the other, each sorted by box.
 
     Returns:
-        The rows on the disk, None without any; and where the rows of a box are: boxes, first rows and their numbers.
+        Type of a row, None where there is none; and where the rows of a box are: boxes, first rows and their numbers.
     """
     runs: list[tuple[np.ndarray, ...]] = []
     written, dtype = 0, None
@@ -258,52 +258,71 @@ def _spooled(chunks: Iterator[Any], path: Path, cells: Cells, grid: Any, shape: 
             written += len(values)
     if not written:
         return None, None
-    return np.memmap(path, dtype, "r", shape=(written,)), tuple(
-        np.concatenate(part) for part in zip(*runs, strict=True)
-    )
+    return dtype, tuple(np.concatenate(part) for part in zip(*runs, strict=True))
 
 
 def _write(
-    path: Path, rows: Any, runs: Any, cells: Cells, facts: dict[str, Any], grid: Any, shape: tuple[int, ...], fine: Any
+    path: Path, dtype: Any, runs: Any, cells: Cells, facts: dict[str, Any], grid: Any, shape: tuple[int, ...], fine: Any
 ) -> None:
     """Bring the rows of each box together, box after box."""
-    import zarr
-
     boxes, firsts, counts = runs
     order = np.argsort(boxes, kind="stable")  # within a box in the order of the chunks
     boxes, firsts, counts = boxes[order], firsts[order], counts[order]
     edges = np.flatnonzero(np.diff(boxes, prepend=-1))  # runs at which a box begins
     sizes = np.add.reduceat(counts, edges)
-    group = zarr.open_group(path, mode="w", zarr_format=3, attributes=facts)
-    arrays = {
-        key: group.create_array(
-            key, shape=(len(rows), *rows.dtype[key].shape), chunks=(min(ROWS, len(rows)), *rows.dtype[key].shape),
-            dtype=rows.dtype[key].base, compressors=None,
-        )
-        for key in Reports._fields
-    }  # fmt: skip
+    store = _Store(path / "store", dtype, int(sizes.sum()), facts)
     kept = np.zeros(cells.total, np.int64)
-    written, waiting = 0, rows[:0]
+    with (path / "rows").open("rb") as file:
+        for a, b in _groups(sizes):
+            first, last = int(edges[a]), int(edges[b]) if b < len(edges) else len(boxes)
+            slices = zip(firsts[first:last], counts[first:last], strict=True)
+            parts = np.split(_rows_at(file, dtype, slices), np.cumsum(sizes[a:b])[:-1])
+            if fine is not None:
+                parts = [_averaged(part, grid, shape, fine) for part in parts]
+            kept[boxes[edges[a:b]]] = [len(part) for part in parts]
+            store.append(np.concatenate(parts))
+    store.close(np.concatenate([[0], np.cumsum(kept)]))
 
-    def flush(until: int) -> None:
-        nonlocal written, waiting
-        for key, array in arrays.items():
-            array[written : written + until] = waiting[key][:until]
-        written, waiting = written + until, waiting[until:]
 
-    for a, b in _groups(sizes):
-        first, last = int(edges[a]), int(edges[b]) if b < len(edges) else len(boxes)
-        found = np.concatenate([rows[s : s + n] for s, n in zip(firsts[first:last], counts[first:last], strict=True)])
-        parts = np.split(found, np.cumsum(sizes[a:b])[:-1])
-        if fine is not None:
-            parts = [_averaged(part, grid, shape, fine) for part in parts]
-        kept[boxes[edges[a:b]]] = [len(part) for part in parts]
-        waiting = np.concatenate([waiting, *parts])
-        flush(len(waiting) // ROWS * ROWS)
-    flush(len(waiting))
-    for key, array in arrays.items():
-        array.resize((written, *rows.dtype[key].shape))
-    group.create_array("starts", data=np.concatenate([[0], np.cumsum(kept)]))
+def _rows_at(file: Any, dtype: Any, slices: Any) -> np.ndarray:
+    """Return rows of the disk; read and not mapped, so that no more is in memory than is asked for."""
+    found = []
+    for first, count in slices:
+        file.seek(int(first) * dtype.itemsize)
+        found.append(np.fromfile(file, dtype, int(count)))
+    return np.concatenate(found)
+
+
+class _Store:
+    """The zarr store, written in whole chunks."""
+
+    def __init__(self, path: Path, dtype: Any, most: int, facts: dict[str, Any]) -> None:
+        import zarr
+
+        self._group = zarr.open_group(path, mode="w", zarr_format=3, attributes=facts)
+        self._arrays = {}
+        for key in Reports._fields:
+            beyond, size = dtype[key].shape, min(ROWS, most)
+            self._arrays[key] = self._group.create_array(
+                key, shape=(most, *beyond), chunks=(size, *beyond), dtype=dtype[key].base, compressors=None
+            )
+        self._written, self._waiting = 0, np.empty(0, dtype)
+
+    def append(self, rows: np.ndarray) -> None:
+        self._waiting = np.concatenate([self._waiting, rows])
+        self._flush(len(self._waiting) // ROWS * ROWS)
+
+    def _flush(self, count: int) -> None:
+        for key, array in self._arrays.items():
+            array[self._written : self._written + count] = self._waiting[key][:count]
+        self._written, self._waiting = self._written + count, self._waiting[count:].copy()
+
+    def close(self, starts: np.ndarray) -> None:
+        """Write what waits, and where each box begins."""
+        self._flush(len(self._waiting))
+        for array in self._arrays.values():
+            array.resize((self._written, *array.shape[1:]))
+        self._group.create_array("starts", data=starts)
 
 
 def _groups(sizes: np.ndarray) -> Iterator[tuple[int, int]]:
