@@ -14,7 +14,16 @@ from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.ensemble.local.places import places_by_row
 from diffassim.ensemble.local.tapers import Taper
 
-__all__ = ["CHUNK", "FEW", "reach_of", "search_record", "search_sets", "values_at_a_time", "within_reach"]
+__all__ = [
+    "CHUNK",
+    "FEW",
+    "reach_of",
+    "search_record",
+    "search_sets",
+    "sets_of_record",
+    "values_at_a_time",
+    "within_reach",
+]
 
 FEW = 128  # values of one time among which nothing is searched
 SAMPLE = 32  # places for which all others are looked at, to see whether a search pays
@@ -43,14 +52,25 @@ def search_record(
         set holds for all, and the first has no such axis then. None in place of both where places or taper are traced
         or not known, or a search does not pay.
     """
-    if values_at_a_time(streams, rows) <= FEW or _reach(method.localization) is None:
+    try:
+        sets, which = sets_of_record(method, shape, streams, rows, real)
+        return search_sets(sets, which, find)
+    except ConfigurationError:  # a grid without a search: the analysis does without
         return None
+
+
+def sets_of_record(method: Any, shape: tuple[int, ...], streams: tuple[Any, ...], rows: Any, real: Any) -> Any:
+    """Return the different sets of (places, whether observed) of a record, and which of them each time has.
+
+    Arguments as for `search_record`. There are none where they are not known, or a search does not pay.
+    """
+    if values_at_a_time(streams, rows) <= FEW or _reach(method.localization) is None:
+        return [], []
     try:
         with jax.ensure_compile_time_eval():
-            sets, which = _sets(method, shape, streams, rows, real)
-            return search_sets(sets, which, find)
-    except ConfigurationError:  # places that are not known, or a grid without a search: the analysis does without
-        return None
+            return _sets(method, shape, streams, rows, real)
+    except ConfigurationError:  # places that are not known
+        return [], []
 
 
 def search_sets(sets: Any, which: Any, find: Finder) -> Any:
@@ -67,7 +87,8 @@ def search_sets(sets: Any, which: Any, find: Finder) -> Any:
     Raises:
         ConfigurationError: if the grid has no search.
     """
-    found = [find(places, seen & np.isfinite(places).all(axis=1)) for places, seen in sets]
+    with jax.ensure_compile_time_eval():
+        found = [find(places, seen & np.isfinite(places).all(axis=1)) for places, seen in sets]
     if not found or any(numbers is None for numbers in found):
         return None
     if len(found) * sum(part.nbytes for part in jax.tree.leaves(found[0])) > LARGEST:
