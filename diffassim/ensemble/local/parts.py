@@ -197,6 +197,7 @@ def slots_of(piece: np.ndarray, needed: np.ndarray, places: np.ndarray, values: 
 
 
 def renumbered(slots: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """Return places in a buffer as they are in the one that holds those of several sets."""
     if not len(moved):
         return slots
     known = slots < len(moved)
