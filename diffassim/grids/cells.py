@@ -54,12 +54,13 @@ class Cells:
         """
         require_positive("Cells: edge", edge)
         points = np.asarray(grid.points(shape))
-        low, high, lengths = None, None, None
+        low: Any = None
+        high: Any = None
+        lengths: Any = None
         for first in range(0, len(points), PIECE):
             at, lengths = grid.embedding(points[first : first + PIECE], shape)
             ends = at.min(axis=0), at.max(axis=0)
             low, high = ends if low is None else (np.minimum(low, ends[0]), np.maximum(high, ends[1]))
-        assert low is not None and high is not None
         around = np.zeros(len(low)) if lengths is None else np.asarray(lengths)
         low = np.where(around > 0, 0.0, low)
         extent = np.where(around > 0, around, high - low)

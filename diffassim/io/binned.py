@@ -21,6 +21,7 @@ from diffassim.observations.superobservations import superobservations
 __all__ = ["BinnedObservations", "Reports", "bin_observations"]
 
 ROWS = 1 << 17  # of a chunk of the store
+MOST = 1 << 24  # boxes
 TOGETHER = 1 << 20  # rows that are sorted together when the store is written
 
 
@@ -162,6 +163,11 @@ def bin_observations(
     """
     require_zarr(str(path))
     cells = Cells.of(grid, shape, edge)
+    if cells.total > MOST:
+        raise ConfigurationError(
+            f"{name}: an edge of {edge} makes {cells.total} boxes, and {MOST} are possible; take a longer one, two "
+            "reaches of the taper or more"
+        )
     fine = None if average is None else Cells.of(grid, shape, average)
     path = Path(path)
     new = path.with_name(f".{path.name}.part")

@@ -218,6 +218,8 @@ def test_what_is_missing_makes_no_error_and_nothing_at_all_does(tmp_path):
     one = none._replace(values=np.array([np.nan, 2.0, np.nan]), std=1.0)
     stored = bin_observations([none, empty, one], tmp_path / "y.zarr", PLANE, SHAPE, 5.0)
     assert len(stored) == 1
+    with pytest.raises(ConfigurationError, match=r"an edge of 0.001 makes .* boxes, and 16777216 are possible"):
+        bin_observations([one], tmp_path / "y.zarr", PLANE, SHAPE, 1e-3)
     with pytest.raises(ShapeError, match=r"chunk 0: must be \(values, places, std\), found int"):
         bin_observations([3], tmp_path / "y.zarr", PLANE, SHAPE, 5.0)
     with pytest.raises(DataError, match=r"nowhere.zarr: cannot be read as binned observations"):

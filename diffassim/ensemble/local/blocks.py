@@ -242,10 +242,10 @@ class _Account:
 
     def rest(self) -> Iterator[list[np.ndarray]]:
         """Yield the boxes that no block has read, one at a time."""
-        for box in range(len(self._counted[0])):
-            own = [np.array([] if counted[box] else [box], np.int64) for counted in self._counted]
-            if any(map(len, own)) and sum(map(_size, self._stores, own)):
-                yield own
+        filled = [np.diff(store.starts) > 0 for store in self._stores]
+        left = [~counted & there for counted, there in zip(self._counted, filled, strict=True)]
+        for box in np.flatnonzero(np.any(left, axis=0)):
+            yield [np.array([box] if there[box] else [], np.int64) for there in left]
 
 
 def _block(method: Any, stores: Any, boxes: Any, somewhere: np.ndarray, dtype: Any) -> Any:

@@ -70,7 +70,7 @@ def _planned(method: Any, shape: Any, sets: Any, points: np.ndarray, layout: Lay
     """Return where the points are cut, as the first process finds it, and whether some move."""
     stride = max(1, len(points) // SAMPLED)
     sample = points[::stride]
-    found = [within_reach(method.localization, method.grid, shape, sample, *each) for each in sets]
+    found: list[Any] = [within_reach(method.localization, method.grid, shape, sample, *each) for each in sets]
     plan: list[Any] = []
     if all(near is not None for near in found):
         counts = np.max([(near < len(each[0])).sum(axis=1) for near, each in zip(found, sets, strict=True)], axis=0)
