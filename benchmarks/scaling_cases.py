@@ -33,12 +33,15 @@ def _mesh() -> Any:
 
 
 def _ensemble(size: int) -> jax.Array:
+    return _by_member(_drawn(0, (MEMBERS, size)))  # type: ignore[no-any-return]
+
+
+def _by_member(x: Any) -> Any:
     """Return members in parts over as many devices as divide them, and over space where there are more."""
     count = jax.device_count()
     along = math.gcd(count, MEMBERS)
     axes = {"member": 0} if along == count else {"member": 0, "space": -1}
-    mesh = da.device_mesh({"member": along, "space": count // along})
-    return da.distribute(_drawn(0, (MEMBERS, size)), mesh, axes)  # type: ignore[no-any-return]
+    return da.distribute(x, da.device_mesh({"member": along, "space": count // along}), axes)
 
 
 def _drawn(seed: int, shape: tuple[int, ...]) -> jax.Array:
@@ -89,7 +92,7 @@ def en_var(size: int) -> Case:
     ensemble, y = _ensemble(size), _observed(size, [0])
     C = da.covariances.Gaussian(std=jnp.float32(1.0), length=jnp.float32(3.0), grid=da.grids.Grid())
     cost = da.ThreeDVar(_drawn(2, (size,)), da.covariances.Ensemble(ensemble, localization=C), y)
-    return jax.value_and_grad(lambda v, c: c(v)), (da.distribute(cost.control(), _mesh()), cost)
+    return jax.value_and_grad(lambda v, c: c(v)), (_by_member(cost.control()), cost)
 
 
 def weak_constraint(size: int) -> Case:
