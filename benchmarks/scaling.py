@@ -89,17 +89,17 @@ def print_predictions(names: list[str], strong: dict[int, Any], weak: dict[int, 
     for name in names:
         for d in strong:
             cells = []
-            for kind, share in ((strong, d), (weak, 1)):
+            for kind, times in ((strong, 1), (weak, d)):
                 if d not in kind:
                     cells += [""] * 5
                     continue
-                row, alone = kind[d][name], kind[1][name]["cpu"]
-                seconds = predicted(alone, share, row["bytes"], row["messages"])
+                row, work = kind[d][name], times * kind[1][name]["cpu"]
+                seconds = predicted(work, d, row["bytes"], row["messages"])
                 # What all devices do together costs here what it costs alone, if nothing is done twice.
-                here = f"{row['cpu'] / (alone * d / share):.2f}" if "cpu" in row else ""
+                here = f"{row['cpu'] / work:.2f}" if "cpu" in row else ""
                 cells += [
                     f"{row['bytes'] / 1e3:.3g}", str(row["messages"]), f"{1e3 * seconds:.3g}",
-                    f"{alone / share / seconds:.0%}", here,
+                    f"{work / d / seconds:.0%}", here,
                 ]  # fmt: skip
             table.add_row(name, str(d), *cells)
     Console(width=150).print(table)
