@@ -83,7 +83,7 @@ def analyze_in_blocks(method: DomainFilter, ensemble: Any, observations: Any, ke
         >>> import diffassim as da
         >>> from diffassim.io.binned import Reports, bin_observations
         >>> chunks = (Reports(np.ones(5), np.random.default_rng(k).uniform(0, 40, (5, 1)), 1.0) for k in range(4))
-        >>> y = bin_observations(chunks, "line.zarr", Grid(), (40,), 20.0)
+        >>> y = bin_observations(chunks, "line.zarr", da.grids.Grid(), (40,), 20.0)
         >>> ensemble = jax.random.normal(jax.random.key(0), (8, 40))
         >>> posterior, info = analyze_in_blocks(da.LETKF(localization=da.ensemble.GaspariCohn(2.0)), ensemble, y)
         >>> posterior.shape, int(info.count)
