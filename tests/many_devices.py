@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,32 @@ def on_devices(function: Any, *arguments: Any, devices: int = 4, timeout: float 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def on_processes(function: Any, *arguments: Any, count: int = 2, devices: int = 1, timeout: float = 900) -> list[Any]:
+    """Return what a function of a test module returns (as JSON) in each of several processes that form one run."""
+    code = (
+        "import diffassim.core.processes as p; p.initialize()\n"
+        "import json, sys, tests.conftest, warnings; warnings.simplefilter('error')\n"
+        f"from {function.__module__} import {function.__name__} as function\n"
+        "print(json.dumps(function(*json.loads(sys.argv[1]))))"
+    )
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        address = f"localhost:{found.getsockname()[1]}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    own = {"PYTHONPATH": str(ROOT), "XLA_FLAGS": flags, "NPROC": THREADS, "JAX_COORDINATOR_ADDRESS": address}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, json.dumps(arguments)], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | own | {"JAX_NUM_PROCESSES": str(count), "JAX_PROCESS_ID": str(rank)},
+        )
+        for rank in range(count)
+    ]  # fmt: skip
+    ended = [process.communicate(timeout=timeout) for process in started]
+    assert not any(process.returncode for process in started), "".join(errors[-3000:] for _, errors in ended)
+    return [json.loads(output.strip().splitlines()[-1]) for output, _ in ended]
 
 
 def apart(a: Any, b: Any) -> float:

@@ -18,6 +18,7 @@ __all__ = [
     "TERMINATED",
     "USER_ERROR",
     "check_numbers_file",
+    "checked_stop_code",
     "configure_jax",
     "leave",
     "need_data_extra",
@@ -28,7 +29,20 @@ __all__ = [
 FAILED = 1  # exit code where nothing was reached, or of an error that nobody foresaw
 USER_ERROR = 2  # exit code where the user can help it
 LINGER = 3.0  # seconds in which the first process, through which all others talk, lets them read why it ends
-INTERRUPTED, TERMINATED = 130, 143  # exit codes after Ctrl-C and SIGTERM, as shells have them
+INTERRUPTED, TERMINATED = 130, 143  # exit codes after Ctrl-C, and after SIGTERM where nothing can go on
+LARGEST_CODE = 255
+
+
+def checked_stop_code(code: int) -> int:
+    """Return the exit code after SIGTERM; raise `ConfigurationError` if it is none, or says something else."""
+    taken = {FAILED: "a failure", USER_ERROR: "wrong settings", INTERRUPTED: "Ctrl-C"}
+    if not 0 <= code <= LARGEST_CODE or code in taken:
+        why = f" ({code} says that it was {taken[code]})" if code in taken else ""
+        raise ConfigurationError(
+            f"--stop-code {code}: must be an exit code, 0 to {LARGEST_CODE}, and none that says something else{why}; "
+            f"for a scheduler that takes 0 for finished: {TERMINATED}"
+        )
+    return code
 
 
 def version_text() -> str:

@@ -11,7 +11,13 @@ from typing import Annotated, Any
 import cyclopts
 from cyclopts import Parameter
 
-from diffassim.cli.environment import check_numbers_file, configure_jax, need_data_extra, require_something
+from diffassim.cli.environment import (
+    check_numbers_file,
+    checked_stop_code,
+    configure_jax,
+    need_data_extra,
+    require_something,
+)
 from diffassim.cli.launching import count_of, launch
 from diffassim.cli.watching import interruptible, progress, stoppable
 from diffassim.core.errors import ConfigurationError
@@ -39,6 +45,7 @@ def run(
     out: Path | None = None,
     resume: Path | None = None,
     processes: str = "1",
+    stop_code: int = 0,
 ) -> None:
     """Run an experiment, or go on with an interrupted one.
 
@@ -55,8 +62,12 @@ def run(
     processes
         Number of processes of this machine that share the work; or the word cluster, where SLURM, Kubernetes or a TPU
         pod has started this command many times.
+    stop_code
+        Exit code after SIGTERM, once everything is kept that the run goes on from; 143 for schedulers that take 0 for
+        finished.
     """
     need_data_extra()
+    checked_stop_code(stop_code)
     if resume is not None and (experiment is not None or settings or out is not None):
         raise ConfigurationError("--resume DIR stands alone: DIR holds the experiment and its settings")
     if resume is None and experiment is None:
@@ -70,9 +81,10 @@ def run(
         words = [] if experiment is None else [experiment]
         words += [word for setting in settings for word in ("--set", setting)]
         words += ["--out", str(directory)] if resume is None else ["--resume", str(directory)]
+        words += ["--stop-code", str(stop_code)]
         advice = f"What is finished is kept: diffassim run --resume {directory} goes on, with any number of --processes"
         sys.exit(launch(["run", *words], count, directory / LOGS, advice))
-    results = _computed(found, config, directory, resume is not None)
+    results = _computed(found, config, directory, resume is not None, stop_code)
     if rank() == 0:
         print(results.table.rstrip())
         print(f"\nindex.html, figures, scores.csv and analysis.nc: {directory}")
@@ -102,16 +114,16 @@ def _asked_for(
     return found, config, resume or out or Path("results") / name
 
 
-def _computed(found: Any, config: Any, directory: Path, resumed: bool) -> Any:
+def _computed(found: Any, config: Any, directory: Path, resumed: bool, stop_code: int) -> Any:
     """Run an experiment, or go on with it, alone or as one of several processes."""
     from diffassim.experiments.framework import run as runs
 
     stop: Callable[[], bool] | None
     with contextlib.ExitStack() as stack:
         if process_count() > 1:
-            stop = stack.enter_context(stoppable(directory))
+            stop = stack.enter_context(stoppable(directory, stop_code))
         else:
-            stop = stack.enter_context(interruptible(directory))
+            stop = stack.enter_context(interruptible(directory, stop_code=stop_code))
         watcher = stack.enter_context(progress())
         if resumed:
             return runs.resume(directory, watcher.progress, watcher.tell, stop)

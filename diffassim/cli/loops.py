@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import cyclopts
 from cyclopts import Parameter
 
-from diffassim.cli.environment import FAILED, configure_jax, need_data_extra
+from diffassim.cli.environment import FAILED, checked_stop_code, configure_jax, need_data_extra
 from diffassim.cli.watching import interruptible, progress
 from diffassim.core.errors import ConfigurationError
 
@@ -26,6 +26,7 @@ def loop(
     once: Annotated[bool, Parameter(negative=())] = False,
     until: str = "",
     rollback: Annotated[bool, Parameter(negative=())] = False,
+    stop_code: int = 0,
 ) -> None:
     """Collect rows, train, compare, promote and feed back, round after round; a stopped loop goes on where it stopped.
 
@@ -43,8 +44,11 @@ def loop(
         Only rounds whose rows lie before this day, such as 1984-12-31.
     rollback
         Go back to the model before the one in use; nothing is deleted.
+    stop_code
+        Exit code after SIGTERM; 143 for schedulers that take 0 for finished.
     """
     need_data_extra()
+    checked_stop_code(stop_code)
     from diffassim.experiments import find_experiment
     from diffassim.experiments.framework.configuration import build_configuration, parse_setting, read_toml
     from diffassim.experiments.loop.base import LoopExperiment
@@ -65,7 +69,7 @@ def loop(
         print(f"model {now} is in use again, and model {before} no more; both are kept in {directory / 'models'}")
         return
     again = f"diffassim loop {experiment} --out {directory}"
-    with interruptible(directory, again), progress() as watcher:
+    with interruptible(directory, again, stop_code), progress() as watcher:
         outcome = run_loop(found, config, directory, once=once, until=until, tell=watcher.tell)
     print(outcome.table.rstrip())
     if outcome.waiting:

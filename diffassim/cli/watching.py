@@ -26,13 +26,15 @@ class _Terminated(BaseException):
 
 
 @contextmanager
-def interruptible(directory: Path, again: str = "") -> Iterator[None]:
+def interruptible(directory: Path, again: str = "", stop_code: int = 0) -> Iterator[None]:
     """Turn Ctrl-C and SIGTERM into one line that says how to go on.
 
     Args:
         directory: where everything finished lies.
         again: the command that goes on; default: that of a run.
+        stop_code: exit code after SIGTERM, if something is there to go on with.
     """
+    resumable = bool(again)
     again = again or f"diffassim run --resume {directory}"
 
     def terminate(*_: Any) -> None:
@@ -43,20 +45,20 @@ def interruptible(directory: Path, again: str = "") -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, _Terminated) as stop:
-        word, code = ("interrupted", INTERRUPTED) if isinstance(stop, KeyboardInterrupt) else ("terminated", TERMINATED)
-        print(
-            f"\ndiffassim: {word}. What is finished lies in {directory}; go on with: {again}",
-            file=sys.stderr,
-        )
-        sys.exit(code)
+        number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
+        sys.exit(_ended(number, directory, again, stop_code, resumable))
     finally:
         if here:
             signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager
-def stoppable(directory: Path) -> Iterator[Callable[[], bool]]:
+def stoppable(directory: Path, stop_code: int = 0) -> Iterator[Callable[[], bool]]:
     """Let Ctrl-C and SIGTERM stop one of several processes where all of them can stop; a second one ends it at once.
+
+    Args:
+        directory: where everything finished lies.
+        stop_code: exit code after SIGTERM.
 
     Yields what says whether somebody asked.
     """
@@ -64,29 +66,34 @@ def stoppable(directory: Path) -> Iterator[Callable[[], bool]]:
 
     def ask(number: int, _: Any) -> None:
         if asked:
-            os._exit(_code(number))
+            os._exit(INTERRUPTED if number == signal.SIGINT else TERMINATED)  # nobody waits for the end of a part
         asked.append(number)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(asked)
     except Stopped:
-        number = asked[0] if asked else signal.SIGTERM
-        if processes.rank() == 0:
-            word = "interrupted" if number == signal.SIGINT else "terminated"
-            print(
-                f"\ndiffassim: {word}. What is finished lies in {directory}; go on with: "
-                f"diffassim run --resume {directory} --processes {processes.count()}",
-                file=sys.stderr,
-            )
-        sys.exit(_code(number))
+        numbers = set(processes.exchange("the signals", str(asked[0] if asked else "")))
+        again = f"diffassim run --resume {directory} --processes {processes.count()}"
+        number = signal.SIGINT if str(int(signal.SIGINT)) in numbers else signal.SIGTERM
+        sys.exit(_ended(number, directory, again, stop_code, quiet=processes.rank() > 0))
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _code(number: int) -> int:
-    return INTERRUPTED if number == signal.SIGINT else TERMINATED
+def _ended(
+    number: int, directory: Path, again: str, stop_code: int, resumable: bool = False, quiet: bool = False
+) -> int:
+    """Say how to go on after a signal, and return the exit code."""
+    resumable = resumable or (directory / "config.toml").exists()
+    word = "interrupted" if number == signal.SIGINT else "terminated"
+    told = f"What is finished lies in {directory}; go on with: {again}" if resumable else "Nothing had begun"
+    if not quiet:
+        print(f"\ndiffassim: {word}. {told}", file=sys.stderr)
+    if number == signal.SIGINT:
+        return INTERRUPTED
+    return stop_code if resumable else TERMINATED
 
 
 class Watcher:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffassim.core.sharding import mapped_over, mesh_of
@@ -50,6 +51,19 @@ class Layout:
     def devices(self) -> int:
         """Devices that have parts of their own."""
         return math.prod(self.mesh.shape[name] for name in self.names)
+
+    @property
+    def processes(self) -> int:
+        """Processes to which these devices belong."""
+        return len({device.process_index for device in self.mesh.devices.flat})
+
+    @property
+    def own(self) -> list[int]:
+        """Numbers of the parts that this process has."""
+        first = [self.mesh.axis_names.index(name) for name in self.names]
+        owners = np.vectorize(lambda device: device.process_index)(self.mesh.devices)
+        owners = np.moveaxis(owners, first, range(len(first))).reshape(self.devices, -1)
+        return np.flatnonzero((owners == jax.process_index()).any(axis=1)).tolist()
 
     @property
     def by_member(self) -> bool:

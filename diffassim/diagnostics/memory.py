@@ -13,6 +13,7 @@ from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.schedule import checkpoint_factors
 from diffassim.core.sharding import mesh_of
+from diffassim.ensemble.local.blocks import is_binned, plan_blocks
 from diffassim.ensemble.local.domain import MANY, DomainFilter
 from diffassim.methods.sequential import SequentialMethod
 from diffassim.methods.windows import EnsembleWindowMethod
@@ -70,6 +71,8 @@ def explain_memory(
       what a budget (`memory=` of the cost) would change.
     - `explain_memory(method, model, ensemble, observations)`: what `cycle` with a sequential method holds: ensemble,
       record, observed anomalies, the matrices of the analysis, and what it returns.
+    - The same with `BinnedObservations`: what `analyze_in_blocks` holds at its largest block, of which a few places are
+      read to count what lies near them.
 
     Shapes are enough: arrays may be `jax.ShapeDtypeStruct`. Where they lie in parts on several devices (or the shapes
     have a sharding), the bytes are those of one device.
@@ -105,6 +108,8 @@ def explain_memory(
         )
     if belief is None or observations is None:
         raise ConfigurationError("explain_memory: give explain_memory(method, model, ensemble, observations)")
+    if is_binned(observations):
+        return _of_blocks(subject, belief, observations)
     return _of_cycle(subject, belief, as_streams(observations), members)
 
 
@@ -225,6 +230,29 @@ def _of_cycle(method: Any, belief: Any, streams: tuple[Any, ...], members: bool)
         advice.append("what is kept of all times dominates: cycle in parts with cycle_in_chunks")
     advice.append(f"a derivative through the cycle keeps one ensemble a time: {size_in_words(times * ensemble)} more")
     return MemoryReport(_ordered(parts), {}, None, tuple(advice))
+
+
+def _of_blocks(method: Any, belief: Any, observations: Any) -> MemoryReport:
+    """Return what the largest block of `analyze_in_blocks` needs."""
+    leaves = jax.tree.leaves(belief)
+    N, item = int(leaves[0].shape[0]), leaves[0].dtype.itemsize
+    shape, D = method.grid_shape(belief), method.grid.coordinates
+    plan = plan_blocks(method, shape, observations)
+    points, near, block = math.prod(shape), plan.near, min(MANY * method.batch, plan.piece)
+    used = min(near, method.neighbors or near)
+    parts = {
+        "ensemble (given, prior, posterior)": 3 * bytes_of(belief),
+        "points, and the order in which they are analysed": points * (D * (8 + item) + 24),
+        f"observations read for a block, {plan.values} at most": plan.values * (3 * 8 * D + 8 * item),
+        "observed anomalies and innovations": 3 * (N + 1) * plan.values * item,
+        f"search for {plan.piece} points, of which one has about {near} observations": plan.piece * near * (8 * D + 40),
+        f"observations looked up for {block} points at a time": 2 * block * near * (N + 3) * item,
+        f"local analyses, {method.batch} points at a time with {used} observations each": (
+            method.batch * (3 * N * N + 2 * N * used) * item
+        ),
+    }
+    advice = ("smaller boxes (edge of bin_observations) read less at a time, and a smaller batch looks up less",)
+    return MemoryReport(_ordered(parts), {}, None, advice)
 
 
 def parts_total(parts: Mapping[str, int]) -> int:

@@ -19,6 +19,7 @@ from diffassim.ensemble.inflation import (
 )
 from diffassim.ensemble.initial import draw_ensemble
 from diffassim.ensemble.inversion import Inversion, ensemble_inversion
+from diffassim.ensemble.local.blocks import analyze_in_blocks
 from diffassim.ensemble.local.domain import DomainFilter
 from diffassim.ensemble.local.eakf import EAKF
 from diffassim.ensemble.local.letkf import LETKF
@@ -118,6 +119,7 @@ __all__ = [
     "TransportFilter",
     "WeightAdjustedParticleFilter",
     "Wendland",
+    "analyze_in_blocks",
     "draw_ensemble",
     "ensemble_inversion",
     "nearest_observations",

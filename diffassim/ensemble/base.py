@@ -221,12 +221,17 @@ class EnsembleMethod(SequentialMethod):
         self, key: Any, prior: Any, companions: Any, departures: Departures, streams: tuple[Any, ...]
     ) -> tuple[Any, Any]:
         """Return posterior ensemble and companions, inflated and rotated, for given departures."""
-        update_key, rotation_key = jax.random.split(key) if self.random else (None, None)
-        posterior, companions = self.update(update_key, (prior, companions), departures, streams)
+        update_key = jax.random.split(key)[0] if self.random else None
+        return self.finished(key, prior, *self.update(update_key, (prior, companions), departures, streams))
+
+    def finished(self, key: Any, prior: Any, posterior: Any, companions: Any = None) -> tuple[Any, Any]:
+        """Return what `update` has found, inflated and rotated."""
         inflation = as_inflation(self.inflation)
         own = jax.random.fold_in(key, INFLATION) if inflation.random else None
         posterior = inflation.after(prior, posterior, own)
-        return rotated(rotation_key, (posterior, companions)) if self.rotation else (posterior, companions)
+        if not self.rotation:
+            return posterior, companions
+        return rotated(jax.random.split(key)[1], (posterior, companions))  # type: ignore[no-any-return]
 
 
 class GlobalFilter(EnsembleMethod):

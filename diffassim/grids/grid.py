@@ -156,3 +156,11 @@ class Grid(Pytree):
         # A remainder of a tiny negative number rounds to the length itself.
         inside = np.where(inside >= lengths, 0.0, inside)
         return np.where(lengths > 0, inside, places), lengths
+
+    def straight(self, distance: Any) -> Any:
+        """Return the straight distance, in the space of `embedding`, of two places that are so far apart: the same."""
+        return distance
+
+    def unembedded(self, places: np.ndarray) -> np.ndarray:
+        """Return the coordinates of places of the space of `embedding`: the same."""
+        return places

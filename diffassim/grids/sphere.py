@@ -138,3 +138,12 @@ class Sphere(Pytree):
         return np.stack(
             [np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], axis=-1
         ), None
+
+    def straight(self, distance: Any) -> Any:
+        """Return the straight distance, in the space of `embedding`, of two places that are so far apart."""
+        return 2 * np.sin(np.minimum(np.asarray(distance, float) / float(self.radius), np.pi) / 2)
+
+    def unembedded(self, places: np.ndarray) -> np.ndarray:
+        """Return latitude and longitude of places of the space of `embedding`, also of such inside of the sphere."""
+        x, y, z = places.T
+        return np.rad2deg(np.stack([np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x)], axis=-1))

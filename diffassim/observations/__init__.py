@@ -18,6 +18,7 @@ from diffassim.observations.on_sphere import InterpolateOnSphere
 from diffassim.observations.operators import Compose, Field, Function, Identity, Linear, Operator, Subsample, Subset
 from diffassim.observations.quality import Screening, quality_control
 from diffassim.observations.robust import Huber, VariationalQC
+from diffassim.observations.superobservations import superobservations
 from diffassim.observations.thinning import Thinning
 from diffassim.observations.times import steps_and_fractions
 
@@ -50,4 +51,5 @@ __all__ = [
     "observed_rows",
     "quality_control",
     "steps_and_fractions",
+    "superobservations",
 ]

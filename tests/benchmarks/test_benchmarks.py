@@ -30,6 +30,7 @@ from benchmarks import (
     qg,
     reference,
     scaling,
+    scaling_cases,
     spectral,
     tables,
     training,
@@ -276,14 +277,23 @@ def test_training(capsys, tmp_path):
 @pytest.mark.slow
 @pytest.mark.long
 def test_scaling_counts_messages_and_predicts(capsys, tmp_path):
-    options = {"case": ["experiments", "ETKF"], "size": 1024, "measured": (1, 2), "counted": (4,)}
+    options = {"case": ["experiments", "ETKF"], "size": 4096, "measured": (1, 2), "counted": (4,)}
     found = rows(capsys, scaling.main, tmp_path, **options)
-    assert found["experiments, counted"]["more"] == {"sent": 0, "messages": 0}
-    assert found["ETKF, strong"]["more"]["sent"] > 0
+    assert found["experiments, strong, counted"]["more"] == {"sent": 0, "messages": 0}
+    assert found["ETKF, weak"]["more"]["sent"] > 0
     kept = json.loads((tmp_path / "records.counts.json").read_text())
-    assert kept["counted"]["4"]["ETKF"]["bytes"] > kept["strong"]["2"]["ETKF"]["bytes"] > 0
+    assert kept["strong"]["4"]["ETKF"]["bytes"] > kept["strong"]["2"]["ETKF"]["bytes"] > 0
     assert kept["strong"]["1"]["ETKF"]["bytes"] == 0
+    counted = 2 * kept["processes"][0]["ETKF"]["bytes"]
+    assert kept["processes"][0]["ETKF"]["loopback"] > 0.9 * counted  # others of the machine may send as well
+    assert kept["link"]["bandwidth"] > 0 < kept["link"]["latency"]
+    assert kept["conditions"]["jax"]
     assert scaling.predicted(1.0, 4, scaling.BANDWIDTH, 0) == 1.25
+
+
+@pytest.mark.parametrize(("steps", "every"), [(12, 3), (8, 8), (20, 1)])
+def test_a_time_parallel_window_is_as_long_as_a_sub_window(steps, every):
+    assert scaling_cases.measure_critical_path(steps, every) == {"strong": steps, "weak": every}
 
 
 @pytest.mark.slow

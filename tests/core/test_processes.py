@@ -9,6 +9,7 @@ import pytest
 
 from diffassim.core import processes
 from diffassim.core.errors import ConfigurationError
+from diffassim.core.processes import agreement
 
 
 @pytest.fixture
@@ -16,7 +17,7 @@ def three(monkeypatch):
     """Pretend that there are two more processes, which say what the test wants."""
 
     def others(*texts):
-        monkeypatch.setattr(processes, "exchange", lambda name, text, timeout=0.0: [text, *texts])
+        monkeypatch.setattr(agreement, "exchange", lambda name, text, timeout=0.0: [text, *texts])
 
     return others
 

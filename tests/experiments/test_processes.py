@@ -106,13 +106,13 @@ def test_sigterm_stops_all_of_them_and_any_number_goes_on(whole, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     code, _, errors = ended(process)
-    assert code == 143, errors
+    assert code == 0, errors
     assert errors.strip().endswith(f"terminated. What is finished lies in {path}; go on with: diffassim run --resume "
                                    f"{path} --processes 4")  # fmt: skip
-    assert RunDirectory(path, Countdown().chains(CONFIG)).finished < 18
+    already = RunDirectory(path, Countdown().chains(CONFIG)).finished
+    assert already < 18
     process = started("run", "--resume", str(path), "--processes", "2", SLOW="0.5")  # elastic: 4 -> 2 -> 1
-    time.sleep(2)
-    while RunDirectory(path).finished < 6 and process.poll() is None:
+    while len(list(path.glob("chunks/*.nc"))) <= already and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     code, _, errors = ended(process)
@@ -140,7 +140,7 @@ def test_a_killed_process_of_a_cluster_ends_the_job_with_its_number(whole, tmp_p
 
 def test_sigterm_to_one_process_of_a_cluster_stops_all(whole, tmp_path):
     path = tmp_path / "run"
-    words = ("run", "countdown", *SETTINGS, "--out", str(path))
+    words = ("run", "countdown", *SETTINGS, "--out", str(path), "--stop-code", "143")
     processes = by_hand(3, words, {}, SLOW="1")
     while not list(path.glob("chunks/*.nc")):
         time.sleep(0.1)
@@ -268,7 +268,7 @@ class TestSpread:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         code, _, errors = ended(process)
-        assert code == 143 and "terminated" in errors, errors
+        assert code == 0 and "terminated" in errors, errors
         code, _, errors = command("run", "--resume", str(path), "--processes", "4")
         assert code == 0, errors
         self.agrees(path, whole_spread)

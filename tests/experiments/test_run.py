@@ -18,6 +18,8 @@ import pytest
 import xarray as xr
 from flax import serialization
 
+from diffassim.cli.environment import checked_stop_code
+from diffassim.cli.watching import interruptible
 from diffassim.core.errors import AssimilationWarning, ConfigurationError, DataError
 from diffassim.experiments.framework import run as runs
 from diffassim.experiments.framework.checkpoints import as_numpy
@@ -250,11 +252,17 @@ def test_a_carry_is_a_nested_dict_of_arrays():
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "words", "code", "word"),
+    [
+        (signal.SIGINT, (), 130, "interrupted"),
+        (signal.SIGINT, ("--stop-code", "143"), 130, "interrupted"),
+        (signal.SIGTERM, (), 0, "terminated"),
+        (signal.SIGTERM, ("--stop-code", "143"), 143, "terminated"),
+    ],
 )
-def test_a_signal_is_one_line_that_says_how_to_go_on(whole, tmp_path, number, code, word):
+def test_a_signal_is_one_line_that_says_how_to_go_on(whole, tmp_path, number, words, code, word):
     flag, path = tmp_path / "flag", tmp_path / "stopped"
-    process = start_process(path, DISTURB_AT="2", DISTURB_HOW="wait", DISTURB_FLAG=str(flag))
+    process = start_process(path, *words, DISTURB_AT="2", DISTURB_HOW="wait", DISTURB_FLAG=str(flag))
     while not flag.exists():
         assert process.poll() is None
         time.sleep(0.05)
@@ -267,8 +275,24 @@ def test_a_signal_is_one_line_that_says_how_to_go_on(whole, tmp_path, number, co
     assert_same_result(path, whole)
 
 
-def start_process(path: Path, **environment: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tests.experiments.countdown", "run", "countdown", "--out", str(path)]
+def test_a_stop_that_leaves_nothing_to_go_on_with_is_no_success(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end, interruptible(tmp_path / "none"):
+        signal.raise_signal(signal.SIGTERM)
+    assert end.value.code == 143 and "Nothing had begun" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end, interruptible(tmp_path / "none", "diffassim loop mine"):
+        signal.raise_signal(signal.SIGTERM)
+    assert end.value.code == 0 and "go on with: diffassim loop mine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("code", [-1, 1, 2, 130, 256])
+def test_exit_codes_that_say_something_else_are_refused(code):
+    with pytest.raises(ConfigurationError, match=f"--stop-code {code}: must be an exit code, 0 to 255"):
+        checked_stop_code(code)
+    assert [checked_stop_code(sound) for sound in (0, 3, 143, 255)] == [0, 3, 143, 255]
+
+
+def start_process(path: Path, *words: str, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tests.experiments.countdown", "run", "countdown", "--out", str(path), *words]
     return subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
 
 

@@ -14,11 +14,13 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ConfigurationError, ShapeError, concrete
+from diffassim.core.layout import Layout
 from diffassim.core.loops import in_blocks
 from diffassim.core.pytree import static
 from diffassim.ensemble.local.localized import LocalizedMethod
+from diffassim.ensemble.local.own_parts import partition_own
 from diffassim.ensemble.local.parts import analyze_in_parts, partition
-from diffassim.ensemble.local.search import values_at_a_time, within_reach
+from diffassim.ensemble.local.search import sets_of_record, values_at_a_time, within_reach
 from diffassim.methods.departures import Departures
 from diffassim.methods.members import anomalies, mean, recombine
 
@@ -136,6 +138,13 @@ class DomainFilter(LocalizedMethod):
 
     def prepared(self, ensemble: Any, streams: tuple[Any, ...], rows: Any = None, real: Any = None) -> Any:
         """Return the method that knows which observations each point, and each device, needs."""
+        layout = Layout.of(ensemble) if self.layout is None else self.layout
+        if layout is not None and layout.processes > 1 and self.nearest is None and self.parts is None:
+            shape = self.grid_shape(ensemble)
+            sets, which = sets_of_record(self, shape, streams, rows, real)
+            parts = partition_own(self, shape, sets, values_at_a_time(streams, rows), layout)
+            numbers = jnp.asarray(which, jnp.int32) if len(sets) > 1 and parts is not None else None
+            return self.replace(layout=layout, parts=parts), numbers
         prepared, numbers = super().prepared(ensemble, streams, rows, real)
         nearest = concrete(prepared.nearest)
         if prepared.layout is None or nearest is None or prepared.parts is not None:

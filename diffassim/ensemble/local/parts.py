@@ -16,7 +16,17 @@ from diffassim.core.layout import Layout
 from diffassim.core.pytree import Pytree, static
 from diffassim.core.sharding import placed
 
-__all__ = ["Parts", "analyze_in_parts", "balanced_cuts", "partition"]
+__all__ = [
+    "Parts",
+    "analyze_in_parts",
+    "balanced_cuts",
+    "cuts_for",
+    "moves",
+    "partition",
+    "renumbered",
+    "slots_of",
+    "widths_for",
+]
 
 BASE = 4.0  # what a point costs beside its observations, in observations
 GAIN = 0.8  # of the longest piece, below which points move to another device
@@ -71,6 +81,20 @@ def balanced_cuts(counts: np.ndarray, devices: int) -> np.ndarray:
     return cuts
 
 
+def cuts_for(counts: np.ndarray, devices: int) -> tuple[np.ndarray, bool]:
+    """Return where the points are cut, and whether some then belong to another device than with equal pieces.
+
+    Args:
+        counts: observations within reach of each point.
+        devices: number of pieces.
+    """
+    points = len(counts)
+    cuts, even = balanced_cuts(counts, devices), np.minimum(-(-points // devices) * np.arange(devices + 1), points)
+    total = np.concatenate([[0.0], np.cumsum(counts + BASE)])
+    moving = bool(np.diff(total[cuts]).max() < GAIN * np.diff(total[even]).max())
+    return (cuts if moving else even), moving
+
+
 def partition(nearest: np.ndarray, values: int, layout: Layout) -> Parts:
     """Plan the analysis of all points.
 
@@ -87,22 +111,19 @@ def partition(nearest: np.ndarray, values: int, layout: Layout) -> Parts:
     devices, points = layout.devices, sets.shape[1]
     counts = (sets < values).sum(axis=2)
     per = -(-points // devices)
-    cuts = balanced_cuts(counts.max(axis=0), devices)
-    even = np.minimum(per * np.arange(devices + 1), points)
-    total = np.concatenate([[0.0], np.cumsum(counts.max(axis=0) + BASE)])
-    moving = np.diff(total[cuts]).max() < GAIN * np.diff(total[even]).max()
-    cuts = cuts if moving else even
+    cuts, moving = cuts_for(counts.max(axis=0), devices)
     most = int(np.diff(cuts).max())
     owned = -(-values // devices)
     plans = [_values_plan(near, values, cuts, most, owned) for near in sets]
     exchange, moved = stacked_exchanges([plan for plan, _ in plans])
-    near = np.stack([_renumbered(slots, move) for (_, slots), move in zip(plans, moved, strict=True)])
+    near = np.stack([renumbered(slots, move) for (_, slots), move in zip(plans, moved, strict=True)])
     there = back = None
     if moving:
-        there, back = _moves(cuts, per, most)
+        there, back = moves(cuts, per, most)
     if nearest.ndim == 2:
         near, exchange = near[0], jax.tree.map(lambda leaf: leaf[0], exchange)
-    widths = _widths(counts)
+    most_values = max(int(counts.max()), 1)
+    widths = widths_for(most_values, float((counts <= -(-most_values // 4)).mean()))
     return Parts(
         _put(near, layout, nearest.ndim - 2), _put(exchange, layout, nearest.ndim - 2), _put(there, layout, 0),
         _put(back, layout, 0), widths,
@@ -152,24 +173,38 @@ def _values_plan(near: np.ndarray, values: int, cuts: np.ndarray, most: int, own
         numbers = np.unique(piece)
         needed.append(numbers[numbers < values])
     exchange, places = plan_exchange(needed, owned)
+    found = [slots_of(piece, needed[k], places[k], values, most) for k, piece in enumerate(pieces)]
+    return exchange, np.concatenate(found)
+
+
+def slots_of(piece: np.ndarray, needed: np.ndarray, places: np.ndarray, values: int, most: int) -> np.ndarray:
+    """Return for the points of a device where in its buffer their observations are, shape (most, count).
+
+    Args:
+        piece: numbers of the observations near each point.
+        needed: those that occur in it, ascending.
+        places: of these in the buffer.
+        values: how many there are; larger numbers stand for none.
+        most: points of a device, beyond whose own there are none.
+    """
     none = np.iinfo(np.int32).max
-    found = np.full((len(pieces), most, near.shape[1]), none, np.int32)
-    for k, piece in enumerate(pieces):
-        if len(needed[k]):
-            at = np.minimum(np.searchsorted(needed[k], piece), len(needed[k]) - 1)
-            found[k, : len(piece)] = np.where(piece < values, places[k][at], none)
-    found.sort(axis=2)  # what stands for none comes last, also where somebody else searched
-    return exchange, found.reshape(-1, near.shape[1])
+    found = np.full((most, piece.shape[1]), none, np.int32)
+    if len(needed):
+        at = np.minimum(np.searchsorted(needed, piece), len(needed) - 1)
+        found[: len(piece)] = np.where(piece < values, places[at], none)
+    found.sort(axis=1)  # what stands for none comes last, also where somebody else searched
+    return found
 
 
-def _renumbered(slots: np.ndarray, moved: np.ndarray) -> np.ndarray:
+def renumbered(slots: np.ndarray, moved: np.ndarray) -> np.ndarray:
+    """Return places in a buffer as they are in the one that holds those of several sets."""
     if not len(moved):
         return slots
     known = slots < len(moved)
     return np.where(known, moved[np.where(known, slots, 0)], slots).astype(np.int32)
 
 
-def _moves(cuts: np.ndarray, per: int, most: int) -> tuple[Exchange, Exchange]:
+def moves(cuts: np.ndarray, per: int, most: int) -> tuple[Exchange, Exchange]:
     """Return the exchanges from equal pieces of `per` points to those between the cuts, and back."""
     devices, points = len(cuts) - 1, int(cuts[-1])
     pieces = [np.arange(a, b) for a, b in itertools.pairwise(cuts)]
@@ -178,11 +213,14 @@ def _moves(cuts: np.ndarray, per: int, most: int) -> tuple[Exchange, Exchange]:
     return plan_exchange(pieces, per, most)[0], plan_exchange(own, most, per)[0]
 
 
-def _widths(counts: np.ndarray) -> tuple[int, ...]:
-    """Return the numbers of observations for which an analysis is compiled."""
-    most = max(int(counts.max()), 1)
-    few = -(-most // 4)
-    return (0, most) if (counts <= few).mean() < 0.25 else (0, few, most)
+def widths_for(most: int, share: float) -> tuple[int, ...]:
+    """Return the numbers of observations for which an analysis is compiled.
+
+    Args:
+        most: observations of a point.
+        share: of the points that have no more than a quarter of them.
+    """
+    return (0, most) if share < 0.25 else (0, -(-most // 4), most)
 
 
 def _filled_up(leaf: Any, devices: int) -> Any:

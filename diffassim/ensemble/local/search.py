@@ -14,7 +14,16 @@ from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.ensemble.local.places import places_by_row
 from diffassim.ensemble.local.tapers import Taper
 
-__all__ = ["CHUNK", "FEW", "search_record", "search_sets", "values_at_a_time", "within_reach"]
+__all__ = [
+    "CHUNK",
+    "FEW",
+    "reach_of",
+    "search_record",
+    "search_sets",
+    "sets_of_record",
+    "values_at_a_time",
+    "within_reach",
+]
 
 FEW = 128  # values of one time among which nothing is searched
 SAMPLE = 32  # places for which all others are looked at, to see whether a search pays
@@ -43,14 +52,25 @@ def search_record(
         set holds for all, and the first has no such axis then. None in place of both where places or taper are traced
         or not known, or a search does not pay.
     """
-    if values_at_a_time(streams, rows) <= FEW or _reach(method.localization) is None:
+    try:
+        sets, which = sets_of_record(method, shape, streams, rows, real)
+        return search_sets(sets, which, find)
+    except ConfigurationError:  # a grid without a search: the analysis does without
         return None
+
+
+def sets_of_record(method: Any, shape: tuple[int, ...], streams: tuple[Any, ...], rows: Any, real: Any) -> Any:
+    """Return the different sets of (places, whether observed) of a record, and which of them each time has.
+
+    Arguments as for `search_record`. There are none where they are not known, or a search does not pay.
+    """
+    if values_at_a_time(streams, rows) <= FEW or _reach(method.localization) is None:
+        return [], []
     try:
         with jax.ensure_compile_time_eval():
-            sets, which = _sets(method, shape, streams, rows, real)
-            return search_sets(sets, which, find)
-    except ConfigurationError:  # places that are not known, or a grid without a search: the analysis does without
-        return None
+            return _sets(method, shape, streams, rows, real)
+    except ConfigurationError:  # places that are not known
+        return [], []
 
 
 def search_sets(sets: Any, which: Any, find: Finder) -> Any:
@@ -67,7 +87,8 @@ def search_sets(sets: Any, which: Any, find: Finder) -> Any:
     Raises:
         ConfigurationError: if the grid has no search.
     """
-    found = [find(places, seen & np.isfinite(places).all(axis=1)) for places, seen in sets]
+    with jax.ensure_compile_time_eval():
+        found = [find(places, seen & np.isfinite(places).all(axis=1)) for places, seen in sets]
     if not found or any(numbers is None for numbers in found):
         return None
     if len(found) * sum(part.nbytes for part in jax.tree.leaves(found[0])) > LARGEST:
@@ -79,8 +100,9 @@ def search_sets(sets: Any, which: Any, find: Finder) -> Any:
 
 
 def within_reach(
-    taper: Any, grid: Any, shape: tuple[int, ...], places: np.ndarray, others: np.ndarray, seen: np.ndarray
-) -> np.ndarray | None:
+    taper: Any, grid: Any, shape: tuple[int, ...], places: np.ndarray, others: np.ndarray, seen: np.ndarray,
+    always: bool = False,
+) -> np.ndarray | None:  # fmt: skip
     """Return for each place the numbers of the others at which a taper is not zero, in ascending order.
 
     Args:
@@ -90,6 +112,7 @@ def within_reach(
         places: shape (q, D).
         others: shape (m, D).
         seen: which of the others count, shape (m,).
+        always: search also where most of the others lie within reach of some place.
 
     Returns:
         Shape (q, count), filled up with m; None where most of the others lie within reach of some place.
@@ -113,10 +136,11 @@ def within_reach(
     for piece in np.array_split(places, -(-len(places) // CHUNK)):
         asked, near = grid.embedding(piece, shape)[0], None
         while near is None:
-            if 2 * wanted > len(numbers):
+            if 2 * wanted > len(numbers) and not always:
                 return None
+            wanted = min(wanted, len(numbers))
             _, found = tree.query(asked, k=np.arange(1, wanted + 1))
-            if (apart(piece, known[found[:, -1]]) < reach).any():
+            if wanted < len(numbers) and (apart(piece, known[found[:, -1]]) < reach).any():
                 wanted *= 2
             else:
                 near = apart(piece[:, None], known[found]) < reach
@@ -149,6 +173,17 @@ def _reach(taper: Any) -> float | None:
     if radius is None or radius.ndim or not np.isfinite(radius):
         return None
     return taper.reach * float(radius)
+
+
+def reach_of(taper: Any) -> float:
+    """Return the distance from which on a taper is zero; raise `ConfigurationError` where it is infinite or traced."""
+    reach = _reach(taper)
+    if reach is None:
+        raise ConfigurationError(
+            f"{type(taper).__name__}: an analysis in blocks needs a taper with one finite radius that is known outside "
+            "of traced code"
+        )
+    return reach
 
 
 def _sets(method: Any, shape: tuple[int, ...], streams: tuple[Any, ...], rows: Any, real: Any) -> Any:
