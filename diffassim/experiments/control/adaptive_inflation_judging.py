@@ -191,5 +191,7 @@ def chosen_constants(pairs: Any, errors: Any, tuned: int) -> Constants:
 def in_turn(first: Judged, second: Judged) -> Judged:
     """Return the first half of one and the second half of another, as if they had been switched in the middle."""
     half = first.error.shape[1] // 2
-    joined = [jnp.concatenate([a[:, :half], b[:, half:]], axis=1) for a, b in zip(first[:3], second[:3], strict=True)]
-    return Judged(*joined, jnp.any(joined[0] >= LOST, axis=1))
+    error, spread, factor = (
+        jnp.concatenate([a[:, :half], b[:, half:]], axis=1) for a, b in zip(first[:3], second[:3], strict=True)
+    )
+    return Judged(error, spread, factor, jnp.any(error >= LOST, axis=1))
