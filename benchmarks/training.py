@@ -17,7 +17,7 @@ import optax
 from benchmarks.harness import Record, Timing, first_call, interleave, report
 from diffassim.training import Checkpoints, CsvMetrics, fit
 
-SAMPLES, BATCH, CHUNK = 1024, 64, 100
+BATCH, CHUNK = 64, 100
 
 
 def network(key: jax.Array, width: int) -> list[tuple[Any, Any]]:
@@ -44,8 +44,8 @@ def bare_steps(weights: Any, data: Any, optimizer: Any, updates: int) -> Any:
     memory, rng = optimizer.init(weights), np.random.default_rng(0)
     losses = []
     while len(losses) < updates:
-        order = rng.permutation(SAMPLES)
-        for first in range(0, SAMPLES, BATCH):
+        order = rng.permutation(len(data[0]))
+        for first in range(0, len(data[0]) - BATCH + 1, BATCH):
             if len(losses) == updates:
                 break
             rows = order[first : first + BATCH]
@@ -72,15 +72,16 @@ def bare_scan(weights: Any, data: Any, optimizer: Any, updates: int) -> Any:
         changes, memory = optimizer.update(gradient, memory, weights)
         return (optax.apply_updates(weights, changes), memory), value
 
-    epochs = -(-updates * BATCH // SAMPLES)
+    samples = len(data[0]) // BATCH * BATCH
+    epochs = -(-updates * BATCH // samples)
     keys = jax.random.split(jax.random.key(0), epochs)
-    orders = jax.vmap(lambda k: jax.random.permutation(k, SAMPLES))(keys).reshape(-1, BATCH)[:updates]
+    orders = jax.vmap(lambda k: jax.random.permutation(k, samples))(keys).reshape(-1, BATCH)[:updates]
     return jax.lax.scan(update, (weights, optimizer.init(weights)), orders)
 
 
 def kinds(folder: Path, data: Any) -> dict[str, Callable[[], dict[str, Any]]]:
     """Return what `fit` can do between chunks by name, as options of a call."""
-    held_out = tuple(array[: SAMPLES // 4] for array in data)
+    held_out = tuple(array[:256] for array in data)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "validation": lambda: {"validation": held_out},
         "checkpoint": lambda: {"checkpoint": folder / "last"},
@@ -97,10 +98,10 @@ def kinds(folder: Path, data: Any) -> dict[str, Callable[[], dict[str, Any]]]:
     }
 
 
-def measure(width: int, updates: int, rounds: int) -> list[Record]:
+def measure(width: int, updates: int, rounds: int, samples: int = 1024) -> list[Record]:
     """Time the same number of updates by three loops, one of which has extras."""
     keys = jax.random.split(jax.random.key(1), 3)
-    data = tuple(jax.random.normal(k, (SAMPLES, 16)) for k in keys[:2])
+    data = tuple(jax.random.normal(k, (samples, 16)) for k in keys[:2])
     held = tuple(np.asarray(array) for array in data)
     weights, optimizer = network(keys[2], width), optax.adam(1e-3)
     options = {"optimizer": optimizer, "steps": updates, "batch_size": BATCH, "chunk": CHUNK, "key": keys[0]}
@@ -117,7 +118,7 @@ def measure(width: int, updates: int, rounds: int) -> list[Record]:
         first = {name: first_call(case) for name, case in cases.items()}
         times = interleave(cases, rounds=rounds, budget=60.0)
     fastest = min(bare, key=lambda name: times[name].cpu_seconds)
-    size = f"width {width}, {updates} updates of {BATCH} samples"
+    size = f"width {width}, {updates} updates of {BATCH} of {samples} samples"
     return [
         Record(
             what=name, size=size, compile_seconds=first[name] - times[name].seconds,
@@ -136,19 +137,21 @@ def chunk_ms(times: dict[str, Timing], name: str, updates: int) -> float:
 
 
 def main(
-    *, widths: tuple[int, ...] = (8, 32, 256), updates: int = 500, rounds: int = 10, json: Path | None = None
-) -> None:
+    *, widths: tuple[int, ...] = (8, 32, 256), updates: int = 500, rounds: int = 10, samples: int = 1024,
+    json: Path | None = None,
+) -> None:  # fmt: skip
     """Time `fit`, and what it can do after every chunk of 100 updates, beside a bare loop and a bare scan.
 
     Args:
         widths: hidden units of the networks.
         updates: number of updates.
         rounds: interleaved rounds.
+        samples: from which batches are drawn.
         json: file for the records.
     """
     jax.config.update("jax_enable_x64", True)
     with jax.numpy_dtype_promotion("standard"):  # the bare loops call optax, which multiplies integers with floats
-        records = [record for width in widths for record in measure(width, updates, rounds)]
+        records = [record for width in widths for record in measure(width, updates, rounds, samples)]
     report("training", records, json)
 
 
