@@ -79,7 +79,8 @@ def games_of(observed: Any, state: Any, budget: float) -> Games:
         q, weight = jax.vmap(along)(harmful)
         return jnp.trace(L @ A @ L.T) / size, q, weight
 
-    return Games(*jax.jit(lambda *windows: jax.lax.map(lambda w: one(*w), windows))(observed, state), budget)
+    trace, signal, weight = jax.jit(lambda *windows: jax.lax.map(lambda w: one(*w), windows))(observed, state)
+    return Games(trace, signal, weight, budget)
 
 
 def game_value(signal: Any, budget: float, price: Any) -> tuple[Any, Any]:
