@@ -184,6 +184,8 @@ def test_the_untrained_analysis_is_a_constant_gain_and_the_same_everywhere():
     assert float(jnp.std(here[0].weights, axis=0).max()) > 0.1
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_the_expected_error_is_that_of_the_analysis_and_least_for_the_gain_of_kalman():
     row = single_state_analysis
     truth, belief, P = jax.tree.map(lambda leaf: leaf[0], row.first(jax.random.key(0), 1))
@@ -326,6 +328,7 @@ def test_the_aim_of_online_learning_is_a_share_of_the_gap_that_offline_leaves(mo
     assert scores["perfect model"].kind == "classical" and scores["online"].value == 0.25
 
 
+@pytest.mark.slow
 def test_the_untrained_update_is_the_letkf_and_the_network_is_the_same_every_four_variables():
     row, size = ensemble_update, ensemble_update.SIZES[10]
     method = row.untrained(size, Settings())

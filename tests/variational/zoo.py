@@ -19,6 +19,7 @@ from diffassim.covariances import (
     ExplicitDiffusion,
     Gaussian,
     Kronecker,
+    LocalRoot,
     LowRank,
     Matern,
     MeasuredSpectrum,
@@ -152,7 +153,8 @@ COSTS = [
         FunctionModel(_swing, arguments=1.5), {"angle": 0.7, "speed": 1.0},
     )),
     Entry("4D-Var shorter horizon", "StrongConstraint4DVar", four_d_var(
-        ExplicitDiffusion(0.9, 0.8, CIRCLE), observed(), horizon=jnp.asarray(2), segment=1
+        ExplicitDiffusion(0.9, 0.8, CIRCLE) + 0.3 * LocalRoot(np.random.default_rng(8).normal(size=(N, 3))), observed(),
+        horizon=jnp.asarray(2), segment=1
     )),
     Entry("4D-Var Huber", "StrongConstraint4DVar", four_d_var(
         LowRank(spd(N, 3)[:2], Diagonal(std=0.9)), observed(GAPPY).replace(loss=Huber(1.1))
