@@ -137,7 +137,7 @@ AGENTS = {
     "Q-learning": Contender(_table(QLearning(discount=0.9, exploration=0.3, power=0.6, **_LEARNING), 20), 600),
     "SARSA": Contender(_table(SARSA(discount=0.9, exploration=0.5, halving=10.0, power=0.7, **_LEARNING), 10), 1200),
     "Monte Carlo": Contender(
-        _table(MonteCarlo(environments=256, discount=0.9, window=8, common=64, **_RETURNS), 8), 400
+        _table(MonteCarlo(environments=256, discount=0.9, window=8, common=64, **_RETURNS), 8), 800
     ),
     "policy gradient": Contender(
         _network(PolicyGradient(64, 16, 0.9, 0.95, optimizer=_actor_slower(5e-3, 500), common=8), _both_start), 500
