@@ -432,6 +432,18 @@ def test_interpolated_velocities_are_those_of_the_sensors_there():
     np.testing.assert_allclose(constant, 0, atol=1e-12)
 
 
+def test_the_steps_of_kolmogorov_flow_are_short_enough_for_the_fastest_eddies():
+    for seed in (2, 5_000):  # with two steps a snapshot, four of the runs of each were lost
+        key = jax.random.split(jax.random.key(seed), 6)[0]
+        assert np.isfinite(kolmogorov_flow.runs(key, 128, 32, [20], jnp.float32)).all()
+
+
+def test_lost_runs_of_kolmogorov_flow_are_named(monkeypatch):
+    monkeypatch.setattr(kolmogorov_flow, "runs", lambda *args: jnp.full((3, 2, 8, 8), jnp.nan).at[0].set(0.0))
+    with pytest.raises(da.ConfigurationError, match="2 of 3 runs on 8 x 8 points are not finite"):
+        kolmogorov_flow.draw(jax.random.key(0), 3, 2, 8)
+
+
 @pytest.mark.slow
 @pytest.mark.long
 def test_the_row_of_kolmogorov_flow_runs_at_any_size(monkeypatch):

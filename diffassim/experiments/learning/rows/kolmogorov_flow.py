@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import Pytree
 from diffassim.covariances import Diagonal, LowRank, MeasuredSpectrum
 from diffassim.experiments.learning.bench import Row, Score, Settings, train
@@ -92,8 +93,18 @@ class Inverse(Pytree):
 
 
 def draw(key: jax.Array, count: int, snapshots: int, size: int, dtype: Any = float) -> Any:
-    """Return runs on the attractor, shape (run, snapshot, y, x)."""
-    return runs(key, count, size, SPIN_UP + np.arange(snapshots), dtype)
+    """Return runs on the attractor, shape (run, snapshot, y, x).
+
+    Raises:
+        ConfigurationError: if the time step is too long for one of them.
+    """
+    found = runs(key, count, size, SPIN_UP + np.arange(snapshots), dtype)
+    lost = int(jnp.sum(~jnp.isfinite(found).all(axis=(1, 2, 3))))
+    if lost:
+        raise ConfigurationError(
+            f"Kolmogorov flow: {lost} of {count} runs on {size} x {size} points are not finite; more steps per snapshot"
+        )
+    return found
 
 
 @partial(jax.jit, static_argnames="count")
