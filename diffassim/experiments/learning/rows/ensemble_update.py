@@ -42,8 +42,8 @@ class Size(NamedTuple):
     share: float
 
 
-# Relaxation and radius as in benchmarks/published_filters.py, where they are tuned on other trajectories. The network sees
-# statistics of the members, not how many there are: the first one is where those of the other sizes begin.
+# Relaxation and radius as in benchmarks/published_filters.py, where they are tuned on other trajectories. The network
+# sees statistics of the members, not how many there are: the first one is where those of the other sizes begin.
 SIZES = {
     20: Size(0.22, 3.0, 1.577, 1.35, 1.28, 0.35),
     10: Size(0.25, 1.8, 2.020, 1.48, 1.40, 0.15),
