@@ -30,7 +30,7 @@ SEEN = 0.2  # share in the loss of errors that were seen, beside those to be exp
 MODEL_ERROR = 1e-4  # variance that keeps expected errors from vanishing where errors only decay
 LANES, SPAN = 16, 8  # cycles trained on at once, and analyses that one update passes through
 RESTARTED = 0.02  # share of the lanes that begin anew in an update, so that beginnings are not forgotten
-UPDATES, RATE = 20_000, 3e-3
+UPDATES, RATE = 60_000, 3e-3  # as many as the time allows
 TEST_LANES, TEST_CYCLES, BURN_IN = 16, 800, 100
 PRECISION = jnp.float32
 
