@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffassim.core.errors import ShapeError
+from diffassim.core.intervals import interval
 from diffassim.plotting.style import COLORS
 
 __all__ = ["draw_learning_curves"]
@@ -39,8 +40,6 @@ def draw_learning_curves(
         >>> [line.get_label() for line in axes.lines]
         ['optimum', 'agent']
     """
-    from scipy.stats import t
-
     if optimum is not None:
         axes.axhline(optimum, color=COLORS["black"], linewidth=0.8, linestyle="--", label="optimum", zorder=1)
     for k, (name, found) in enumerate(curves.items()):
@@ -48,12 +47,10 @@ def draw_learning_curves(
         if values.ndim != 2 or values.shape[0] == 0:
             raise ShapeError(f"draw_learning_curves: {name!r} has shape {values.shape}; give (trainings, parts)")
         values = values[:, np.isfinite(values).all(axis=0)]
-        count = len(values)
-        part, mean = np.linspace(0, 1, values.shape[1]), values.mean(axis=0)
+        part, (mean, half) = np.linspace(0, 1, values.shape[1]), interval(values)
         color = (colors or {}).get(name, COLORS[_SHOWN[k % len(_SHOWN)]])
         axes.plot(part, mean, color=color, label=name)
-        if count > 1:
-            half = t.ppf(0.975, count - 1) * values.std(axis=0, ddof=1) / count**0.5
+        if len(values) > 1:
             axes.fill_between(part, mean - half, mean + half, color=color, alpha=0.2, linewidth=0)
     axes.set_xlabel("part of the training")
     if axes.lines:

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from diffassim.core.intervals import interval
 from diffassim.experiments.control.adaptive_inflation_regimes import REGIMES
 from diffassim.experiments.control.adaptive_inflation_training import about, untrained_like
 from diffassim.experiments.framework.base import Results, score_rows
-from diffassim.experiments.framework.paired import interval
 from diffassim.plotting.adaptive_inflation import courses, overview
 from diffassim.training.reinforcement.policy_file import policies_to_text
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from diffassim.core.intervals import interval
 from diffassim.decisions import Basin
 from diffassim.experiments.control.reservoir_contenders import BASELINE
 from diffassim.experiments.framework.base import score_rows
-from diffassim.experiments.framework.paired import interval
 from diffassim.io.lake_years import LakeYears
 
 __all__ = ["Judged", "described", "scored"]

@@ -11,10 +11,10 @@ import numpy as np
 import xarray as xr
 from pydantic import Field, field_validator, model_validator
 
+from diffassim.core.intervals import interval
 from diffassim.decisions import FiniteProblem, WaterReservoir, expected_returns, hypervolume
 from diffassim.experiments.control.water_reservoir_agents import AGENTS, EXACT, releases, storages
 from diffassim.experiments.framework.base import Configuration, Experiment, Results, each_alone, score_rows
-from diffassim.experiments.framework.paired import interval
 from diffassim.experiments.framework.twin import random_stream
 from diffassim.plotting.water_reservoir import overview
 from diffassim.training.reinforcement import backward_induction, planned_returns

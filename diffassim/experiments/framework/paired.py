@@ -1,14 +1,14 @@
-"""Intervals of means, and of the difference between two methods that met the same days."""
+"""The difference between two methods that met the same days, with its interval."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from diffassim.core.errors import ConfigurationError
 
-__all__ = ["Difference", "interval", "paired_difference"]
+__all__ = ["Difference", "paired_difference"]
 
 
 class Difference(NamedTuple):
@@ -60,20 +60,3 @@ def paired_difference(
     parts[:, -1] = sums[starts[:, -1] + (count - 1) % block + 1] - sums[starts[:, -1]]  # so that all have one length
     low, high = np.quantile(parts.sum(axis=1), [0.025, 0.975])
     return Difference(float(difference.sum()), float(low), float(high))
-
-
-def interval(values: Any) -> tuple[float, float]:
-    """Return a mean, and half of its interval of 95 percent by Student's t; NaN for a single value.
-
-    Example:
-        >>> mean, half = interval([1.0, 2.0, 3.0])
-        >>> mean, round(half, 3)
-        (2.0, 2.484)
-    """
-    values = np.asarray(values, float)
-    if values.size < 2:
-        return float(values.mean()), float("nan")
-    from scipy.stats import t
-
-    half = t.ppf(0.975, values.size - 1) * values.std(ddof=1) / values.size**0.5
-    return float(values.mean()), float(half)
