@@ -432,6 +432,7 @@ def test_interpolated_velocities_are_those_of_the_sensors_there():
     np.testing.assert_allclose(constant, 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_steps_of_kolmogorov_flow_are_short_enough_for_the_fastest_eddies():
     for seed in (2, 5_000):  # with two steps a snapshot, four of the runs of each were lost
         key = jax.random.split(jax.random.key(seed), 6)[0]
