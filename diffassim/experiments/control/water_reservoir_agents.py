@@ -143,7 +143,7 @@ AGENTS = {
         _network(PolicyGradient(64, 16, 0.9, 0.95, optimizer=_actor_slower(5e-3, 500), common=8), _both_start), 500
     ),
     "PPO": Contender(
-        _network(PPO(64, 16, 0.9, 0.95, epochs=3, optimizer=_actor_slower(5e-3, 200 * 12), common=8), _both_start), 200
+        _network(PPO(64, 16, 0.9, 0.95, epochs=3, optimizer=_actor_slower(5e-3, 600 * 12), common=8), _both_start), 600
     ),
     "pathwise gradient": Contender(
         _network(Pathwise(32, 20, 0.9, optimizer=_adam(4e-2, 350)), _policy_start), 350, True
