@@ -151,15 +151,19 @@ def learned(
         return
     check_numbers_file(out)
     configure_jax("float64")
-    outcomes = []
-    with progress() as watcher:
-        for finished, row in enumerate(chosen):
-            watcher.progress(finished, len(chosen))
-            watcher.tell(row.name)
-            outcomes += measure(row, seeds, Settings(minutes=minutes, full=full, tell=watcher.tell))
-            if out is not None:
-                write_outcomes(outcomes, out)
-    _print_learned(outcomes)
+    outcomes: list[Any] = []
+    try:
+        with progress() as watcher:
+            settings = Settings(minutes=minutes, full=full, tell=watcher.tell, note=watcher.note)
+            for finished, row in enumerate(chosen):
+                watcher.progress(finished, len(chosen))
+                watcher.tell(row.name)
+                outcomes += measure(row, seeds, settings)
+                if out is not None:
+                    write_outcomes(outcomes, out)
+    finally:  # a row that fails, or is interrupted, takes no other's scores along
+        if outcomes:
+            _print_learned(outcomes)
 
 
 def _print_left_out(reasons: Mapping[str, str]) -> None:

@@ -113,6 +113,10 @@ class Watcher:
         self._doing = doing
         self._bar.update(self._task, description=doing)
 
+    def note(self, found: str) -> None:
+        """Print a line that stays: a result should not wait for the others, nor be lost with them."""
+        self._bar.console.print(f"diffassim: {found}", highlight=False, markup=False, soft_wrap=True)
+
     def beat(self, stop: threading.Event) -> None:
         while not self._watched and not stop.wait(HEARTBEAT):
             seconds = time.monotonic() - self._start

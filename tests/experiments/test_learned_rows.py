@@ -55,6 +55,18 @@ def test_every_row_is_named_once_and_has_a_source():
         find_row("L99")
 
 
+def test_each_score_is_told_when_it_is_known():
+    def one_after_the_other(settings):
+        yield Score("first", 1.0 + settings.seed)
+        assert told[-1] == f"L0, seed {settings.seed}, first: {1.0 + settings.seed:g}"
+        yield Score("second", 2.0)
+
+    told = []
+    row = Row("L0", "guessing", "error", "nobody", one_after_the_other)
+    outcomes = measure(row, seeds=2, settings=Settings(seed=3, note=told.append))
+    assert [outcome.values.tolist() for outcome in outcomes] == [[4.0, 5.0], [2.0, 2.0]] and len(told) == 4
+
+
 def test_outcomes_are_means_over_seeds_held_to_the_aim():
     learned, yardstick = measure(GUESS, seeds=3)
     assert learned.values.tolist() == [1.0, 2.0, 3.0] and learned.mean == 2.0 and learned.reached == "yes"
@@ -82,7 +94,8 @@ def test_the_command_prints_and_writes_a_table(capsys, tmp_path, monkeypatch, su
     path = tmp_path / f"scores.{suffix}"
     main(["bench", "learned", "L0", "--seeds", "2", "--out", str(path)])
     shown = capsys.readouterr()
-    assert "yardstick" in shown.out and "1.500" in shown.out and "2.5" in shown.out and shown.err == ""
+    assert "yardstick" in shown.out and "1.500" in shown.out and "2.5" in shown.out
+    assert shown.err.count("\n") == 4 and "diffassim: L0, seed 1, " in shown.err
     rows = json.loads(path.read_text()) if suffix == "json" else list(csv.DictReader(path.read_text().splitlines()))
     assert len(rows) == 2 and float(rows[0]["mean"]) == 1.5 and rows[0]["reached"] == "yes"
     monkeypatch.undo()
@@ -93,6 +106,23 @@ def test_the_command_prints_and_writes_a_table(capsys, tmp_path, monkeypatch, su
         with pytest.raises(SystemExit):
             main(["bench", "learned", *wrong])
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_row_that_fails_takes_no_scores_of_others_along(capsys, monkeypatch):
+    from diffassim.cli import main
+
+    def fail(settings):
+        yield Score("first of two", 7.25)
+        raise ConfigurationError("L00: lost its way")
+
+    rows = {"L0": GUESS, "L00": Row("L00", "failing", "error", "nobody", fail)}
+    monkeypatch.setattr("warnings.showwarning", None)
+    monkeypatch.setattr("diffassim.cli.benches.configure_jax", lambda dtype: None)
+    monkeypatch.setattr("diffassim.experiments.learning.rows.find_row", rows.get)
+    with pytest.raises(SystemExit):
+        main(["bench", "learned", "L0", "L00"])
+    shown = capsys.readouterr()
+    assert "yardstick" in shown.out and "first of two: 7.25" in shown.err and "lost its way" in shown.err
 
 
 def test_training_keeps_to_its_updates_or_to_its_time(monkeypatch):
@@ -453,7 +483,7 @@ def test_the_row_of_kolmogorov_flow_runs_at_any_size(monkeypatch):
         monkeypatch.setattr(kolmogorov_flow, name, da.Descent(optax.sgd(1e-6), max_iterations=2))  # compiles soon
     told = []
     extent = kolmogorov_flow.Extent(16, 4, 20, 3, 8, 1, 2)
-    found = kolmogorov_flow.scores(Settings(minutes=1.0, tell=told.append), extent, updates=20)
+    found = list(kolmogorov_flow.scores(Settings(minutes=1.0, tell=told.append), extent, updates=20))
     assert [score.kind for score in found] == ["learned", "learned", "classical"]
     assert all(np.isfinite(score.value) for score in found) and "runs the flow" in told
     assert "16 x 16, 3 cases" in found[0].note and "20 updates" in found[0].note

@@ -7,7 +7,7 @@ import functools
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,14 @@ class Settings:
         minutes: time in which its networks are trained, all of them together. The number of updates follows from it.
         full: the size for an accelerator, where a row has one.
         tell: called with what is being done.
+        note: called with each score as soon as it is known.
     """
 
     seed: int = 0
     minutes: float = 15.0
     full: bool = False
     tell: Callable[[str], None] = _silent
+    note: Callable[[str], None] = _silent
 
     @property
     def key(self) -> jax.Array:
@@ -84,7 +86,7 @@ class Row:
         title: what is done.
         metric: name of the score.
         source: whose protocol it is.
-        run: takes `Settings` and returns scores.
+        run: takes `Settings` and returns scores, or yields them as they are found.
         higher: whether larger scores are better.
     """
 
@@ -92,7 +94,7 @@ class Row:
     title: str
     metric: str
     source: str
-    run: Callable[[Settings], Sequence[Score]]
+    run: Callable[[Settings], Iterable[Score]]
     higher: bool = False
 
 
@@ -168,7 +170,12 @@ def measure(row: Row, seeds: int = 1, settings: Settings | None = None) -> list[
     if not settings.minutes > 0:
         raise ConfigurationError(f"{row.name}: minutes={settings.minutes} must be positive")
     began = time.monotonic()
-    found = [row.run(dataclasses.replace(settings, seed=settings.seed + k)) for k in range(seeds)]
+    found: list[list[Score]] = []
+    for seed in range(settings.seed, settings.seed + seeds):
+        found.append([])
+        for score in row.run(dataclasses.replace(settings, seed=seed)):
+            settings.note(f"{row.name}, seed {seed}, {score.method}: {score.value:.4g}")
+            found[-1].append(score)
     seconds = time.monotonic() - began
     return [
         Outcome(row, scores[0], np.array([score.value for score in scores]), seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -152,9 +153,8 @@ def test(method: Any, key: jax.Array, members: int) -> Any:
     return jnp.sqrt(jax.jit(run)(truth, belief, jax.random.split(keys[1], TEST_LANES)))
 
 
-def run(settings: Settings) -> list[Score]:
+def run(settings: Settings) -> Iterator[Score]:
     """Train a network for each ensemble size, and score it beside the LETKF as it was tuned."""
-    scores: list[Score] = []
     fresh = untrained(SIZES[20], settings)
     first_trained: Any = (fresh.network, fresh.memory)
     for members, size in SIZES.items():
@@ -165,7 +165,7 @@ def run(settings: Settings) -> list[Score]:
             updates=UPDATES, rate=RATE, batch_size=1, share=size.share, key=keys[1],
             carry=attracted(keys[0], LANES, members),
         )  # fmt: skip
-        first_trained = first_trained if scores else found.trained
+        first_trained = found.trained if members == 20 else first_trained
         for name, kind, method, published, aim in (
             ("corrected LETKF", "learned", LearnedEnsembleUpdate(filter, *found.trained), size.learned, size.aim),
             ("LETKF", "classical", filter, size.letkf, None),
@@ -176,8 +176,7 @@ def run(settings: Settings) -> list[Score]:
             note = f"{TEST_LANES} runs, {lost} lost, largest {np.max(errors):.3f}"
             if kind == "learned":
                 note += f", {int(found.state.step)} updates"
-            scores.append(Score(f"{name}, N = {members}", float(np.mean(errors)), kind, published, aim, note))
-    return scores
+            yield Score(f"{name}, N = {members}", float(np.mean(errors)), kind, published, aim, note)
 
 
 ROW = Row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -106,7 +107,7 @@ def by_covariances(climate: Any, seen: Any, kinds: tuple[str, ...]) -> Any:
     return jax.jit(jax.vmap(one))(seen)
 
 
-def run(settings: Settings) -> list[Score]:
+def run(settings: Settings) -> Iterator[Score]:
     """Train one encoder for all kinds, and score it and 3D-Var with each kind alone and with both."""
     keys = jax.random.split(settings.key, 5)
     training, truth = states(keys[0], CHAINS, LENGTH), states(keys[1], TEST // 50, 50)
@@ -120,7 +121,6 @@ def run(settings: Settings) -> list[Score]:
     )  # fmt: skip
     seen = jax.vmap(observe)(truth, jax.random.split(keys[3], TEST))
     climate = jnp.mean(training, axis=0), Dense.from_matrix(jnp.cov(training.T))
-    scores: list[Score] = []
     for route in ("encoder", "3D-Var"):
         alone: list[float] = []
         for name, kinds in KINDS.items():
@@ -134,8 +134,7 @@ def run(settings: Settings) -> list[Score]:
             aim = min(alone) if len(kinds) > 1 else None  # better together than each alone
             alone.append(error)
             kind = "learned" if route == "encoder" else "classical"
-            scores.append(Score(f"{route}, {name}", error, kind, None, aim))
-    return scores
+            yield Score(f"{route}, {name}", error, kind, None, aim)
 
 
 ROW = Row(

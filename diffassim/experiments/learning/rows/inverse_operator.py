@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -95,7 +96,7 @@ def analyse(truths: Any, climate: Any, method: Any) -> tuple[Any, Any]:
     return jax.lax.map(one, truths)
 
 
-def run(settings: Settings) -> list[Score]:
+def run(settings: Settings) -> Iterator[Score]:
     """Train the inverse and score the searches that begin with it, beside those from the mean."""
     keys = jax.random.split(settings.key, 5)
     chains = draw(keys[0], CHAINS, LENGTH)
@@ -120,15 +121,13 @@ def run(settings: Settings) -> list[Score]:
         ("search from the mean", SEARCH, "classical", 0.357, None),
         (f"searches from the mean and {DRAWS} draws", many, "classical", None, None),
     ]
-    scores = []
     for name, method, kind, published, aim in methods:
         settings.tell(name)
         errors, _ = analyse(truths, climate, method)
         errors = np.asarray(errors)
         solved = np.mean(errors[:, 0] < SOLVED)
         note = f"{solved:.0%} solved; at t = 1.9 {np.mean(errors[:, 1]):.3f}"
-        scores.append(Score(name, float(np.mean(errors[:, 0])), kind, published, aim, note))
-    return scores
+        yield Score(name, float(np.mean(errors[:, 0])), kind, published, aim, note)
 
 
 ROW = Row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -217,7 +218,7 @@ def analyse(observed: Any, backgrounds: Any, B: Any, starts: Any, at_once: int =
     return jax.lax.map(one, (observed, backgrounds, starts), batch_size=None if at_once == 1 else at_once)
 
 
-def scores(settings: Settings, extent: Extent, updates: int = 20_000) -> list[Score]:
+def scores(settings: Settings, extent: Extent, updates: int = 20_000) -> Iterator[Score]:
     """Train the inverse, and score the searches with its help beside those without, at one size of everything."""
     keys = jax.random.split(settings.key, 6)
     size, single = extent.size, jnp.float32
@@ -249,7 +250,6 @@ def scores(settings: Settings, extent: Extent, updates: int = 20_000) -> list[Sc
         ("search from the learned state, with the climate", (means, B, states), states, "learned", 0.094, 0.08),
         ("search from interpolated velocities", (means, B, between), between, "classical", 0.47, None),
     ]
-    scored = []
     for name, problem, start, kind, published, aim in methods:
         settings.tell(name)
         found_states, costs = analyse(observed, *problem, at_once=extent.searches)
@@ -259,11 +259,10 @@ def scores(settings: Settings, extent: Extent, updates: int = 20_000) -> list[Sc
         note += f"without a search {before:.3f}; {size} x {size}, {extent.cases} cases, divided by {norm:.0f}"
         note += f"; {np.mean(np.asarray(costs) > PLAUSIBLE):.0%} ended at an implausible cost"
         note += f"; {int(found.state.step)} updates" if kind == "learned" else ""
-        scored.append(Score(name, float(np.mean(after)), kind, published, aim, note))
-    return scored
+        yield Score(name, float(np.mean(after)), kind, published, aim, note)
 
 
-def run(settings: Settings) -> list[Score]:
+def run(settings: Settings) -> Iterator[Score]:
     """Score the protocol at 32 x 32, or at its own 64 x 64."""
     return scores(settings, FULL if settings.full else SMALL)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -106,7 +107,7 @@ def analyse(model: Any, climate: Any, values: Any, method: Any) -> tuple[Any, An
     return jax.lax.map(one, values)  # one after the other: in a batch all windows would wait for the slowest
 
 
-def run(settings: Settings) -> list[Score]:
+def run(settings: Settings) -> Iterator[Score]:
     """Train model and start, and score them beside the known model."""
     windows, keys = draw(settings.key), jax.random.split(settings.key, 5)
     flat = windows.training.reshape(-1, 3)
@@ -142,15 +143,13 @@ def run(settings: Settings) -> list[Score]:
         ("known model, from the mean", known, SEARCH, "classical", None, None),
         (f"known model, from the mean and {DRAWS} draws", known, many, "classical", None, 0.23),
     ]
-    scores = []
     for name, model, method, kind, published, aim in rows:
         settings.tell(name)
         analyses, costs = analyse(model, climate, values, method)
         squared = (analyses - windows.test) ** 2
         inside = float(jnp.mean(squared[:, FIRST:LAST]))
         note = f"{inside:.3f} over the observed span, mean cost {float(jnp.mean(costs)):.1f}"
-        scores.append(Score(name, float(jnp.mean(squared)), kind, published, aim, note))
-    return scores
+        yield Score(name, float(jnp.mean(squared)), kind, published, aim, note)
 
 
 ROW = Row(

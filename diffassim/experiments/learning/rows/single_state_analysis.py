@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -150,7 +151,7 @@ def test(analysis: LearnedCovarianceAnalysis, key: jax.Array) -> Any:
     return jnp.sqrt(run(truth, belief, jax.random.split(keys[1], TEST_LANES)))
 
 
-def run(settings: Settings) -> list[Score]:
+def run(settings: Settings) -> Iterator[Score]:
     """Train the network through cycles that go on, and score it beside ensemble filters and 3D-Var."""
     keys = jax.random.split(settings.key, 2)
     found = train(
@@ -161,12 +162,11 @@ def run(settings: Settings) -> list[Score]:
     errors = np.asarray(test(found.trained, keys[1]))[:, BURN_IN:]
     lost = int(np.sum(~(np.mean(errors, axis=1) < 1)))
     note = f"{errors.size} analyses, {lost} of {TEST_LANES} runs lost, {int(found.state.step)} updates"
-    scores = [Score("network, one state and its memory", float(np.mean(errors)), "learned", 0.19, 0.185, note)]
+    yield Score("network, one state and its memory", float(np.mean(errors)), "learned", 0.19, 0.185, note)
     for label, published in (("3D-Var .02", 0.41), ("ETKF 1.013", 0.18), ("LETKF 1.04", 0.22)):
         settings.tell(label)
         (row,) = find_rows("lorenz96/sakov2008", label)
-        scores.append(Score(f"{row.label}, N = {row.members}", rerun(row, 2).mean, "classical", published))
-    return scores
+        yield Score(f"{row.label}, N = {row.members}", rerun(row, 2).mean, "classical", published)
 
 
 ROW = Row(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -203,7 +204,7 @@ def cycled_score(key: jax.Array) -> Score:
     return Score(f"cycled EnKF-N, N = {MEMBERS}", float(errors.mean()), "classical", None, 0.19, note)
 
 
-def run(settings: Settings) -> list[Score]:
+def run(settings: Settings) -> Iterator[Score]:
     """Train the networks on observations alone, and score them, 4D-Var from where they lead, and 4D-Var by itself."""
     keys = jax.random.split(settings.key, 6)
     records = observe(truths(keys[0], CHAINS, LENGTH), keys[1])
@@ -220,7 +221,6 @@ def run(settings: Settings) -> list[Score]:
         ("4D-Var from there", LearnedStart(networks.smoother, networks.minimizer), "learned", None, 0.26),
         ("4D-Var from the mean", SEARCH, "classical", 0.50, 0.26),
     ]
-    scores = []
     for name, method, kind, published, aim in rows:
         settings.tell(name)
         states, costs, work = middles(values, method)
@@ -229,11 +229,11 @@ def run(settings: Settings) -> list[Score]:
         note += f"mean cost {float(jnp.mean(costs)):.1f}, {float(jnp.mean(work)):.0f} gradients through the known model"
         if isinstance(method, Smoother | Refined):
             note += f", {int(found.state.step)} updates"
-        scores.append(Score(name, float(np.sqrt(np.mean(errors**2))), kind, published, aim, note))
+        yield Score(name, float(np.sqrt(np.mean(errors**2))), kind, published, aim, note)
     settings.tell("forcings")
-    scores.append(forcing_score(keys[5]))
+    yield forcing_score(keys[5])
     settings.tell("cycles")
-    return [*scores, cycled_score(jax.random.fold_in(settings.key, 6))]
+    yield cycled_score(jax.random.fold_in(settings.key, 6))
 
 
 ROW = Row(
