@@ -84,33 +84,37 @@ def literature(
         logs = Path(tempfile.mkdtemp(prefix="diffassim-processes-"))
         sys.exit(launch(["bench", "literature", *words], number, logs, "Start again; nothing is lost but these rows"))
     configure_jax("float64")
-    outcomes = _rerun_together(chosen, seeds, cycles, out)
-    if rank() == 0:
-        _print_outcomes(outcomes)
+    _rerun_together(chosen, seeds, cycles, out)
 
 
-def _rerun_together(chosen: list[Any], seeds: int, cycles: int | None, out: Path | None) -> list[Any]:
-    """Return the outcomes of all rows, of which each process computes some; the first one writes what there is."""
+def _rerun_together(chosen: list[Any], seeds: int, cycles: int | None, out: Path | None) -> None:
+    """Rerun all rows, of which each process computes some; the first one writes and prints what there is."""
     from diffassim.experiments.literature import as_text, from_text, rerun, write_outcomes
 
     agree({"rows": "\n".join(f"{row.name} {seeds} {cycles}" for row in chosen), "version": version_text()})
 
+    outcomes: list[Any] = []
+
     def write(texts: dict[int, str]) -> None:
         watcher.progress(len(texts), len(chosen))
+        outcomes[:] = [from_text(chosen[k], texts[k]) for k in sorted(texts)]
         if out is not None:
-            write_outcomes([from_text(chosen[k], text) for k, text in texts.items()], out)
+            write_outcomes(outcomes, out)
 
     def act(k: int) -> str:
         watcher.tell(chosen[k].name)
         place(chosen[k].name)
         return as_text(rerun(chosen[k], seeds, cycles=cycles))
 
-    with progress() as watcher:
-        watcher.progress(0, len(chosen))
-        texts = share_out("the rows", len(chosen), act, write)
-    if rank() == 0:
-        write(dict(enumerate(texts)))
-    return [from_text(row, text) for row, text in zip(chosen, texts, strict=True)]
+    try:
+        with progress() as watcher:
+            watcher.progress(0, len(chosen))
+            texts = share_out("the rows", len(chosen), act, write)
+        if rank() == 0:
+            write(dict(enumerate(texts)))
+    finally:  # a row that fails, or is interrupted, takes no other's scores along
+        if rank() == 0 and outcomes:
+            _print_outcomes(outcomes)
 
 
 @bench.command

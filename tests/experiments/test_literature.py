@@ -109,6 +109,26 @@ def test_the_command_prints_and_writes_a_table(capsys, tmp_path, monkeypatch, su
         assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_row_that_fails_takes_no_scores_of_others_along(capsys, monkeypatch):
+    from diffassim.cli import main
+    from diffassim.experiments import literature
+
+    def fail_at_last(row, *args, **options):
+        if row.name == last.name:
+            raise ConfigurationError(f"{row.name}: lost its way")
+        return rerun(row, *args, **options)
+
+    first, last = find_rows("lorenz63", "persistence")[0], ROW
+    monkeypatch.setattr("warnings.showwarning", None)
+    monkeypatch.setattr("diffassim.cli.benches.configure_jax", lambda dtype: None)
+    monkeypatch.setattr(literature, "find_rows", lambda *args: [first, last])
+    monkeypatch.setattr(literature, "rerun", fail_at_last)
+    with pytest.raises(SystemExit):
+        main(["bench", "literature", "--seeds", "1", "--cycles", "80"])
+    shown = capsys.readouterr()
+    assert first.label in shown.out and "lost its way" in shown.err
+
+
 def rows_to_rerun():
     """Return every row, but a score that two files document once; marked `long` if one of its kind comes first.
 
