@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from diffassim.core.errors import DataError
 from diffassim.core.pytree import Pytree, static
 
-__all__ = ["Compilable", "Rest", "compilable", "differentiable", "joined", "partition"]
+__all__ = ["Compilable", "Rest", "compilable", "differentiable", "joined", "merged", "partition"]
 
 
 class Rest(NamedTuple):
@@ -117,13 +118,44 @@ def compilable(name: str, given: Any) -> Any:
 def differentiable(arrays: Any) -> tuple[Any, Any]:
     """Return a pytree of floating-point arrays, with None for all others, and its complement.
 
+    What a `Pytree` declares as `untrained` belongs to the complement.
+
     Example:
         >>> differentiable({"w": jnp.ones(()), "places": jnp.arange(3)})[0]["places"] is None
         True
     """
-    moving = jax.tree.map(lambda leaf: leaf if _is_float(leaf) else None, arrays)
-    still = jax.tree.map(lambda leaf: None if _is_float(leaf) else leaf, arrays)
+    flags = _moves(arrays)
+    moving = jax.tree.map(lambda leaf, moves: leaf if moves else None, arrays, flags)
+    still = jax.tree.map(lambda leaf, moves: None if moves else leaf, arrays, flags)
     return moving, still
+
+
+def merged(moving: Any, still: Any) -> Any:
+    """Return the pytree of which `differentiable` made moving and still."""
+    return jax.tree.map(lambda a, b: b if a is None else a, moving, still, is_leaf=lambda leaf: leaf is None)
+
+
+def _moves(arrays: Any) -> Any:
+    """Return a pytree of flags: whether a leaf is a floating-point array that is not declared as untrained."""
+
+    def of(node: Any) -> Any:
+        names = _untrained(node)
+        if not names:
+            return _is_float(node)
+        still = {name: jax.tree.map(lambda _: False, getattr(node, name)) for name in names}
+        fields = [f.name for f in dataclasses.fields(node) if not f.metadata.get("static")]
+        copy = object.__new__(type(node))
+        copy.__dict__.update(node.__dict__)
+        copy.__dict__.update({name: still[name] if name in still else _moves(getattr(node, name)) for name in fields})
+        return copy
+
+    return jax.tree.map(of, arrays, is_leaf=lambda node: bool(_untrained(node)))
+
+
+def _untrained(node: Any) -> list[str]:
+    if not isinstance(node, Pytree):
+        return []
+    return [f.name for f in dataclasses.fields(node) if f.metadata.get("untrained")]  # type: ignore[arg-type]
 
 
 def _is_float(leaf: Any) -> bool:
@@ -133,7 +165,7 @@ def _is_float(leaf: Any) -> bool:
 def _is_array(leaf: Any) -> bool:
     if isinstance(leaf, bool | int | float | complex):
         return True
-    if isinstance(leaf, jax.Array):
+    if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
         return True
     dtype = getattr(leaf, "dtype", None)
     return dtype is not None and getattr(dtype, "kind", "O") not in "OSUMm"

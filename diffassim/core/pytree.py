@@ -7,7 +7,7 @@ from typing import Any, Self, dataclass_transform
 
 import jax
 
-__all__ = ["Pytree", "static"]
+__all__ = ["Pytree", "static", "untrained"]
 
 
 def static(**kwargs: Any) -> Any:
@@ -33,7 +33,29 @@ def static(**kwargs: Any) -> Any:
     return dataclasses.field(metadata=metadata, **kwargs)
 
 
-@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, dataclasses.field))
+def untrained(**kwargs: Any) -> Any:
+    """Declare a field of a `Pytree` whose numbers a training leaves alone, even one with weight decay.
+
+    They are leaves like all others: in checkpoints, under `jax.grad`, in copies of another precision.
+
+    Args:
+        **kwargs: passed on to `dataclasses.field`.
+
+    Returns:
+        The field descriptor.
+
+    Example:
+        >>> class Scaled(Pytree):
+        ...     weight: float
+        ...     unit: float = untrained(default=1000.0)
+        >>> jax.tree.leaves(Scaled(0.5))
+        [0.5, 1000.0]
+    """
+    metadata = {**kwargs.pop("metadata", {}), "untrained": True}
+    return dataclasses.field(metadata=metadata, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(static, untrained, dataclasses.field))
 class Pytree:
     """Base class: a subclass becomes a frozen dataclass registered as a pytree.
 

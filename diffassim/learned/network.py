@@ -11,7 +11,7 @@ from jax.lax import stop_gradient
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
-from diffassim.core.pytree import Pytree, static
+from diffassim.core.pytree import Pytree, static, untrained
 
 __all__ = ["Network"]
 
@@ -38,7 +38,7 @@ class Network(Pytree):
 
     function: Callable[..., Any] = static()
     weights: Any = None
-    fixed: Any = None
+    fixed: Any = untrained(default=None)
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -120,8 +120,8 @@ class Network(Pytree):
         if kinds:
             named = ", ".join(sorted(kinds))
             raise ConfigurationError(
-                f"Network.from_nnx: the module holds state that changes when it is called ({named}); hand it in and out "
-                "as an argument (see `memory` of LearnedAnalysis), or write a function of (weights, x)"
+                f"Network.from_nnx: the module holds state that changes when it is called ({named}); hand it in and "
+                "out as an argument (see `memory` of LearnedAnalysis), or write a function of (weights, x)"
             )
         leaves, streams = jax.tree.flatten(rest)
         copy.train()

@@ -15,7 +15,7 @@ import optax
 from diffassim.core import tree
 from diffassim.core.checks import arrays, count_of
 from diffassim.core.errors import AssimilationError, ConfigurationError
-from diffassim.core.partition import joined
+from diffassim.core.partition import differentiable, joined
 from diffassim.training.checkpoint import save_checkpoint
 from diffassim.training.checkpoints import Checkpoints
 from diffassim.training.sources import batches_of
@@ -57,7 +57,11 @@ class Fit(NamedTuple):
     def __repr__(self) -> str:
         ends = [f"loss {self.losses[0]:.3g} to {self.losses[-1]:.3g}"] if len(self.losses) else []
         ends += [f"validation {np.nanmin(self.validation):.3g} at best"] if np.isfinite(self.validation).any() else []
-        parts = [f"{len(self.losses)} updates", *ends, f"{tree.size(self.state.trainable)} numbers trained"]
+        parts = [
+            f"{len(self.losses)} updates",
+            *ends,
+            f"{tree.size(differentiable(self.state.trainable)[0])} numbers trained",
+        ]
         return f"Fit({', '.join(parts)})"
 
 
@@ -204,8 +208,9 @@ def fit(
     found = _collect(reports, checked, state, None if validation is None else state.best)
     if checked and not np.isfinite(float(state.best_loss)):
         raise TrainingError(
-            f"fit: the validation loss was never finite ({checked[-1]} at last), so that no state is the best one. Check "
-            "the validation samples, and that what the loss computes of them stays bounded" + missing_in(validation),
+            f"fit: the validation loss was never finite ({checked[-1]} at last), so that no state is the best one. "
+            "Check the validation samples, and that what the loss computes of them stays bounded"
+            + missing_in(validation),
             found,
         )
     return found
@@ -220,6 +225,10 @@ def _begun(
             raise ConfigurationError("fit: give key=jax.random.key(...), or a state to go on from")
         _require_key(key)
         state = TrainingState.create(trainable, optimizer, key, carry)
+        if not jax.tree.leaves(differentiable(state.trainable)[0]):
+            raise ConfigurationError(
+                f"fit: the trainable holds no floating-point number that is trained ({_kinds(trainable)})"
+            )
     elif key is not None or carry is not None:
         raise ConfigurationError(
             "fit: a state has its own key and carry; leave them out, or replace those of the state"
@@ -277,7 +286,8 @@ def _check(accumulate: int, validation: Any, patience: int | None, batch_size: i
         raise ConfigurationError(f"fit: batch_size={batch_size} is no multiple of accumulate={accumulate}")
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise ConfigurationError(
-            f"fit: the optimizer must be a transformation of optax like optax.adam(1e-3), found {type(optimizer).__name__}"
+            "fit: the optimizer must be a transformation of optax like optax.adam(1e-3), found "
+            f"{type(optimizer).__name__}"
         )
 
 
@@ -295,6 +305,10 @@ def _require_key(key: Any) -> None:
     raw = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.ndim == 1
     if not typed and not raw:
         raise ConfigurationError(f"fit: the key must be one random key like jax.random.key(0), found {_described(key)}")
+
+
+def _kinds(trainable: Any) -> str:
+    return ", ".join(sorted({_described(leaf) for leaf in jax.tree.leaves(trainable)})) or "no leaf at all"
 
 
 def _described(value: Any) -> str:

@@ -15,7 +15,7 @@ from jax import lax
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.layout import Layout
-from diffassim.core.partition import differentiable, joined
+from diffassim.core.partition import differentiable, joined, merged
 from diffassim.core.sharding import leading_mesh, mesh_of
 from diffassim.training.state import TrainingState
 
@@ -168,7 +168,7 @@ def advance(
         moving, still = differentiable(state.trainable)
         with jax.numpy_dtype_promotion("standard"):  # optax schedules multiply integers with floats
             changes, memory = optimizer.update(gradient, state.memory, moving)
-        learned = _whole(optax.apply_updates(moving, changes), still), memory
+        learned = merged(optax.apply_updates(moving, changes), still), memory
         if places.learned is not None:
             learned = places.learned.kept(learned)
         following = state.replace(trainable=learned[0], memory=learned[1], step=state.step + 1, carry=carry)
@@ -250,18 +250,13 @@ def _batch(data: Any, batch_size: int | None, step: Any, order: Any, number: Any
     return jax.tree.map(lambda leaf: leaf[rows], data)
 
 
-def _whole(moving: Any, still: Any) -> Any:
-    """Return the pytree of which `differentiable` made two."""
-    return jax.tree.map(lambda a, b: b if a is None else a, moving, still, is_leaf=lambda leaf: leaf is None)
-
-
 def _gradient(loss: Any, accumulate: int, state: TrainingState, batch: Any, key: Any) -> tuple[Any, Any, Any]:
     """Return loss, (metrics, carry) and gradient, as means over the parts of a batch."""
     trainable, still = differentiable(state.trainable)
     value_of = _value(loss, state)
 
     def of_moving(moving: Any, batch: Any, key: Any) -> Any:
-        return value_of(_whole(moving, still), batch, key)
+        return value_of(merged(moving, still), batch, key)
 
     derivative = jax.jit(jax.value_and_grad(of_moving, has_aux=True))
     if accumulate == 1:

@@ -126,7 +126,7 @@ def missing_in(samples: Any) -> str:
         return ""
     for name, bad in _missing(samples):
         first = int(np.flatnonzero(bad)[0])
-        return f": {name or 'the array'} is NaN or infinite in {bad.sum()} of {len(bad)} samples, the first of them {first}"
+        return f": {name or 'the array'} is NaN or infinite in {bad.sum()} of {len(bad)} samples, first in {first}"
     return ""
 
 
