@@ -153,7 +153,7 @@ def require_alike(name: str, found: Any, like: Any, what: str = "the state") -> 
     if not tree.same_shapes(found, like):
         text = tree.describe_shapes(found) if jax.tree.leaves(found) else repr(found)
         raise ShapeError(
-            f"{name} has the shape {text}, but {what} {tree.describe_shapes(like)}; it must be shaped like it"
+            f"{name} has the shapes {text}, but {what} {tree.describe_shapes(like)}; it must be shaped like {what}"
         )
 
 

@@ -228,4 +228,5 @@ class _ApplyLinen(NamedTuple):
     def updated(self, weights: Any, *inputs: Any, fixed: Any, key: Any = None) -> tuple[Any, Any]:
         streams = {} if key is None else {"dropout": key}
         variables, changing = {**weights, **(fixed or {})}, list(fixed or ())
-        return self.module.apply(variables, *inputs, rngs=streams, mutable=changing, **dict(self.training))
+        out, after = self.module.apply(variables, *inputs, rngs=streams, mutable=changing, **dict(self.training))
+        return out, None if fixed is None else jax.tree.map(lambda old, new: new.astype(old.dtype), fixed, dict(after))

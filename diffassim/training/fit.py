@@ -18,7 +18,7 @@ from diffassim.core.errors import AssimilationError, ConfigurationError
 from diffassim.core.partition import differentiable, joined
 from diffassim.training.checkpoint import save_checkpoint
 from diffassim.training.checkpoints import Checkpoints
-from diffassim.training.sources import batches_of
+from diffassim.training.sources import batches_of, is_arrays
 from diffassim.training.state import TrainingState
 from diffassim.training.streams import Stream
 from diffassim.training.updates import advance, order_of, places_of
@@ -148,7 +148,7 @@ def fit(
         >>> float(found.trained)
         3.0
     """
-    _require_outside(trainable, data, key, state, carry)
+    _require_outside(trainable, data if is_arrays(data) else None, key, state, carry)
     steps, accumulate, chunk = (
         count_of("fit: steps", steps),
         *(count_of(f"fit: {name}", value, 1) for name, value in (("accumulate", accumulate), ("chunk", chunk))),

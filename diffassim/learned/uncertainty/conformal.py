@@ -70,10 +70,11 @@ class AdaptiveConformal(Pytree):
         """Return the first state: a half width in units of the spread, and the size of departures in them.
 
         Raises:
-            ConfigurationError: if one of them is not positive.
+            ConfigurationError: if the factor is negative, or the scale not positive.
         """
-        for name, value in (("factor", factor), ("scale", scale)):
-            require_positive(f"AdaptiveConformal.init: {name}", value)
+        require_positive("AdaptiveConformal.init: scale", scale)
+        if (known := concrete(factor)) is not None and not np.all(np.isfinite(known) & (known >= 0)):
+            raise ConfigurationError(f"AdaptiveConformal.init: factor must be finite and not negative, found {factor}")
         first = [
             jnp.asarray(real_array(f"AdaptiveConformal.init: {n}", v))
             for n, v in (("factor", factor), ("scale", scale))
