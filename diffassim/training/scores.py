@@ -170,7 +170,7 @@ class EnergyScore(Score):
             raise ConfigurationError("EnergyScore: one member has no spread; give two or more")
 
         def from_one(member: Any) -> Any:
-            return jnp.sum(safe_sqrt(jnp.sum((member - flat) ** 2, axis=1)))
+            return jnp.sum(safe_sqrt(jnp.sum((member[None] - flat) ** 2, axis=1)))
 
         # Large ensembles of long windows one member after the other: all pairs at once would fill the memory.
         many = N * flat.size > PAIRS

@@ -137,6 +137,7 @@ def test_running_statistics_are_followed_in_training_and_never_trained(kind):
     x = jnp.asarray(3 + 2 * np.random.default_rng(1).normal(size=(50, 2)), "float32")
     np.testing.assert_allclose(net(x), x / (1 + 1e-5) ** 0.5, rtol=1e-5)  # by the first statistics: mean 0, variance 1
     out, after = net.updated(x, key=KEY)
+    given, x = x, np.asarray(x)
     np.testing.assert_allclose(statistics(after)["mean"], 0.5 * x.mean(0), rtol=1e-5)
     np.testing.assert_allclose(statistics(after)["var"], 0.5 + 0.5 * x.var(0), rtol=1e-5)
     kept = np.asarray(out) != 0  # dropout doubles what it keeps
@@ -148,7 +149,7 @@ def test_running_statistics_are_followed_in_training_and_never_trained(kind):
         return jnp.mean((out - batch) ** 2), {}, following
 
     options = {"optimizer": optax.adamw(1e-2, weight_decay=0.5), "steps": 20, "batch_size": 10, "key": KEY}
-    found = fit(loss, net, x, carry=net.fixed, **options)
+    found = fit(loss, net, given, carry=net.fixed, **options)
     assert all(map(np.array_equal, jax.tree.leaves(found.trained.fixed), jax.tree.leaves(net.fixed)))
     np.testing.assert_allclose(statistics(found.state.carry)["mean"], x.mean(0), atol=0.6)
     with pytest.raises(ConfigurationError, match="no running statistics"):

@@ -67,7 +67,7 @@ def calibration_table(
     if spreads is not None:
         spreads = _fitting("spreads", spreads, errors.shape)
         seen = jnp.isfinite(errors) & jnp.isfinite(spreads)
-        inside = jnp.abs(errors)[None] <= spreads * norm.ppf((1 + p) / 2).reshape(-1, *[1] * errors.ndim)
+        inside = jnp.abs(errors)[None] <= spreads[None] * norm.ppf((1 + p) / 2).reshape(-1, *[1] * errors.ndim)
     else:
         given = jnp.asarray(real_array("calibration_table: members", members))
         if given.ndim != errors.ndim + 1 or given.shape[0] < 2:
