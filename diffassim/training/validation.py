@@ -136,6 +136,6 @@ def _missing(batch: Any) -> Iterator[tuple[str, np.ndarray]]:
         if not jnp.issubdtype(leaf.dtype, jnp.floating) or not jnp.ndim(leaf):
             continue
         array = np.asarray(leaf)
-        bad = ~np.isfinite(array.astype(np.float64)).reshape(len(array), -1).all(axis=1)
+        bad = np.asarray(~np.isfinite(array.astype(np.float64)).reshape(len(array), -1).all(axis=1))
         if bad.any():
             yield jax.tree_util.keystr(path), bad
