@@ -59,6 +59,7 @@ def train(trainable, steps=6, of=loss, **changes):
     return fit(of, trainable, X, **({"key": KEY} if "state" not in changes else {}), **options)
 
 
+@pytest.mark.slow
 def test_training_gives_a_module_that_is_what_it_was_but_for_its_weights():
     found = train(mlp())
     assert isinstance(found.trained, eqx.nn.MLP) and found.trained.activation is mlp().activation
@@ -86,6 +87,7 @@ def test_checkpoints_hold_its_arrays(tmp_path):
     assert np.array_equal(kept.load(mlp(3))(X[0]), mlp()(X[0]))
 
 
+@pytest.mark.slow
 def test_learned_parts_and_operators_are_compiled_with_it():
     y = da.Observations(X[:1, :], [1], error=da.covariances.Diagonal(std=1.0))
     B = da.covariances.Diagonal(std=1.0)
@@ -102,6 +104,7 @@ def test_learned_parts_and_operators_are_compiled_with_it():
     assert train(Normalized.fit(mlp(), X)).losses.shape == (6,)
 
 
+@pytest.mark.slow
 def test_losses_around_it_and_training_online():
     assert train(mlp(), of=Private(loss, clip=1.0, noise=0.1)).losses.shape == (6,)
     y = da.Observations(X[:1], [1], error=da.covariances.Diagonal(std=0.5))

@@ -117,6 +117,7 @@ def test_grids_that_do_not_fit_are_named():
         make("PeriodicUNet")[0](jnp.ones((6, 8, 2)))
 
 
+@pytest.mark.slow
 def test_the_encoder_takes_kinds_that_are_empty_and_values_that_are_missing(monkeypatch):
     network, (seen, places) = make("SetEncoder")
     gauge, radar = seen["gauge"], seen["radar"]

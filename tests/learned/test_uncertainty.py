@@ -128,6 +128,7 @@ def test_a_calibration_table_counts_intervals_of_spreads_and_of_members():
             calibration_table(errors, **wrong)
 
 
+@pytest.mark.slow
 def test_the_last_layer_bears_fewer_samples_than_features_and_features_that_are_the_same():
     rng = np.random.default_rng(0)
     for dtype in ("float32", "float64"):

@@ -87,6 +87,7 @@ def test_what_does_not_fit_is_named():
         tr.Loss(tr.FilterCycle(da.ETKF(), 2), tr.MeanSquare())(MODEL, MEMBERS)
 
 
+@pytest.mark.slow
 def test_a_filter_that_a_network_corrects_is_a_filter_of_the_routes():
     nothing = LearnedEnsembleUpdate(da.ETKF(), Network(lambda w, seen: (0 * seen["mean"], 0 * seen["mean"])))
     for build in (
