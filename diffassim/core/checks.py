@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, DataError, ShapeError, concrete
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "forward_mode",
     "real_array",
     "real_state",
+    "require_alike",
     "reverse_only",
     "second_derivatives",
     "start_step",
@@ -132,6 +134,27 @@ def check_indices(name: str, indices: Any, size: int) -> None:
     wrong = known[(known < 0) | (known >= size)]
     if wrong.size:
         raise ShapeError(f"{name}: the index {wrong.flat[0]} lies outside of the state, 0 to {size - 1}")
+
+
+def require_alike(name: str, found: Any, like: Any, what: str = "the state") -> None:
+    """Raise `ShapeError` unless what a function of the user returned has structure and shapes of another pytree.
+
+    JAX would spread a single number, or a column, over a state without a word.
+
+    Args:
+        name: what was returned by whom, for the message.
+        found: pytree of arrays.
+        like: pytree that it has to resemble.
+        what: name of `like`.
+
+    Example:
+        >>> require_alike("the change", jnp.ones(3), jnp.zeros(3))
+    """
+    if not tree.same_shapes(found, like):
+        text = tree.describe_shapes(found) if jax.tree.leaves(found) else repr(found)
+        raise ShapeError(
+            f"{name} has the shapes {text}, but {what} {tree.describe_shapes(like)}; it must be shaped like {what}"
+        )
 
 
 def start_step(name: str, start: Any) -> Any:

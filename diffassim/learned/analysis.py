@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from diffassim.core import tree
-from diffassim.core.errors import ShapeError
+from diffassim.core.checks import require_alike
+from diffassim.core.errors import ConfigurationError
+from diffassim.core.partition import compilable
 from diffassim.core.pytree import Pytree
 from diffassim.core.results import Result
 from diffassim.methods.account import AnalysisInfo
@@ -19,6 +21,19 @@ from diffassim.methods.sequential import SequentialMethod
 from diffassim.observations.container import as_streams
 
 __all__ = ["LearnedAnalysis", "Remembered"]
+
+
+def parts_of(name: str, answer: Any, *parts: str) -> tuple[Any, ...]:
+    """Return what a network answered, or raise `ConfigurationError` if it does not have these parts."""
+    if not isinstance(answer, tuple | list) or len(answer) != len(parts):
+        raise ConfigurationError(f"{name} must return ({', '.join(parts)}), found {type(answer).__name__}")
+    return tuple(answer)
+
+
+def remembered(name: str, following: Any, memory: Any) -> Any:
+    """Return a memory in the types of the one before, or raise `ShapeError` if it is shaped otherwise."""
+    require_alike(name, following, memory, "the memory that it got")
+    return jax.tree.map(lambda new, old: jnp.asarray(new).astype(jnp.asarray(old).dtype), following, memory)
 
 
 class Remembered(Pytree):
@@ -50,6 +65,9 @@ class LearnedAnalysis(SequentialMethod):
         network: callable pytree, (x, g) -> increment, or with a memory (x, g, memory) -> (increment, memory).
         memory: the network's memory at the start, or None.
 
+    Raises:
+        ConfigurationError, ShapeError: when it analyses, if the network returns something else.
+
     Example:
         >>> import diffassim as da
         >>> from diffassim.learned import Network
@@ -64,6 +82,9 @@ class LearnedAnalysis(SequentialMethod):
 
     network: Any
     memory: Any = None
+
+    def __post_init__(self) -> None:
+        self._set(network=compilable(f"{type(self).__name__}: network", self.network))
 
     def init(self, belief: Any) -> Remembered:
         """Return the state with the network's first memory; what was handed on before stays as it is."""
@@ -86,16 +107,14 @@ class LearnedAnalysis(SequentialMethod):
         departure = whitened_innovation(streams)
         d, pull = jax.vjp(departure, x)
         (g,) = pull(-d)
+        name = type(self).__name__
         if self.memory is None:
             answer, memory = self.network(x, g), belief.memory
         else:
-            answer, memory = self.network(x, g, belief.memory)
+            answer, memory = parts_of(f"{name}: the network", self.network(x, g, belief.memory), "answer", "memory")
+            memory = remembered(f"{name}: the network's memory", memory, belief.memory)
         change = self._increment(answer, x, departure, g)
-        if not tree.same_shapes(change, x):
-            raise ShapeError(
-                f"LearnedAnalysis: the network's increment has the shapes {tree.describe_shapes(change)}, but the "
-                f"state {tree.describe_shapes(x)}"
-            )
+        require_alike(f"{name}: the network's increment", change, x)
         count = jnp.sum(flat([stream.mask for stream in streams]))
         moved = Remembered(jax.tree.map(lambda old, new: old + new.astype(old.dtype), x, change), memory)
         posterior = tree.select(count > 0, moved, belief)

@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from diffassim.core.checks import require_alike
+from diffassim.core.partition import compilable
 from diffassim.models.base import Model
 
 __all__ = ["CorrectedModel"]
@@ -24,6 +26,9 @@ class CorrectedModel(Model):
         network: callable pytree, state -> correction of the tendency, shaped like the state.
         scale: s, a factor that brings the network's output to the size of a tendency.
 
+    Raises:
+        ShapeError: (at the first step) if the network's output is shaped unlike the state.
+
     Example:
         >>> import jax.numpy as jnp
         >>> from diffassim.models import Lorenz96
@@ -38,6 +43,9 @@ class CorrectedModel(Model):
     model: Any
     network: Any
     scale: Any = 1.0
+
+    def __post_init__(self) -> None:
+        self._set(network=compilable("CorrectedModel: network", self.network))
 
     @property
     def dt(self) -> Any:
@@ -59,5 +67,7 @@ class CorrectedModel(Model):
 
     def step(self, x: Any, t: Any) -> Any:
         """Advance by one step of the model and add the correction."""
+        following, change = self.model.step(x, t), self.network(x)
+        require_alike("CorrectedModel: the network's correction", change, following)
         factor = self.model.dt * self.scale
-        return jax.tree.map(lambda a, c: a + factor * c, self.model.step(x, t), self.network(x))
+        return jax.tree.map(lambda a, c: a + (factor * c).astype(a.dtype), following, change)

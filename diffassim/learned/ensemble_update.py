@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from diffassim.core import tree
-from diffassim.core.errors import ConfigurationError, ShapeError
+from diffassim.core.checks import require_alike
+from diffassim.core.errors import ConfigurationError
+from diffassim.core.partition import compilable
 from diffassim.core.results import Result
 from diffassim.ensemble.base import EnsembleMethod
-from diffassim.learned.analysis import Remembered
+from diffassim.learned.analysis import Remembered, parts_of, remembered
 from diffassim.methods.account import AnalysisInfo
 from diffassim.methods.departures import whitened_innovation
 from diffassim.methods.members import anomalies, check_ensemble, mean, recombine, spread, total_spread
@@ -73,6 +75,7 @@ class LearnedEnsembleUpdate(SequentialMethod):
                 f"LearnedEnsembleUpdate: filter must be an ensemble filter like LETKF(), found "
                 f"{type(self.filter).__name__}"
             )
+        self._set(network=compilable("LearnedEnsembleUpdate: network", self.network))
 
     @property
     def random(self) -> bool:
@@ -124,16 +127,15 @@ class LearnedEnsembleUpdate(SequentialMethod):
         seen = {
             "prior_mean": before, "prior_spread": spread(prior), "mean": after, "spread": spread(posterior), "pull": g,
         }  # fmt: skip
+        name = "LearnedEnsembleUpdate: the network"
         if self.memory is None:
-            (shift, scale), memory = self.network(seen), belief.memory
+            (shift, scale), memory = parts_of(name, self.network(seen), "shift", "log scale"), belief.memory
         else:
-            shift, scale, memory = self.network(seen, belief.memory)
-        for name, part in (("shift", shift), ("log scale", scale)):
-            if not tree.same_shapes(part, after):
-                raise ShapeError(
-                    f"LearnedEnsembleUpdate: the network's {name} has the shapes {tree.describe_shapes(part)}, but the "
-                    f"state {tree.describe_shapes(after)}"
-                )
+            answer = self.network(seen, belief.memory)
+            shift, scale, memory = parts_of(name, answer, "shift", "log scale", "memory")
+            memory = remembered(f"{name}'s memory", memory, belief.memory)
+        for what, part in (("shift", shift), ("log scale", scale)):
+            require_alike(f"{name}'s {what}", part, after)
         center = jax.tree.map(lambda m, change: m + change.astype(m.dtype), after, shift)
         X = jax.tree.map(lambda x, s: jnp.exp(s.astype(x.dtype))[None] * x, anomalies(posterior), scale)
         moved = Remembered(recombine(center, X), memory)

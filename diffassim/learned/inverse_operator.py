@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, ShapeError
+from diffassim.core.partition import compilable
 from diffassim.core.pytree import Pytree, static
 from diffassim.learned.guard import search_from
 from diffassim.variational.costs.base import as_cost
@@ -101,7 +102,8 @@ class LearnedStart(AroundMinimizer, Pytree):
     key: Any = None
 
     def __post_init__(self) -> None:
-        self._set(minimizer=as_minimizer(self.minimizer))
+        inverse = compilable("LearnedStart: inverse", self.inverse)
+        self._set(minimizer=as_minimizer(self.minimizer), inverse=inverse)
         if self.error is not None and (self.key is None or self.draws < 1):
             raise ConfigurationError(
                 f"LearnedStart: with an error give key=jax.random.key(...) and draws >= 1, found draws={self.draws}"

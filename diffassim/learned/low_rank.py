@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.lax import stop_gradient
 
+from diffassim.core.checks import count_of
 from diffassim.core.errors import ConfigurationError
-from diffassim.core.pytree import Pytree
+from diffassim.core.pytree import Pytree, untrained
 from diffassim.learned.network import Network
 
 __all__ = ["LowRankAdapted"]
@@ -40,10 +41,10 @@ class LowRankAdapted(Pytree):
     Source: Hu et al. (2022), section 4.1.
     """
 
-    network: Any
+    network: Any = untrained()
     left: Any
     right: Any
-    scale: Any = 1.0
+    scale: Any = untrained(default=1.0)
 
     @classmethod
     def create(cls, network: Network, *, rank: int, key: jax.Array, scale: float = 1.0) -> LowRankAdapted:
@@ -58,8 +59,13 @@ class LowRankAdapted(Pytree):
         Raises:
             ConfigurationError: if the rank is not positive, or no weight of the network is a matrix.
         """
-        if rank < 1:
-            raise ConfigurationError(f"LowRankAdapted: rank={rank} must be at least 1")
+        rank = count_of("LowRankAdapted: rank", rank, 1)
+        if not hasattr(network, "weights"):
+            raise ConfigurationError(
+                f"LowRankAdapted: found {type(network).__name__}, expected a Network; of a Normalized network adapt "
+                "what is inside, normalized.replace(network=...); a module of Equinox becomes one by "
+                "Network(lambda net, x: net(x), module)"
+            )
         leaves, structure = jax.tree.flatten(network.weights)
         if not any(jnp.ndim(leaf) >= 2 for leaf in leaves):
             raise ConfigurationError("LowRankAdapted: no weight of the network is a matrix; fine-tune it as a whole")

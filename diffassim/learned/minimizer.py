@@ -11,8 +11,10 @@ from jax import lax
 from jax.lax import stop_gradient
 
 from diffassim.core import tree
-from diffassim.core.errors import ConfigurationError
+from diffassim.core.checks import count_of, require_alike
+from diffassim.core.partition import compilable
 from diffassim.core.pytree import Pytree, static
+from diffassim.learned.analysis import parts_of, remembered
 from diffassim.learned.guard import search_from
 from diffassim.variational.minimizers.base import AroundMinimizer, as_minimizer
 from diffassim.variational.minimizers.gauss_newton import GaussNewton
@@ -51,6 +53,7 @@ class LearnedMinimizer(AroundMinimizer, Pytree):
 
     Raises:
         ConfigurationError: if `steps` is not positive.
+        ShapeError: (when it searches) if a step is shaped unlike the control vector, or a memory unlike the one before.
 
     Example:
         >>> import diffassim as da
@@ -71,9 +74,9 @@ class LearnedMinimizer(AroundMinimizer, Pytree):
     guarded: bool = static(default=False)
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ConfigurationError(f"LearnedMinimizer: steps={self.steps} must be at least 1")
-        self._set(minimizer=as_minimizer(self.minimizer))
+        count_of("LearnedMinimizer: steps", self.steps, 1)
+        network = compilable("LearnedMinimizer: network", self.network)
+        self._set(minimizer=as_minimizer(self.minimizer), network=network)
 
     def learned_steps(self, cost: Any, start: Any) -> tuple[Any, Any]:
         """Return the control vector after the learned steps, and J before each of them and after the last.
@@ -124,10 +127,15 @@ class LearnedMinimizer(AroundMinimizer, Pytree):
     def _steps(self, first: _Place, following: Callable[[_Place, Any], _Place]) -> tuple[Any, Any]:
         def step(carry: tuple[_Place, Any], _: None) -> tuple[tuple[_Place, Any], Any]:
             at, memory = carry
-            change, memory = self.network(at.v, at.gradient, memory)
-            return (following(at, tree.add(at.v, change)), memory), at.value
+            answer = self.network(at.v, at.gradient, memory)
+            change, after = parts_of("LearnedMinimizer: the network", answer, "step", "memory")
+            require_alike("LearnedMinimizer: the network's step", change, at.v, "the control vector")
+            after = remembered("LearnedMinimizer: the network's memory", after, memory)
+            change = jax.tree.map(lambda step, v: step.astype(v.dtype), change, at.v)
+            return (following(at, tree.add(at.v, change)), after), at.value
 
-        (last, _), values = lax.scan(step, (first, self.memory), length=self.steps)
+        memory = jax.tree.map(jnp.asarray, self.memory)
+        (last, _), values = lax.scan(step, (first, memory), length=self.steps)
         return last.v, jnp.append(values, last.value)
 
     def search(self, cost: Any, start: Any, unrolled: bool = False) -> Minimum:

@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 
-from diffassim.core import tree
-from diffassim.core.errors import ShapeError
+from diffassim.core.checks import require_alike
+from diffassim.core.partition import compilable
 from diffassim.core.pytree import static
 from diffassim.models.base import Model, Variable
 
@@ -43,6 +43,9 @@ class SurrogateModel(Model):
     scale: Any = 1.0
     residual: bool = static(default=True)
 
+    def __post_init__(self) -> None:
+        self._set(network=compilable("SurrogateModel: network", self.network))
+
     def variables(self) -> Any:
         """Variables: one array named x."""
         return Variable("x", ("space",), "1", "state")
@@ -50,11 +53,7 @@ class SurrogateModel(Model):
     def step(self, x: Any, t: Any) -> Any:
         """Advance by one application of the network."""
         found = self.network(x)
-        if not tree.same_shapes(found, x):
-            raise ShapeError(
-                f"SurrogateModel: the network makes {tree.describe_shapes(found)} of a state "
-                f"{tree.describe_shapes(x)}; its output must be shaped like the state"
-            )
+        require_alike("SurrogateModel: the network's output", found, x)
         if not self.residual:
             return jax.tree.map(lambda new, old: new.astype(old.dtype), found, x)
         return jax.tree.map(lambda old, change: old + (self.scale * change).astype(old.dtype), x, found)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from diffassim.core.checks import check_indices
 from diffassim.core.errors import ConfigurationError, ShapeError
+from diffassim.core.partition import compilable
 from diffassim.core.pytree import Pytree, static
 
 __all__ = [
@@ -326,7 +327,9 @@ def as_operator(operator: Any) -> Any:
         raise ConfigurationError(f"an observation operator must be callable, found {type(operator).__name__}")
     leaves = jax.tree.leaves(operator)
     is_plain_function = len(leaves) == 1 and leaves[0] is operator
-    return Function(operator) if is_plain_function or isinstance(operator, np.ufunc) else operator
+    if is_plain_function or isinstance(operator, np.ufunc):
+        return Function(operator)
+    return compilable("the observation operator", operator)
 
 
 def check_operator(operator: Any, name: str, x: Any, where: Any = None) -> None:

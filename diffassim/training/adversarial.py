@@ -12,6 +12,7 @@ from jax.lax import stop_gradient
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, require_positive
 from diffassim.core.linalg import safe_sqrt
+from diffassim.core.partition import joined, partition
 from diffassim.core.pytree import Pytree, static
 from diffassim.observations.container import as_streams
 
@@ -130,7 +131,8 @@ class Adversarial(Pytree):
             tuple(stream.values for stream in streams) if isinstance(streams, tuple | list) else streams.values
         )  # fmt: skip
         count = sum((stream.count() for stream in as_streams(streams)), jnp.asarray(0))
-        still = stop_gradient(model)
+        arrays, rest = partition("the model", model)
+        still = joined(stop_gradient(arrays), rest)
         start, use = jax.random.split(key)
 
         def harm(errors: Any) -> Any:

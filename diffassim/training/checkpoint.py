@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from diffassim.core.errors import ConfigurationError
+from diffassim.core.partition import joined, partition
 from diffassim.core.shard_files import Stored, is_key, on_host, open_shards, write_shards
 from diffassim.training.state import TrainingState
 
@@ -29,6 +30,7 @@ def save_checkpoint(directory: str | Path, state: Any, about: Mapping[str, Any] 
     Args:
         directory: where to write, which all processes see.
         state: pytree of arrays and random keys, for example a `TrainingState` (with its position in the data).
+            Functions and flags in it (those of modules of Equinox) are not stored.
         about: what should be known of the checkpoint, as JSON.
 
     Raises:
@@ -39,6 +41,7 @@ def save_checkpoint(directory: str | Path, state: Any, about: Mapping[str, Any] 
         >>> load_checkpoint("kept", {"w": jnp.zeros(3)})["w"].tolist()
         [0.0, 1.0, 2.0]
     """
+    state, _ = partition("save_checkpoint: the state", state)
     write_shards(Path(directory).absolute(), on_host(state), {**about, **position_of(state)})
 
 
@@ -57,8 +60,9 @@ def load_checkpoint(directory: str | Path, like: Any) -> Any:
 
     Args:
         directory: where it lies.
-        like: pytree of the same structure, shapes and dtypes, for example a `TrainingState.create(...)`. Leaves that
-            lie on a mesh are read onto it, by every process its own part; it may be another mesh than that of the
+        like: pytree of the same structure, shapes and dtypes, for example a `TrainingState.create(...)`, or what
+            `jax.eval_shape` says of it. Functions and flags, which are not stored, are those of `like`. Leaves
+            that lie on a mesh are read onto it, by every process its own part; it may be another mesh than that of the
             processes that wrote them.
 
     Returns:
@@ -68,10 +72,11 @@ def load_checkpoint(directory: str | Path, like: Any) -> Any:
         DataError: if there is no checkpoint, or a file is missing or was changed.
         ConfigurationError: if it belongs to another architecture, precision, optimizer or version.
     """
-    stored = open_shards(Path(directory).absolute())
+    stored, (like, rest) = open_shards(Path(directory).absolute()), partition("load_checkpoint: like", like)
     _require_alike(stored, like)
     leaves, structure = jax.tree.flatten(like)
     kept = jax.tree.unflatten(structure, [_read(stored, number, leaf) for number, leaf in enumerate(leaves)])
+    kept = joined(kept, rest)
     return kept.replace(position=stored.about.get(POSITION)) if isinstance(kept, TrainingState) else kept
 
 
@@ -79,7 +84,11 @@ def _require_alike(stored: Stored, like: Any) -> None:
     """Raise `ConfigurationError` at the first leaf that differs in path, shape or dtype."""
     written = [(leaf.path, leaf.shape, leaf.dtype) for leaf in stored.leaves]
     expected = [
-        (jax.tree_util.keystr(path), jnp.shape(_data(leaf)), str(jnp.asarray(leaf).dtype))
+        (
+            jax.tree_util.keystr(path),
+            jnp.shape(_data(leaf)),
+            str(leaf.dtype if hasattr(leaf, "dtype") else jnp.asarray(leaf).dtype),
+        )
         for path, leaf in jax.tree_util.tree_leaves_with_path(like)
     ]
     if written != expected:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from diffassim.core import processes
 from diffassim.core.errors import ConfigurationError, DataError
+from diffassim.core.partition import partition
 from diffassim.core.shard_files import HostShards, on_host, open_shards, write_shards
 from diffassim.training.checkpoint import load_checkpoint, position_of
 
@@ -76,7 +77,7 @@ class Checkpoints:
             OSError: if this checkpoint, or the one before it, cannot be written; older ones are still there.
         """
         self.wait()
-        leaves = on_host(state)
+        leaves = on_host(partition("Checkpoints.save: the state", state)[0])
         about = {"step": int(step), "loss": json.dumps(float(loss)), **position_of(state)}
         if self._thread is None:
             self._write(int(step), leaves, about)

@@ -13,14 +13,16 @@ import numpy as np
 import optax
 
 from diffassim.core import tree
+from diffassim.core.checks import arrays, count_of
 from diffassim.core.errors import AssimilationError, ConfigurationError
+from diffassim.core.partition import differentiable, joined
 from diffassim.training.checkpoint import save_checkpoint
 from diffassim.training.checkpoints import Checkpoints
-from diffassim.training.sources import batches_of
+from diffassim.training.sources import batches_of, is_arrays
 from diffassim.training.state import TrainingState
 from diffassim.training.streams import Stream
 from diffassim.training.updates import advance, order_of, places_of
-from diffassim.training.validation import Validation, missing_values
+from diffassim.training.validation import Validation, missing_in, missing_values
 
 __all__ = ["Fit", "TrainingError", "fit"]
 
@@ -51,6 +53,16 @@ class Fit(NamedTuple):
     metrics: dict[str, np.ndarray]
     validation: np.ndarray
     state: TrainingState
+
+    def __repr__(self) -> str:
+        ends = [f"loss {self.losses[0]:.3g} to {self.losses[-1]:.3g}"] if len(self.losses) else []
+        ends += [f"validation {np.nanmin(self.validation):.3g} at best"] if np.isfinite(self.validation).any() else []
+        parts = [
+            f"{len(self.losses)} updates",
+            *ends,
+            f"{tree.size(differentiable(self.state.trainable)[0])} numbers trained",
+        ]
+        return f"Fit({', '.join(parts)})"
 
 
 def fit(
@@ -85,7 +97,8 @@ def fit(
     Args:
         loss: (trainable, batch, key) -> scalar, or (scalar, dict of scalar metrics); with `carry` (trainable, batch,
             key, carry) -> (scalar, metrics, carry). With `accumulate` it has to be a mean over the samples.
-        trainable: pytree of floating-point arrays, for example a `Network` or a model that holds one.
+        trainable: pytree, for example a `Network`, a module of Equinox, or a model that holds one. Arrays of
+            floating-point numbers are trained; integers, functions and flags stay what they are.
         data: where the samples come from; but for arrays, the next batches are read while the device works on these.
 
             - Pytree of arrays with a leading sample axis, which move to the device at once; `np.memmap`, zarr arrays,
@@ -123,10 +136,11 @@ def fit(
         `Fit`.
 
     Raises:
-        ConfigurationError: if `batch_size`, `accumulate`, `chunk`, `key` or `patience` cannot be what they are.
+        ConfigurationError: if a setting cannot be what it is, the loss returns something else, or `fit` is traced.
         DataError: if there are no samples, an iterator ends too early, or a batch holds another type or no numbers.
         ShapeError: if samples or batches differ in shape.
-        TrainingError: if loss or gradient is not finite: it names the update and holds the last sound state.
+        TrainingError: if loss or gradient is not finite: it names the update and holds the last sound state; or if
+            no validation loss was finite.
 
     Example:
         >>> found = fit(lambda w, x, key: jnp.mean((w - x) ** 2), jnp.zeros(()), jnp.full(8, 3.0),
@@ -134,12 +148,19 @@ def fit(
         >>> float(found.trained)
         3.0
     """
-    _check(accumulate, chunk, validation, patience, batch_size)
+    _require_outside(trainable, data if is_arrays(data) else None, key, state, carry)
+    steps, accumulate, chunk = (
+        count_of("fit: steps", steps),
+        *(count_of(f"fit: {name}", value, 1) for name, value in (("accumulate", accumulate), ("chunk", chunk))),
+    )
+    batch_size = batch_size if batch_size is None else count_of("fit: batch_size", batch_size)
+    patience = patience if patience is None else count_of("fit: patience", patience)
+    _check(accumulate, validation, patience, batch_size, optimizer)
     state = _begun(trainable, optimizer, key, state, carry, accumulate)
     step = first = int(state.step)
     batches = batches_of(data, batch_size, state.key, step, state.position)
     if batches is None:
-        data = jax.tree.map(jnp.asarray, data)  # to the device once, not for every chunk
+        data = arrays("fit: the data", data)  # to the device once, not for every chunk
         state = state.replace(position=None)
     places = places_of(state, data if batches is None else None)
     valued = None if validation is None else Validation(validation, batch_size)
@@ -184,7 +205,15 @@ def fit(
                 progress(step - 1, float(reports[-1][0][-1]))
     if isinstance(checkpoint, Checkpoints):
         checkpoint.wait()
-    return _collect(reports, checked, state, None if validation is None else state.best)
+    found = _collect(reports, checked, state, None if validation is None else state.best)
+    if checked and not np.isfinite(float(state.best_loss)):
+        raise TrainingError(
+            f"fit: the validation loss was never finite ({checked[-1]} at last), so that no state is the best one. "
+            "Check the validation samples, and that what the loss computes of them stays bounded"
+            + missing_in(validation),
+            found,
+        )
+    return found
 
 
 def _begun(
@@ -194,7 +223,12 @@ def _begun(
     if state is None:
         if key is None:
             raise ConfigurationError("fit: give key=jax.random.key(...), or a state to go on from")
+        _require_key(key)
         state = TrainingState.create(trainable, optimizer, key, carry)
+        if not jax.tree.leaves(differentiable(state.trainable)[0]):
+            raise ConfigurationError(
+                f"fit: the trainable holds no floating-point number that is trained ({_kinds(trainable)})"
+            )
     elif key is not None or carry is not None:
         raise ConfigurationError(
             "fit: a state has its own key and carry; leave them out, or replace those of the state"
@@ -224,7 +258,7 @@ def _compared(state: TrainingState, value: Any) -> TrainingState:
 
 
 def _collect(reports: list[Any], checked: list[float], state: TrainingState, best: Any) -> Fit:
-    trained = state.trainable if best is None else best
+    trained = joined(state.trainable if best is None else best, state.rest)
     if not reports:
         return Fit(trained, np.zeros(0), np.zeros(0), {}, np.array(checked), state)
     losses, norms, metrics = jax.tree.map(lambda *leaves: np.concatenate(leaves), *reports)
@@ -245,10 +279,37 @@ def _raise_broken(
     )
 
 
-def _check(accumulate: int, chunk: int, validation: Any, patience: int | None, batch_size: int | None) -> None:
-    if chunk < 1 or accumulate < 1:
-        raise ConfigurationError(f"fit: chunk={chunk} and accumulate={accumulate} must be at least 1")
+def _check(accumulate: int, validation: Any, patience: int | None, batch_size: int | None, optimizer: Any) -> None:
     if patience is not None and (validation is None or patience < 1):
         raise ConfigurationError(f"fit: patience={patience} counts validations (1 or more); give validation samples")
     if batch_size is not None and batch_size % accumulate:
         raise ConfigurationError(f"fit: batch_size={batch_size} is no multiple of accumulate={accumulate}")
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise ConfigurationError(
+            "fit: the optimizer must be a transformation of optax like optax.adam(1e-3), found "
+            f"{type(optimizer).__name__}"
+        )
+
+
+def _require_outside(*given: Any) -> None:
+    """Raise if `fit` is called from traced code: it looks at its losses between chunks."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given)):
+        raise ConfigurationError(
+            "fit: it cannot be traced by jax.jit, vmap or grad. To train several networks at once, give them a leading "
+            "axis and the sum of their losses, as DeepEnsemble.loss does; a single update is optax inside of lax.scan"
+        )
+
+
+def _require_key(key: Any) -> None:
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
+    raw = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.ndim == 1
+    if not typed and not raw:
+        raise ConfigurationError(f"fit: the key must be one random key like jax.random.key(0), found {_described(key)}")
+
+
+def _kinds(trainable: Any) -> str:
+    return ", ".join(sorted({_described(leaf) for leaf in jax.tree.leaves(trainable)})) or "no leaf at all"
+
+
+def _described(value: Any) -> str:
+    return f"{value.dtype} of shape {value.shape}" if hasattr(value, "dtype") else repr(value)

@@ -12,6 +12,7 @@ from jax import lax
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError
+from diffassim.core.partition import compilable, differentiable, merged
 from diffassim.core.pytree import Pytree, static
 from diffassim.training.drift import DriftDetector
 
@@ -55,7 +56,8 @@ class OnlineTraining(Pytree):
 
     After `trial` windows the one that learns becomes the anchor if its mean score is lower. If its score rises above
     the anchor's by more than the tolerance at any time, it is rolled back to the anchor, with an empty optimizer. A
-    drift, found in innovations with a known rate of false alarms, lengthens the steps by `boost`, which then decays.
+    window whose withheld loss is not finite even for the anchor (nothing was withheld) tells nothing. A drift, found in
+    innovations with a known rate of false alarms, lengthens the steps by `boost`, which then decays.
 
     It is the gradient form of adaptation. Two other forms need nothing from here: parameters or weights in the state
     of a filter (`models.WithParameters` with Q, any ensemble method), and in the control vector of cycled 4D-Var
@@ -105,10 +107,11 @@ class OnlineTraining(Pytree):
 
     def init(self, trainable: Any) -> OnlineState:
         """Return the state before the first window."""
+        trainable = compilable("the trainable", trainable)
         trainable = jax.tree.map(lambda leaf: jnp.array(leaf, dtype=jnp.asarray(leaf).dtype), trainable)
         zero, none = jnp.zeros((), jnp.result_type(float)), jnp.zeros((), jnp.int32)
         unknown = jnp.full((), jnp.nan, zero.dtype)
-        memory = self.optimizer.init(trainable)
+        memory = self.optimizer.init(differentiable(trainable)[0])
         return OnlineState(trainable, trainable, memory, unknown, unknown, zero, zero + 1, none, none, none)
 
     def update(self, state: OnlineState, sample: Any, withheld: Any, key: Any, z: Any = jnp.nan) -> Any:
@@ -127,7 +130,11 @@ class OnlineTraining(Pytree):
         score = self.loss if self.score is None else self.score
         fresh = score(state.current, withheld, key), score(state.anchor, withheld, key)
         means = self._averaged(state.current_score, fresh[0]), self._averaged(state.anchor_score, fresh[1])
-        worse = ~(means[0] <= means[1] * (1 + self.tolerance))  # or not finite
+        told = jnp.isfinite(fresh[1])  # a window that tells nothing even of the anchor has no values, or is not sound
+        means = jax.tree.map(
+            lambda mean, old: jnp.where(told, mean, old), means, (state.current_score, state.anchor_score)
+        )
+        worse = told & ~(means[0] <= means[1] * (1 + self.tolerance))  # or not finite
         proven = ~worse & (state.age >= self.trial) & (means[0] < means[1])
         total, alarm = state.total, jnp.asarray(False)
         if self.detector is not None:
@@ -135,15 +142,16 @@ class OnlineTraining(Pytree):
         boost = jnp.where(alarm, self.boost, 1 + (state.boost - 1) * self.decay).astype(state.boost.dtype)
 
         current, memory = tree.select(
-            worse, (state.anchor, self.optimizer.init(state.anchor)), (state.current, state.memory)
+            worse, (state.anchor, self.optimizer.init(differentiable(state.anchor)[0])), (state.current, state.memory)
         )
         anchor = tree.select(proven, current, state.anchor)
         current_score = jnp.where(worse, means[1], means[0])
-        gradient = jax.grad(self.loss)(current, sample, key)
+        moving, still = differentiable(current)
+        gradient = jax.grad(lambda moving: self.loss(merged(moving, still), sample, key))(moving)
         with jax.numpy_dtype_promotion("standard"):
-            changes, following = self.optimizer.update(gradient, memory, current)
+            changes, following = self.optimizer.update(gradient, memory, moving)
             changes = jax.tree.map(lambda leaf: (boost * leaf).astype(leaf.dtype), changes)
-        moved = optax.apply_updates(current, changes)
+        moved = merged(optax.apply_updates(moving, changes), still)
         sound = tree.all_finite(gradient)
         current, memory = tree.select(sound, (moved, following), (current, memory))
         fine = OnlineState(

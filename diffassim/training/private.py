@@ -15,6 +15,7 @@ from jax.lax import stop_gradient
 from diffassim.core import tree
 from diffassim.core.checks import count_of
 from diffassim.core.errors import ConfigurationError, ShapeError, concrete, require_positive
+from diffassim.core.partition import differentiable, joined, merged, partition
 from diffassim.core.pytree import Pytree, static
 
 __all__ = ["Private", "privacy_spent"]
@@ -71,15 +72,20 @@ class Private(Pytree):
         count = jax.tree.leaves(batch)[0].shape[0]
         noise_key, loss_key = jax.random.split(key)
 
+        arrays, rest = partition("the trainable", trainable)
+        moving, still = differentiable(arrays)
+
         def of_one(sample: Any, key: jax.Array) -> tuple[Any, Any]:
             alone = jax.tree.map(lambda leaf: leaf[None], sample)
-            return jax.value_and_grad(lambda w: _scalar(self.loss(w, alone, key)))(stop_gradient(trainable))
+            return jax.value_and_grad(lambda w: _scalar(self.loss(joined(merged(w, still), rest), alone, key)))(
+                stop_gradient(moving)
+            )
 
         values, slopes = jax.vmap(of_one)(batch, jax.random.split(loss_key, count))
         aggregate = optax.contrib.differentially_private_aggregate(self.clip, self.noise, noise_key)
-        slope, _ = aggregate.update(slopes, aggregate.init(trainable))
+        slope, _ = aggregate.update(slopes, aggregate.init(moving))
         # Zero, with the derivative g: the value is the loss, and reverse mode finds the slope that is wanted.
-        moved = jax.tree.map(lambda leaf: leaf - stop_gradient(leaf), trainable)
+        moved = jax.tree.map(lambda leaf: leaf - stop_gradient(leaf), moving)
         return jnp.mean(values) + tree.dot(stop_gradient(slope), moved)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.core.pytree import Pytree, static
 from diffassim.cycling.ensemble import cycle_ensemble
+from diffassim.learned.analysis import Remembered
 from diffassim.models.rollout import rollout
 from diffassim.variational.costs.strong_constraint import StrongConstraint4DVar
 from diffassim.variational.minimizers.gauss_newton import GaussNewton
@@ -150,9 +151,8 @@ class FilterCycle(Route):
         _, history = cycle_ensemble(
             self.method, model, sample.background, sample.window, key=key, start=sample.start, members=True
         )
-        earlier = jax.tree.map(
-            lambda first, later: jnp.concatenate([first[None], later[:-1]]), sample.background, history.members
-        )
+        background, later = (_members("FilterCycle", each) for each in (sample.background, history.members))
+        earlier = jax.tree.map(lambda first, later: jnp.concatenate([first[None], later[:-1]]), background, later)
         starts = sample.start + self.interval * jnp.arange(len(every), dtype=jnp.int32)
 
         def forecast(x: Any, start: Any) -> Any:
@@ -161,6 +161,13 @@ class FilterCycle(Route):
 
         members = jax.vmap(jax.vmap(forecast, in_axes=(0, None)))(earlier, starts)
         return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), members)
+
+
+def _members(name: str, belief: Any) -> Any:
+    """Return the members of what a filter hands on, or raise where it hands on none."""
+    if isinstance(belief, Pytree) and not hasattr(belief, "state"):
+        raise ConfigurationError(f"{name}: the method hands on {type(belief).__name__} and no members")
+    return belief.state if isinstance(belief, Remembered) else belief
 
 
 class FilterForecast(Route):
@@ -193,7 +200,8 @@ class FilterForecast(Route):
                 f"FilterForecast: row {asked.min()} lies before the last analysis at step {self.steps}; score "
                 "observations after it, or take FilterCycle"
             )
-        members, _ = cycle_ensemble(self.method, model, sample.background, sample.window, key=key, start=sample.start)
+        belief, _ = cycle_ensemble(self.method, model, sample.background, sample.window, key=key, start=sample.start)
+        members = _members("FilterForecast", belief)
         start = sample.start + self.steps
 
         def forecast(x: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from diffassim.core.errors import ConfigurationError
@@ -14,6 +15,8 @@ from diffassim.core.pytree import Pytree, static
 from diffassim.diagnostics.crps import crps
 from diffassim.methods.likelihood import innovation_log_ratio
 from diffassim.training.routes import Route, WindowSample
+
+PAIRS = 2**24  # departures of members from each other that are held at a time
 
 __all__ = ["CRPS", "EnergyScore", "GaussianLikelihood", "Loss", "MeanSquare", "Score", "Spectral"]
 
@@ -163,7 +166,15 @@ class EnergyScore(Score):
         N = d.shape[0]
         flat = d.reshape(N, -1)
         sizes = safe_sqrt(jnp.sum(flat**2, axis=1))
-        apart = safe_sqrt(jnp.sum((flat[:, None] - flat[None]) ** 2, axis=2))
+        if N < 2:
+            raise ConfigurationError("EnergyScore: one member has no spread; give two or more")
+
+        def from_one(member: Any) -> Any:
+            return jnp.sum(safe_sqrt(jnp.sum((member[None] - flat) ** 2, axis=1)))
+
+        # Large ensembles of long windows one member after the other: all pairs at once would fill the memory.
+        many = N * flat.size > PAIRS
+        apart = lax.map(jax.checkpoint(from_one), flat) if many else jax.vmap(from_one)(flat)
         return (jnp.mean(sizes) - jnp.sum(apart) / (2 * N * (N - 1))) / safe_sqrt(jnp.asarray(count, d.dtype))
 
 

@@ -213,7 +213,7 @@ class Following:
             ) from error
 
 
-def common_length(arrays: Any) -> int:
+def common_length(arrays: Any, what: str = "the data") -> int:
     """Return the common length of the sample axes.
 
     Raises:
@@ -221,7 +221,10 @@ def common_length(arrays: Any) -> int:
     """
     sizes = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(arrays)}
     if len(sizes) != 1 or sizes == {()}:
-        raise ShapeError(f"fit: every array of the data needs the same leading sample axis; found the sizes {sizes}")
+        raise ShapeError(
+            f"fit: every array of {what} needs the same leading sample axis; found the sizes {sorted(sizes)}. Lists of "
+            "numbers are no arrays: np.asarray(...)"
+        )
     return int(next(iter(sizes))[0])
 
 
@@ -265,6 +268,11 @@ def batches_of(data: Any, batch_size: int | None, key: Any, step: int, position:
             "fit: an xarray Dataset does not say what a sample is; diffassim.io.windows.WindowsOfFields(dataset, ...) "
             "cuts it into windows of time"
         )
+    if hasattr(data, "iloc"):
+        raise ConfigurationError(
+            f"fit: the {type(data).__name__} of a table is no array; give data.to_numpy(), or a dict of such columns"
+        )
+    _require_numbers(data)
     arrays, source = is_arrays(data), source_of(data)
     items = isinstance(source, _Items)  # single samples, or whole batches
     if not arrays and source is None and not isinstance(data, Iterable):
@@ -278,6 +286,14 @@ def batches_of(data: Any, batch_size: int | None, key: Any, step: int, position:
         return Numbered(data) if items else Following(data, step, position)
     check_batch_size(batch_size, common_length(data) if source is None else len(source))
     return None if source is None else Drawn(source, batch_size, key)
+
+
+def _require_numbers(data: Any) -> None:
+    """Raise if arrays hold strings or other objects: known before any of them is read."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data) if is_arrays(data) else ():
+        dtype = getattr(leaf, "dtype", None)
+        if getattr(dtype, "kind", "f") in "OSUMm" and not isinstance(leaf, jax.Array):
+            raise DataError(f"fit: the data{jax.tree_util.keystr(path)} are of type {dtype}; the device takes numbers")
 
 
 def check_batch_size(batch_size: int, samples: int) -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from diffassim.core.partition import Rest, differentiable, partition
 from diffassim.core.pytree import Pytree, static
 
 __all__ = ["TrainingState"]
@@ -18,7 +19,7 @@ class TrainingState(Pytree):
     """What a training knows after some updates; `fit` goes on from it as if it had never stopped.
 
     Args:
-        trainable: the pytree that is trained.
+        trainable: the arrays of the pytree that is trained.
         memory: state of the optimizer.
         step: number of updates made.
         key: random key of the whole training; update k draws from it folded with k.
@@ -27,6 +28,7 @@ class TrainingState(Pytree):
         stale: validations since then.
         stage: number of the current stage of a curriculum.
         carry: what the loss hands on from update to update, or None.
+        rest: what of that pytree is no array (functions and flags in modules of Equinox), or None.
         position: where the iterator of the data stands, as JSON, if it can tell (those of grain can); or None.
 
     Example:
@@ -45,6 +47,7 @@ class TrainingState(Pytree):
     stage: Int[Array, ""]
     carry: Any = None
     position: str | None = static(default=None)
+    rest: Rest | None = static(default=None)
 
     @classmethod
     def create(
@@ -53,13 +56,15 @@ class TrainingState(Pytree):
         """Return the state before the first update.
 
         Args:
-            trainable: pytree of floating-point arrays.
+            trainable: pytree of arrays; those of floating-point numbers are trained.
             optimizer: optax transformation.
             key: random key.
             carry: what the loss gets in the first update, or None.
         """
+        trainable, rest = partition("the trainable", trainable)
         # Copies: weakly typed numbers would change their type in the first update.
         trainable, carry = jax.tree.map(lambda leaf: jnp.array(leaf, dtype=jnp.asarray(leaf).dtype), (trainable, carry))
         none = jnp.zeros((), jnp.int32)
         infinite = jnp.asarray(jnp.inf, jnp.result_type(float))
-        return cls(trainable, optimizer.init(trainable), none, key, trainable, infinite, none, none, carry)
+        memory = optimizer.init(differentiable(trainable)[0])
+        return cls(trainable, memory, none, key, trainable, infinite, none, none, carry, rest=rest)

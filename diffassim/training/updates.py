@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
 from diffassim.core import tree
+from diffassim.core.errors import ConfigurationError
 from diffassim.core.layout import Layout
+from diffassim.core.partition import differentiable, joined, merged
 from diffassim.core.sharding import leading_mesh, mesh_of
 from diffassim.training.state import TrainingState
 
@@ -55,23 +58,67 @@ def sample_count(data: Any) -> int:
     return jax.tree.leaves(data)[0].shape[0]
 
 
-def _value(loss: Callable[..., Any], carry: Any) -> Callable[..., tuple[Any, tuple[dict[str, Any], Any]]]:
+def _value(loss: Callable[..., Any], state: TrainingState) -> Callable[..., tuple[Any, tuple[dict[str, Any], Any]]]:
     """Return the loss with a dict of metrics, empty if it has none, and with what it hands on."""
+    carry = state.carry
 
     def value(trainable: Any, batch: Any, key: Any) -> tuple[Any, tuple[dict[str, Any], Any]]:
+        whole = joined(trainable, state.rest)
         if carry is not None:
-            found, metrics, following = loss(trainable, batch, key, carry)
-            return found, (metrics, following)
-        found = loss(trainable, batch, key)
-        return (found[0], (found[1], None)) if isinstance(found, tuple) else (found, ({}, None))
+            found = loss(whole, batch, key, carry)
+            if not isinstance(found, tuple) or len(found) != 3:
+                raise ConfigurationError(
+                    f"fit: with a carry the loss must return (scalar, metrics, carry), {_is(found)}"
+                )
+            _require_same(found[2], carry)
+            return _scalar(found[0]), (_named(found[1]), found[2])
+        found = loss(whole, batch, key)
+        if not isinstance(found, tuple):
+            return _scalar(found), ({}, None)
+        if len(found) != 2:
+            raise ConfigurationError(f"fit: the loss must return a scalar or (scalar, metrics), {_is(found)}")
+        return _scalar(found[0]), (_named(found[1]), None)
 
     return value
+
+
+def _is(found: Any) -> str:
+    return f"found {len(found)} values" if isinstance(found, tuple) else f"found {type(found).__name__}"
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, jax.Array) and value.shape == () and jnp.issubdtype(value.dtype, jnp.floating):
+        return value
+    if isinstance(value, float | np.floating):  # a loss that depends on nothing
+        return jnp.asarray(value)
+    kind = f"{value.dtype} of shape {value.shape}" if hasattr(value, "dtype") else type(value).__name__
+    raise ConfigurationError(f"fit: the loss must be one floating-point number, found {kind}; take a mean, for example")
+
+
+def _named(metrics: Any) -> dict[str, Any]:
+    if not isinstance(metrics, Mapping):
+        raise ConfigurationError(f"fit: the metrics must be a dict of values by name, found {type(metrics).__name__}")
+    return dict(metrics)
+
+
+def _require_same(following: Any, carry: Any) -> None:
+    """Raise unless the loss hands on what it got: anything else would be cast or compiled anew."""
+    kinds = [[jnp.asarray(leaf).dtype for leaf in jax.tree.leaves(each)] for each in (following, carry)]
+    if not tree.same_shapes(following, carry) or kinds[0] != kinds[1]:
+        raise ConfigurationError(
+            f"fit: the loss hands on a carry with the shapes {tree.describe_shapes(following)} and types "
+            f"{_text(kinds[0])}, but got {tree.describe_shapes(carry)} and {_text(kinds[1])}; they must agree"
+        )
+
+
+def _text(kinds: list[Any]) -> str:
+    return ", ".join(map(str, kinds))
 
 
 @partial(jax.jit, static_argnums=0)
 def evaluate(loss: Callable[..., Any], state: TrainingState, data: Any) -> Any:
     """Return the loss of all samples at once, with the same random numbers at every call."""
-    return _value(loss, state.carry)(state.trainable, data, jax.random.fold_in(state.key, VALIDATION))[0]
+    return _value(loss, state)(state.trainable, data, jax.random.fold_in(state.key, VALIDATION))[0]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), static_argnames="places")
@@ -118,9 +165,10 @@ def advance(
         key = jax.random.fold_in(jax.random.fold_in(state.key, LOSS), state.step)
         value, (metrics, carry), gradient = _gradient(loss, accumulate, state, batch, key)
         norm = tree.norm(gradient)
+        moving, still = differentiable(state.trainable)
         with jax.numpy_dtype_promotion("standard"):  # optax schedules multiply integers with floats
-            changes, memory = optimizer.update(gradient, state.memory, state.trainable)
-        learned = optax.apply_updates(state.trainable, changes), memory
+            changes, memory = optimizer.update(gradient, state.memory, moving)
+        learned = merged(optax.apply_updates(moving, changes), still), memory
         if places.learned is not None:
             learned = places.learned.kept(learned)
         following = state.replace(trainable=learned[0], memory=learned[1], step=state.step + 1, carry=carry)
@@ -204,8 +252,13 @@ def _batch(data: Any, batch_size: int | None, step: Any, order: Any, number: Any
 
 def _gradient(loss: Any, accumulate: int, state: TrainingState, batch: Any, key: Any) -> tuple[Any, Any, Any]:
     """Return loss, (metrics, carry) and gradient, as means over the parts of a batch."""
-    trainable = state.trainable
-    derivative = jax.jit(jax.value_and_grad(_value(loss, state.carry), has_aux=True))
+    trainable, still = differentiable(state.trainable)
+    value_of = _value(loss, state)
+
+    def of_moving(moving: Any, batch: Any, key: Any) -> Any:
+        return value_of(merged(moving, still), batch, key)
+
+    derivative = jax.jit(jax.value_and_grad(of_moving, has_aux=True))
     if accumulate == 1:
         (value, beside), gradient = derivative(trainable, batch, key)
         return value, beside, gradient

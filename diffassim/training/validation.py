@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffassim.core.errors import ConfigurationError, DataError
-from diffassim.training.sources import Drawn, Numbered, Source, is_arrays, source_of
+from diffassim.training.sources import Drawn, Numbered, Source, common_length, is_arrays, source_of
 from diffassim.training.state import TrainingState
 from diffassim.training.updates import evaluate, sample_count
 
-__all__ = ["Validation", "missing_values"]
+__all__ = ["Validation", "missing_in", "missing_values"]
 
 ENDLESS = 2**40  # batches
 
@@ -42,6 +42,8 @@ class Validation:
                 f"fit: validation samples are read after every chunk, but {type(data).__name__} cannot be read "
                 "again; give arrays, a source or an iterable of batches"
             )
+        if self._source is None and is_arrays(data) and common_length(data, "the validation data") == 0:
+            raise DataError("fit: the validation data hold no sample")
         if batch_size is None and self._source is not None and len(self._source) > ENDLESS:
             raise ConfigurationError(
                 f"fit: the validation data {type(data).__name__} never end; leave out their repeat()"
@@ -111,14 +113,29 @@ def missing_values(data: Any, batch_size: int | None, key: Any, step: int) -> st
         batch = batches.read(asked)
     except Exception as error:  # of any library, while a training error is being told
         return f" Reading it again failed: {error}"
+    for name, bad in _missing(batch):
+        numbers = np.asarray(asked)[bad] if drawn else np.flatnonzero(bad)
+        shown = ", ".join(label(int(k)) for k in numbers[:3]) + (", ..." if len(numbers) > 3 else "")
+        return f" In it, {name or 'the batch'} is NaN or infinite in {len(numbers)} of {len(bad)} samples: {shown}."
+    return ""
+
+
+def missing_in(samples: Any) -> str:
+    """Return the end of a sentence about samples that are not finite, if they are arrays in memory and some are not."""
+    if not is_arrays(samples) or source_of(samples) is not None:
+        return ""
+    for name, bad in _missing(samples):
+        first = int(np.flatnonzero(bad)[0])
+        return f": {name or 'the array'} is NaN or infinite in {bad.sum()} of {len(bad)} samples, first in {first}"
+    return ""
+
+
+def _missing(batch: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Give the paths of leaves with values that are not finite, and in which samples."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         if not jnp.issubdtype(leaf.dtype, jnp.floating) or not jnp.ndim(leaf):
             continue
         array = np.asarray(leaf)
-        bad = ~np.isfinite(array.astype(np.float64)).reshape(len(array), -1).all(axis=1)
+        bad = np.asarray(~np.isfinite(array.astype(np.float64)).reshape(len(array), -1).all(axis=1))
         if bad.any():
-            numbers = np.asarray(asked)[bad] if drawn else np.flatnonzero(bad)
-            shown = ", ".join(label(int(k)) for k in numbers[:3]) + (", ..." if len(numbers) > 3 else "")
-            name = jax.tree_util.keystr(path) or "the batch"
-            return f" In it, {name} is NaN or infinite in {len(numbers)} of {len(array)} samples: {shown}."
-    return ""
+            yield jax.tree_util.keystr(path), bad

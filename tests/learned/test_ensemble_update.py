@@ -103,5 +103,11 @@ def test_what_does_not_fit_is_named():
     short = Network(lambda w, seen: (seen["mean"], seen["mean"][:2]), 0.0)
     with pytest.raises(ShapeError, match="log scale has the shapes"):
         LearnedEnsembleUpdate(da.ETKF(), short).analyze(None, E, Y.replace(values=VALUES[:1], steps=[0], mask=None))
+    alone = Network(lambda w, seen: seen["mean"], 0.0)
+    with pytest.raises(ConfigurationError, match=r"must return \(shift, log scale\)"):
+        da.cycle(LearnedEnsembleUpdate(da.ETKF(), alone), MODEL, E, Y)
+    growing = Network(lambda w, seen, memory: (seen["mean"], seen["mean"], jnp.ones(3)), 0.0)
+    with pytest.raises(ShapeError, match="memory has the shapes"):
+        da.cycle(LearnedEnsembleUpdate(da.ETKF(), growing, jnp.ones(2)), MODEL, E, Y)
     with pytest.raises(ConfigurationError, match="draws random numbers"):
         LearnedEnsembleUpdate(da.EnKF(), Network(nothing, 0.0)).analyze(None, E, Y)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import linen as nn
 from flax import nnx
 
 import diffassim as da
-from diffassim.core.errors import ConfigurationError, DataError
+from diffassim.core.errors import ConfigurationError, DataError, ShapeError
 from diffassim.diagnostics import check_adjoint, check_gradient
-from diffassim.learned import CorrectedModel, Network, Normalized
+from diffassim.learned import CorrectedModel, LowRankAdapted, Network, Normalized
+from diffassim.training import fit
 
 from .networks import NETWORKS, NNXDense, from_linen
 
 N = 6
+KEY = jax.random.key(0)
 X = jnp.asarray(np.random.default_rng(0).normal(size=N))
 every_network = pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
 
@@ -86,10 +90,78 @@ def test_equal_architectures_share_one_program(make):
     assert len(traces) == 1
 
 
-def test_state_that_changes_in_a_call_is_refused():
-    module = nnx.Sequential(nnx.Linear(N, N, rngs=nnx.Rngs(0)), nnx.BatchNorm(N, rngs=nnx.Rngs(1)))
-    with pytest.raises(ConfigurationError, match=r"BatchStat.*layer or group"):
-        Network.from_nnx(module)
+class Counting(nnx.Module):
+    def __init__(self):
+        self.calls = nnx.Variable(jnp.zeros(()))
+
+    def __call__(self, x):
+        self.calls[...] += 1
+        return x
+
+
+def test_hidden_state_and_what_is_no_module_are_refused():
+    with pytest.raises(ConfigurationError, match=r"Variable.*as an argument"):
+        Network.from_nnx(Counting())
+    linen = nn.Dense(2)
+    for given, message in ((linen, "from_linen"), (jnp.tanh, "found .*function")):
+        with pytest.raises(ConfigurationError, match=message):
+            Network.from_nnx(given)
+    with pytest.raises(ConfigurationError, match="float12"):
+        Network.from_nnx(NNXDense(N, jnp.float64), compute="float12")
+    with pytest.raises(ConfigurationError, match=r"module\.init"):
+        Network.from_linen(linen, {"kernel": jnp.ones(2)})
+    with pytest.raises(ConfigurationError, match="callable, found int"):
+        Network(3)
+
+
+class Normalizing(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.5)(x)
+        return nn.Dropout(0.5, deterministic=not train)(x)
+
+
+def normalizing(kind):
+    """Return a network of one batch normalization (momentum 0.5) and its running statistics."""
+    if kind == "nnx":
+        net = Network.from_nnx(nnx.BatchNorm(2, momentum=0.5, rngs=nnx.Rngs(0)))
+        return net, lambda fixed: fixed
+    module = Normalizing()
+    net = Network.from_linen(module, module.init(KEY, jnp.ones((1, 2), "float32")), training={"train": True})
+    return net, lambda fixed: fixed["batch_stats"]["BatchNorm_0"]
+
+
+@pytest.mark.parametrize("kind", ["nnx", "linen"])
+def test_running_statistics_are_followed_in_training_and_never_trained(kind):
+    net, statistics = normalizing(kind)
+    x = jnp.asarray(3 + 2 * np.random.default_rng(1).normal(size=(50, 2)), "float32")
+    np.testing.assert_allclose(net(x), x / (1 + 1e-5) ** 0.5, rtol=1e-5)  # by the first statistics: mean 0, variance 1
+    out, after = net.updated(x, key=KEY)
+    given, x = x, np.asarray(x)
+    np.testing.assert_allclose(statistics(after)["mean"], 0.5 * x.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(statistics(after)["var"], 0.5 + 0.5 * x.var(0), rtol=1e-5)
+    kept = np.asarray(out) != 0  # dropout doubles what it keeps
+    expected = (x - x.mean(0)) / (x.var(0) + 1e-5) ** 0.5 * (1 if kind == "nnx" else 2)
+    np.testing.assert_allclose(out[kept], expected[kept], rtol=1e-4)
+
+    def loss(net, batch, key, following):
+        out, following = net.replace(fixed=following).updated(batch, key=key)
+        return jnp.mean((out - batch) ** 2), {}, following
+
+    options = {"optimizer": optax.adamw(1e-2, weight_decay=0.5), "steps": 20, "batch_size": 10, "key": KEY}
+    found = fit(loss, net, given, carry=net.fixed, **options)
+    assert all(map(np.array_equal, jax.tree.leaves(found.trained.fixed), jax.tree.leaves(net.fixed)))
+    np.testing.assert_allclose(statistics(found.state.carry)["mean"], x.mean(0), atol=0.6)
+    with pytest.raises(ConfigurationError, match="no running statistics"):
+        from_linen(N).updated(X)
+
+
+def test_a_network_prints_in_a_line():
+    corrected = CorrectedModel(da.models.Lorenz96(), Network.from_nnx(NNXDense(400, jnp.float64)))
+    assert repr(corrected.network) == "Network(NNXDense, 3604 weights)" and len(repr(corrected)) < 200
+    assert "float64[400, 3]" in repr(Network(jnp.multiply).replace(weights=1.0)) + repr(
+        da.covariances.Diagonal(std=jnp.ones((400, 3)))
+    )
 
 
 def test_dropout_draws_from_the_key_of_a_call_and_is_off_without_one():
@@ -136,3 +208,44 @@ def test_normalization_is_fitted_carried_and_not_trained():
     assert not gradient.center.any() and not gradient.output_spread.any()
     with pytest.raises(DataError, match="inputs holds 1 non-finite"):
         Normalized.fit(network, np.where(np.arange(50 * N).reshape(50, N) == 3, np.nan, inputs))
+
+
+def test_normalization_of_pytrees_integers_and_other_data():
+    same = Network(lambda w, x: x)
+    state = {"u": jnp.arange(3.0), "v": jnp.ones(())}
+    for given in (Normalized(same), Normalized(same, center=jnp.asarray(0.0))):
+        found = jax.jit(lambda net, x: net(x))(given, state)  # where the constants are traced
+        assert jax.tree.all(jax.tree.map(jnp.array_equal, found, state))
+    assert Normalized(same, center=0.5)(jnp.array([1, 2])).tolist() == [0.5, 1.5]
+    samples = np.random.default_rng(2).normal(size=(30, N))
+    fitted = Normalized.fit(same, samples)
+    fitted.check(samples)
+    for wrong, message in (
+        (1000 * samples, "another unit"),
+        (samples + 273.15, "another unit"),
+        (samples * np.nan, "non-"),
+    ):
+        with pytest.raises(DataError, match=message):
+            fitted.check(wrong)
+    for x in (jnp.ones(N + 1), state):
+        with pytest.raises(ShapeError, match="fitted to other data"):
+            fitted(x)
+    with pytest.raises(ShapeError, match="number of samples"):
+        Normalized.fit(same, samples, samples[:10])
+    with pytest.raises(DataError, match="center"):
+        Normalized(same, center=jnp.nan)
+    with pytest.raises(DataError, match="masked array"):
+        Normalized.fit(same, np.ma.masked_array(samples, samples > 1))
+
+
+def test_constants_of_a_network_stay_under_weight_decay():
+    samples = jnp.asarray(5 + np.random.default_rng(2).normal(size=(30, N)))
+    base = from_linen(N)
+    adapted = Normalized.fit(LowRankAdapted.create(base, rank=1, key=KEY), samples)
+    options = {"optimizer": optax.adamw(0.1, weight_decay=0.5), "steps": 5, "batch_size": 10, "key": KEY}
+    found = fit(lambda net, x, key: jnp.mean(jax.vmap(net)(x) ** 2), adapted, samples, **options)
+    assert np.array_equal(found.trained.center, adapted.center)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, found.trained.network.network, base))
+    assert not np.array_equal(*(jax.tree.leaves(net.network.left)[0] for net in (found.trained, adapted)))
+    moments = sum(leaf.size for leaf in jax.tree.leaves(found.state.memory))
+    assert moments == 2 * adapted.network.count() + 1  # nothing for what is frozen

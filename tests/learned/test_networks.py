@@ -115,3 +115,32 @@ def test_edges_that_are_masked_say_nothing():
 def test_grids_that_do_not_fit_are_named():
     with pytest.raises(ShapeError, match="multiples of 4 points"):
         make("PeriodicUNet")[0](jnp.ones((6, 8, 2)))
+
+
+@pytest.mark.slow
+def test_the_encoder_takes_kinds_that_are_empty_and_values_that_are_missing(monkeypatch):
+    network, (seen, places) = make("SetEncoder")
+    gauge, radar = seen["gauge"], seen["radar"]
+    empty = (jnp.zeros((0, 3)), jnp.zeros(0, bool))
+    np.testing.assert_allclose(network({"gauge": empty, "radar": radar}, places), network({"radar": radar}, places))
+    masked = (gauge[0], jnp.zeros(5, bool))
+    np.testing.assert_allclose(network({"gauge": empty}, places), network({"gauge": masked}, places), rtol=1e-12)
+    missing = (radar[0].at[1, 0].set(jnp.nan), radar[1])
+    left_out = (radar[0][jnp.array([0, 2])], radar[1][:2])
+    np.testing.assert_allclose(network({"radar": missing}, places), network({"radar": left_out}, places), rtol=1e-12)
+
+    def error(network):
+        return jnp.sum(network(seen, places) ** 2)
+
+    whole = jax.value_and_grad(error)(network)
+    monkeypatch.setattr("diffassim.learned.networks.sets.BLOCK", 40)  # two queries at a time
+    blocks = jax.value_and_grad(error)(network)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(blocks), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-10, atol=1e-12)
+    for given, kind, message in (
+        ({}, ConfigurationError, "no kind is given"),
+        ({"gauge": radar}, ShapeError, r"expected \(k, 3\)"),
+        ({"gauge": (gauge[0], gauge[1][:4])}, ShapeError, "mask of shape"),
+    ):
+        with pytest.raises(kind, match=message):
+            network(given, places)

@@ -8,8 +8,16 @@ import numpy as np
 import pytest
 
 import diffassim as da
-from diffassim.core.errors import ShapeError
-from diffassim.learned import LearnedAnalysis, LearnedMinimizer, LearnedStart, Network, SurrogateModel, control_of
+from diffassim.core.errors import ConfigurationError, ShapeError
+from diffassim.learned import (
+    CorrectedModel,
+    LearnedAnalysis,
+    LearnedMinimizer,
+    LearnedStart,
+    Network,
+    SurrogateModel,
+    control_of,
+)
 
 N = 6
 MODEL = da.models.Lorenz96(dt=0.05)
@@ -124,3 +132,53 @@ def test_a_memory_is_carried_and_a_loss_passes_through_the_cycle():
     np.testing.assert_allclose(slope, (loss(0.3 + h) - loss(0.3 - h)) / (2 * h), rtol=1e-6)
     with pytest.raises(ShapeError, match="increment"):
         LearnedAnalysis(Network(lambda w, x, g: x[:2])).analyze(None, X, Y)
+
+
+def answering(answer):
+    return Network(lambda w, *seen: answer(*seen))
+
+
+@pytest.mark.parametrize("network", [lambda x: x[:1], lambda x: x[:, None], lambda x: {"x": x}, lambda x: None])
+@pytest.mark.parametrize("part", [SurrogateModel, lambda network: CorrectedModel(da.models.Lorenz96(), network)])
+def test_an_output_unlike_the_state_is_named_where_jax_would_spread_it(part, network):
+    with jax.numpy_rank_promotion("allow"), pytest.raises(ShapeError, match="shaped like the state"):
+        part(answering(network)).step(jnp.ones(6), 0)
+
+
+def test_a_correction_in_another_precision_leaves_the_state_in_its_own():
+    corrected = CorrectedModel(da.models.Lorenz96(), answering(lambda x: 0.1 * x.astype(jnp.float32)))
+    x = jnp.linspace(0, 5, 6)
+    expected = da.models.Lorenz96().step(x, 0) + 0.05 * 0.1 * x
+    assert corrected.step(x, 0).dtype == x.dtype
+    np.testing.assert_allclose(corrected.step(x, 0), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        (lambda v, g, h: g, ConfigurationError, r"must return \(step, memory\)"),
+        (lambda v, g, h: (g["state"], h), ShapeError, "step has the shapes"),
+        (lambda v, g, h: (jax.tree.map(jnp.sum, g), h), ShapeError, "shaped like the control vector"),
+        (lambda v, g, h: (g, jnp.ones(3)), ShapeError, "memory has the shapes"),
+    ],
+)
+def test_learned_steps_that_fit_no_control_vector_are_named(answer, error, message):
+    y = da.Observations(jnp.zeros((1, 4)), [0], error=da.covariances.Diagonal(std=1.0))
+    cost = da.ThreeDVar(jnp.ones(4), da.covariances.Diagonal(std=1.0), y)
+    with pytest.raises(error, match=message):
+        da.minimize(cost, LearnedMinimizer(answering(answer), memory=jnp.ones(2)))
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "message"),
+    [
+        (lambda x, g, h: g, ConfigurationError, r"must return \(answer, memory\)"),
+        (lambda x, g, h: (g, jnp.ones(3)), ShapeError, "memory has the shapes"),
+        (lambda x, g, h: (g[:1], h), ShapeError, "increment has the shapes"),
+    ],
+)
+def test_a_learned_analysis_that_fits_no_state_is_named(answer, error, message):
+    y = da.Observations(jnp.zeros((1, 4)), [1], error=da.covariances.Diagonal(std=1.0))
+    still = da.models.FunctionModel(lambda x, t: x)
+    with pytest.raises(error, match=message):
+        da.cycle(LearnedAnalysis(answering(answer), jnp.ones(2)), still, jnp.ones(4), y)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from diffassim.core.errors import ConfigurationError, DataError, ShapeError
 from diffassim.learned import Network
@@ -125,3 +126,85 @@ def test_a_calibration_table_counts_intervals_of_spreads_and_of_members():
     for wrong in ({}, {"spreads": 1.0, "members": members}, {"spreads": 1.0, "levels": [1.0]}):
         with pytest.raises(ConfigurationError):
             calibration_table(errors, **wrong)
+
+
+@pytest.mark.slow
+def test_the_last_layer_bears_fewer_samples_than_features_and_features_that_are_the_same():
+    rng = np.random.default_rng(0)
+    for dtype in ("float32", "float64"):
+        few = jnp.asarray(rng.normal(size=(3, 8)), dtype)
+        twice = jnp.asarray(np.repeat(rng.normal(size=(40, 3)), 2, axis=1), dtype)
+        for features in (few, twice):
+            targets = features @ jnp.ones((8 if features is few else 6, 2), dtype)
+            mean, std = LastLayerLaplace.fit(features, targets)(features)
+            np.testing.assert_allclose(mean, targets, rtol=1e-3, atol=1e-4)
+            assert np.all(np.isfinite(std)) and mean.dtype == dtype
+    whole = LastLayerLaplace.fit(np.arange(40)[:, None], np.arange(40)[:, None])  # integers are numbers
+    np.testing.assert_allclose(whole.weights, 1.0, rtol=1e-6)
+
+
+def test_known_noise_and_prior_give_the_posterior_of_the_textbook():
+    rng = np.random.default_rng(1)
+    features, targets = rng.normal(size=(20, 4)), rng.normal(size=(20, 1))
+    found = LastLayerLaplace.fit(features, targets, noise=0.5, prior=2.0)
+    P = np.linalg.inv(features.T @ features / 0.25 + np.eye(4) / 4)
+    np.testing.assert_allclose(found.weights, P @ features.T @ targets / 0.25, rtol=1e-10)
+    np.testing.assert_allclose(
+        found(jnp.asarray(features))[1][:, 0] ** 2, np.diag(features @ P @ features.T), rtol=1e-10
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: LastLayerLaplace.fit(np.ones((3, 2)), np.ones((3, 1)), noise=0.0), ConfigurationError, "noise"),
+        (lambda: LastLayerLaplace.fit(np.ones((3, 2)), np.ones((3, 1)), prior=-1.0), ConfigurationError, "prior"),
+        (lambda: LastLayerLaplace.fit(np.ones((0, 2)), np.ones((0, 1))), DataError, "no sample"),
+        (lambda: LastLayerLaplace.fit(np.eye(3), np.ones((3, 1)))(jnp.ones((4, 2))), ShapeError, "fitted to 3"),
+        (lambda: AdaptiveConformal(level=np.array(90.0)), ConfigurationError, "level=90"),
+        (lambda: AdaptiveConformal().init(-1.0), ConfigurationError, "factor"),
+        (lambda: AdaptiveConformal().init(1.0, 0.0), ConfigurationError, "scale"),
+        (lambda: run_interval(np.ones(5), np.zeros(4), 1.0), ShapeError, "centers of shape"),
+        (lambda: calibration_table(np.ones((4, 5)), np.ones(4)), ShapeError, r"spreads of shape \(4,\)"),
+        (lambda: calibration_table(np.ones(4), -1.0), DataError, "negative"),
+        (lambda: calibration_table(np.ones((4, 5)), members=np.ones((9, 5, 4))), ShapeError, "members of shape"),
+        (lambda: calibration_table(np.ones(4), members=np.ones((1, 4))), ShapeError, "two or more"),
+    ],
+)
+def test_what_intervals_cannot_be_made_of_is_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
+
+
+def run_interval(values, centers, spreads, factor=1.6):
+    interval = AdaptiveConformal()
+    return interval.run(interval.init(factor), values, centers, spreads)
+
+
+def test_a_forecast_that_says_nothing_changes_no_interval():
+    values, ones = np.array([3.0, 0.1, 5.0, 0.3]), np.ones(4)
+    plain, hits = run_interval(values[[0, 1, 3]], 0 * ones[:3], ones[:3])
+    for bad in ({"spreads": np.array([1, 1, 0.0, 1])}, {"spreads": np.array([1, 1, -1.0, 1])},
+                {"centers": np.array([0, 0, np.nan, 0])}, {"values": np.array([3.0, 0.1, np.nan, 0.3])}):  # fmt: skip
+        state, told = run_interval(**({"values": values, "centers": 0 * ones, "spreads": ones} | bad))
+        assert jax.tree.all(jax.tree.map(jnp.array_equal, state, plain))
+        assert np.isnan(told[2]) and np.array_equal(np.delete(told, 2), hits)
+    several, _ = run_interval(np.ones((5, 2)), 0.0, 1.0, factor=np.array([1.0, 2.0]))  # a state for each, one scale
+    assert several.scale.shape == (2,)
+
+
+def test_calibration_counts_only_what_can_be_compared():
+    table = calibration_table([0.5, 0.5, np.nan], [1.0, np.nan, 1.0], levels=[0.9])
+    assert int(table.counts) == 1 and table.coverage.tolist() == [1.0]
+    assert np.isnan(calibration_table([np.nan], 1.0, levels=[0.9]).coverage[0])
+
+
+def test_members_with_dropout_draw_each_for_itself():
+    def dropping(seed):
+        options = {"rngs": nnx.Rngs(seed), "param_dtype": jnp.float64}
+        return Network.from_nnx(nnx.Sequential(nnx.Linear(3, 3, **options), nnx.Dropout(0.5, rngs=nnx.Rngs(seed))))
+
+    ensemble, x = DeepEnsemble.of([dropping(k) for k in range(4)]), jnp.ones(3)
+    expected = [dropping(k)(x, key=key) for k, key in enumerate(jax.random.split(KEY, 4))]
+    np.testing.assert_allclose(ensemble(x, key=KEY), np.mean(expected, axis=0), rtol=1e-12)
+    assert not np.array_equal(ensemble(x, key=KEY), ensemble(x))

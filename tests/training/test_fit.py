@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from diffassim.core.errors import ConfigurationError, DataError
+from diffassim.core.errors import ConfigurationError, DataError, ShapeError
 from diffassim.training import TrainingError, TrainingState, fit, load_checkpoint
 
 RNG = np.random.default_rng(0)
@@ -168,3 +168,89 @@ def test_a_gradient_that_breaks_is_caught_although_the_loss_is_sound():
 def test_an_impossible_batch_is_named(size):
     with pytest.raises(ConfigurationError, match=rf"batch_size={size}.*64 samples"):
         regression(batch_size=size)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"steps": 2.5}, ConfigurationError, "steps must be a whole number"),
+        ({"steps": -1}, ConfigurationError, "steps must be at least 0"),
+        ({"batch_size": 2.5}, ConfigurationError, "batch_size must be a whole number"),
+        ({"chunk": 0}, ConfigurationError, "chunk must be at least 1"),
+        ({"key": 3}, ConfigurationError, "one random key"),
+        ({"key": jax.random.split(KEY)}, ConfigurationError, r"found key<fry> of shape \(2,\)"),
+        ({"optimizer": 0.1}, ConfigurationError, r"optax.*found float"),
+        ({"validation": (X[:0], Y[:0])}, DataError, "validation data hold no sample"),
+        ({"validation": (X, Y[:5])}, ShapeError, "validation data needs the same leading"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(changes, error, message):
+    with pytest.raises(error, match=message):
+        regression(**changes)
+
+
+@pytest.mark.parametrize(
+    ("loss", "carry", "message"),
+    [
+        (lambda w, b, key: (w - b) ** 2, None, r"one floating-point number, found float64 of shape \(4,\)"),
+        (lambda w, b, key: None, None, "found NoneType"),
+        (lambda w, b, key: (jnp.mean(w - b), w), None, "dict of values by name"),
+        (lambda w, b, key: (jnp.mean(w - b), {}, 3), None, "found 3 values"),
+        (lambda w, b, key, c: (jnp.mean(w - b), c), 1.0, r"\(scalar, metrics, carry\), found 2"),
+        (lambda w, b, key, c: (jnp.mean(w - b), {}, c[:1]), jnp.ones(2), r"shapes \(1,\).*got \(2,\)"),
+        (lambda w, b, key, c: (jnp.mean(w - b), {}, c > 0), jnp.ones(2), "types bool"),
+    ],
+)
+def test_losses_that_return_something_else_are_named(loss, carry, message):
+    with pytest.raises(ConfigurationError, match=message):
+        fit(loss, jnp.zeros(()), Y, optimizer=optax.sgd(0.1), steps=2, batch_size=4, key=KEY, carry=carry)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ([[1.0, 2.0], [3.0, 4.0]], ShapeError, r"np\.asarray"),
+        ((X, np.array(["a"] * 64)), DataError, r"the data\[1\] are of type <U1"),
+        ((X, np.ma.masked_array(Y, Y > 0)), DataError, r"data\[1\] is a masked array"),
+    ],
+)
+def test_data_that_are_no_numbers_are_named(data, error, message):
+    with pytest.raises(error, match=message):
+        fit(squared_error, start(), data, optimizer=optax.sgd(0.1), steps=2, batch_size=2, key=KEY)
+
+
+def test_integers_in_a_trainable_stay_what_they_are():
+    def loss(w, batch, key):
+        return squared_error(w, (batch[0][:, w["order"]], batch[1]), key)
+
+    given = start() | {"order": jnp.array([2, 0, 1])}
+    found = fit(loss, given, (X, Y), optimizer=optax.adamw(0.1), steps=4, batch_size=32, key=KEY, accumulate=2)
+    assert np.array_equal(found.trained["order"], given["order"]) and found.losses[-1] < found.losses[0]
+    with pytest.raises(ConfigurationError, match=r"no floating-point number.*int64"):
+        fit(
+            lambda w, b, key: jnp.mean(w * b),
+            jnp.arange(3),
+            X,
+            optimizer=optax.sgd(0.1),
+            steps=1,
+            batch_size=2,
+            key=KEY,
+        )
+
+
+def test_a_training_in_traced_code_is_refused_with_advice():
+    with pytest.raises(ConfigurationError, match=r"cannot be traced.*leading axis"):
+        jax.vmap(lambda key: regression(key=key).losses)(jax.random.split(KEY))
+
+
+def test_validation_that_never_is_finite_is_no_training():
+    with pytest.raises(
+        TrainingError, match=r"never finite.*\[1\] is NaN or infinite in 1 of 64 samples, first in 3"
+    ) as caught:
+        regression(steps=4, validation=(X, Y.at[3].set(jnp.nan)), patience=2, chunk=2)
+    assert caught.value.fit.losses.shape == (4,) and int(caught.value.fit.state.step) == 4
+
+
+def test_what_a_training_returns_prints_in_a_line():
+    assert repr(regression(steps=2)).startswith("Fit(2 updates, loss ") and len(repr(regression(steps=2))) < 100
+    assert repr(regression(steps=0)) == "Fit(0 updates, 4 numbers trained)"

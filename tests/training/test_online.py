@@ -115,3 +115,25 @@ def test_weights_are_learned_in_the_control_vector_of_4d_var():
     )
     found = da.minimize(cost)
     assert abs(float(found.model.network.weights) + 0.3) < 0.01
+
+
+def test_windows_in_which_nothing_was_withheld_tell_nothing():
+    def score(w, y, key):
+        return jnp.nanmean((w - y) ** 2)  # NaN where there is nothing
+
+    online = OnlineTraining(lambda w, y, key: (w - 3.0) ** 2, score, optimizer=optax.sgd(0.1), trial=5)
+    withheld = jnp.where(jnp.arange(60)[:, None] % 3 == 0, jnp.nan, 3.0)
+    state, told = online.run(online.init(jnp.zeros(())), withheld, withheld, KEY)
+    assert int(state.rollbacks) == 0 and not told["rolled_back"].any()
+    np.testing.assert_allclose(state.current, 3.0, atol=1e-3)
+    broken, _ = online.update(state.replace(current=jnp.asarray(jnp.nan)), 3.0, jnp.full(1, 3.0), KEY)
+    assert int(broken.rollbacks) == 1 and np.isfinite(broken.current)  # the anchor was scored, what learns was not
+
+
+def test_integers_and_constants_are_not_adapted():
+    def loss(w, y, key):
+        return jnp.sum((w["w"] * w["k"].astype(float) - y) ** 2)
+
+    online = OnlineTraining(loss, optimizer=optax.adamw(0.1))
+    state, _ = online.run(online.init({"w": jnp.ones(2), "k": jnp.array([0, 2])}), jnp.ones(4), jnp.ones(4), KEY)
+    assert state.current["k"].tolist() == [0, 2] and state.current["w"][1] < 1

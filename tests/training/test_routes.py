@@ -10,6 +10,7 @@ import pytest
 import diffassim as da
 from diffassim import training as tr
 from diffassim.core.errors import ConfigurationError
+from diffassim.learned import LearnedEnsembleUpdate, Network, Remembered
 
 N, KEY = 5, jax.random.key(0)
 MODEL = da.models.Lorenz96(forcing=8.0, dt=0.05)
@@ -84,3 +85,33 @@ def test_what_does_not_fit_is_named():
         tr.Loss(tr.FilterForecast(da.ETKF(), 4, 6), tr.MeanSquare(of="window"))(MODEL, MEMBERS)
     with pytest.raises(ConfigurationError, match="2 steps apart"):
         tr.Loss(tr.FilterCycle(da.ETKF(), 2), tr.MeanSquare())(MODEL, MEMBERS)
+
+
+@pytest.mark.slow
+def test_a_filter_that_a_network_corrects_is_a_filter_of_the_routes():
+    nothing = LearnedEnsembleUpdate(da.ETKF(), Network(lambda w, seen: (0 * seen["mean"], 0 * seen["mean"])))
+    for build in (
+        lambda method: tr.Loss(tr.FilterCycle(method, 2), tr.GaussianLikelihood(of="window")),
+        lambda method: tr.Loss(tr.FilterForecast(method, 4, 6), tr.CRPS()),
+    ):
+        plain, corrected = (build(method)(MODEL, MEMBERS, KEY) for method in (da.ETKF(), nothing))
+        np.testing.assert_allclose(corrected, plain, rtol=1e-10)
+        continued = MEMBERS.replace(background=Remembered(MEMBERS.background))
+        np.testing.assert_allclose(build(nothing)(MODEL, continued, KEY), plain, rtol=1e-10)
+
+
+def test_the_energy_score_of_many_members_is_that_of_few_pairs_at_a_time(monkeypatch):
+    d = jnp.asarray(RNG.normal(size=(6, 2, 3)))
+
+    def score(d):
+        return tr.EnergyScore(noise=False).measure(d, 6, None)
+
+    whole = jax.value_and_grad(score)(d)
+    monkeypatch.setattr("diffassim.training.scores.PAIRS", 10)
+    for a, b in zip(whole, jax.value_and_grad(score)(d), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-12)
+    flat = np.asarray(d).reshape(6, -1)
+    apart = np.linalg.norm(flat[:, None] - flat[None], axis=2).sum() / (2 * 6 * 5)
+    np.testing.assert_allclose(whole[0], (np.linalg.norm(flat, axis=1).mean() - apart) / 6**0.5, rtol=1e-12)
+    with pytest.raises(ConfigurationError, match="two or more"):
+        score(d[:1])

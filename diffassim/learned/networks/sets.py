@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from diffassim.core.errors import ConfigurationError
+from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.learned.networks.dense import MLP
 
 __all__ = ["GraphNetwork", "SetEncoder"]
+
+BLOCK = 2**24  # weights of attention that are held at a time
 
 
 class GraphNetwork(nnx.Module):
@@ -72,7 +74,8 @@ class SetEncoder(nnx.Module):
 
     Every observed value becomes a token of its value, place and time, through a network of its kind; the tokens of
     all kinds are one set, which the queries attend to. The order of the observations has no influence, nor has a value
-    that is masked, on outputs and gradients.
+    that is masked or not finite, on outputs and gradients. Kinds may be left out, and may be empty. Many queries
+    of many observations are answered in blocks, so that memory does not grow with their product.
 
     Args:
         features: by kind, the number of channels of one observation (value, place, time, ...).
@@ -117,11 +120,27 @@ class SetEncoder(nnx.Module):
         Args:
             observations: by kind, features of shape (k, features) and a mask of shape (k,).
             queries: channels of the queries, shape (query, queries).
+
+        Raises:
+            ConfigurationError: if there is no kind at all, or an unknown one.
+            ShapeError: if features or mask of a kind are shaped otherwise.
         """
+        if not observations:
+            raise ConfigurationError(
+                f"SetEncoder: no kind is given; where nothing was observed, mask one of {sorted(self.kinds)}"
+            )
         tokens, masks = [], []
         for kind, (features, mask) in sorted(observations.items()):
             if kind not in self.kinds:
                 raise ConfigurationError(f"SetEncoder: unknown kind {kind!r}; it was built for {sorted(self.kinds)}")
+            features, mask = jnp.asarray(features), jnp.asarray(mask, bool)
+            size = self.kinds[kind].hidden[0].kernel.shape[0]
+            if features.shape != (*mask.shape[:1], size) or mask.ndim != 1:
+                raise ShapeError(
+                    f"SetEncoder: kind {kind!r} has features of shape {features.shape} and a mask of shape "
+                    f"{mask.shape}, expected (k, {size}) and (k,)"
+                )
+            mask = mask & jnp.all(jnp.isfinite(features), axis=1)
             tokens.append(self.kinds[kind](jnp.where(mask[:, None], features, 0)))
             masks.append(mask)
         token, mask = jnp.concatenate(tokens), jnp.concatenate(masks)
@@ -131,13 +150,25 @@ class SetEncoder(nnx.Module):
         return self.leave(h)
 
     def _attend(self, question: Any, told: Any, mask: Any) -> Any:
-        name, content = (part.reshape(*part.shape[:1], self.heads, -1) for part in jnp.split(told, 2, axis=-1))
-        question = question.reshape(*question.shape[:1], self.heads, -1)
-        closeness = jnp.einsum("qhc,khc->hqk", question, name) / question.shape[-1] ** 0.5
-        shown = mask[None, None]
-        largest = jax.lax.stop_gradient(jnp.max(jnp.where(shown, closeness, -jnp.inf), axis=-1, keepdims=True))
-        largest = jnp.where(jnp.isfinite(largest), largest, 0)
-        weight = jnp.where(shown, jnp.exp(jnp.where(shown, closeness - largest, 0)), 0)
-        total = jnp.sum(weight, axis=-1, keepdims=True)
-        weight = weight / jnp.where(total > 0, total, 1)  # without any observation nothing is heard
-        return jnp.einsum("hqk,khc->qhc", weight, content).reshape(question.shape[0], -1)
+        size = question.shape[-1] // self.heads
+        name, content = (part.reshape(len(part), self.heads, size) for part in jnp.split(told, 2, axis=-1))
+        question = question.reshape(len(question), self.heads, size)
+        if self.heads * len(question) * len(name) <= BLOCK:
+            return _heard(question, name, content, mask).reshape(len(question), -1)
+        heard = jax.checkpoint(lambda q: _heard(q[None], name, content, mask)[0])
+        count = max(1, BLOCK // (self.heads * len(name)))
+        return jax.lax.map(heard, question, batch_size=count).reshape(len(question), -1)
+
+
+def _heard(question: Any, name: Any, content: Any, mask: Any) -> Any:
+    """Return what the questions hear, shape (query, head, channel)."""
+    closeness = jnp.einsum("qhc,khc->hqk", question, name) / question.shape[-1] ** 0.5
+    shown = mask[None, None]
+    largest = jax.lax.stop_gradient(
+        jnp.max(jnp.where(shown, closeness, -jnp.inf), axis=-1, keepdims=True, initial=-jnp.inf)
+    )
+    largest = jnp.where(jnp.isfinite(largest), largest, 0)
+    weight = jnp.where(shown, jnp.exp(jnp.where(shown, closeness - largest, 0)), 0)
+    total = jnp.sum(weight, axis=-1, keepdims=True)
+    weight = weight / jnp.where(total > 0, total, 1)  # without any observation nothing is heard
+    return jnp.einsum("hqk,khc->qhc", weight, content)

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from diffassim.core import tree
 from diffassim.core.checks import count_of, real_array
 from diffassim.core.errors import ConfigurationError, ShapeError, require_finite, require_positive
-from diffassim.core.pytree import Pytree, static
+from diffassim.core.partition import compilable
+from diffassim.core.pytree import Pytree, static, untrained
 from diffassim.ensemble.score.reverse import geometric_levels, normal_like, reverse_diffusion
 
 __all__ = ["NOISE_FEATURES", "GenerativePrior", "noise_features"]
@@ -47,8 +49,8 @@ class GenerativePrior(Pytree):
     """
 
     network: Any
-    center: Any
-    spread: Any
+    center: Any = untrained()
+    spread: Any = untrained()
     space: int = static(default=0)
     trajectory: bool = static(default=False)
     largest: float = static(default=30.0)
@@ -56,6 +58,12 @@ class GenerativePrior(Pytree):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
+        self._set(network=compilable(f"{name}: network", self.network))
+        if len(jax.tree.leaves(self.center)) != 1 or jax.tree.structure(self.center) != jax.tree.structure(0):
+            raise ShapeError(
+                f"{name}: the state must be one array, found {tree.describe_shapes(self.center)}; ravel it with "
+                "jax.flatten_util.ravel_pytree, and let model and operators unravel it"
+            )
         require_positive(f"{name}: spread", self.spread, "Leave out components that never change.")
         if not 0 < self.smallest < self.largest:
             raise ConfigurationError(f"{name}: noise levels from {self.largest} to {self.smallest} are not in order")

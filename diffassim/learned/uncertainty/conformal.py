@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from diffassim.core.errors import ConfigurationError
+from diffassim.core.checks import real_array
+from diffassim.core.errors import ConfigurationError, ShapeError, concrete, require_positive
 from diffassim.core.pytree import Pytree
 
 __all__ = ["AdaptiveConformal", "ConformalState"]
@@ -59,14 +61,26 @@ class AdaptiveConformal(Pytree):
 
     def __post_init__(self) -> None:
         for name, value, low, high in (("level", self.level, 0, 1), ("rate", self.rate, 0, 10)):
-            if isinstance(value, int | float) and not low < value < high:
+            if (known := concrete(value)) is not None and not np.all((low < known) & (known < high)):
                 raise ConfigurationError(f"AdaptiveConformal: {name}={value} must lie between {low} and {high}")
-        if isinstance(self.memory, int | float) and not 0 <= self.memory <= 1:
+        if (known := concrete(self.memory)) is not None and not np.all((known >= 0) & (known <= 1)):
             raise ConfigurationError(f"AdaptiveConformal: memory={self.memory} must lie between 0 and 1")
 
     def init(self, factor: Any, scale: Any = 1.0) -> ConformalState:
-        """Return the first state: a half width in units of the spread, and the size of departures in them."""
-        return ConformalState(*(jnp.asarray(each, jnp.result_type(float)) for each in (factor, scale)))
+        """Return the first state: a half width in units of the spread, and the size of departures in them.
+
+        Raises:
+            ConfigurationError: if the factor is negative, or the scale not positive.
+        """
+        require_positive("AdaptiveConformal.init: scale", scale)
+        if (known := concrete(factor)) is not None and not np.all(np.isfinite(known) & (known >= 0)):
+            raise ConfigurationError(f"AdaptiveConformal.init: factor must be finite and not negative, found {factor}")
+        first = [
+            jnp.asarray(real_array(f"AdaptiveConformal.init: {n}", v))
+            for n, v in (("factor", factor), ("scale", scale))
+        ]
+        shape = jnp.broadcast_shapes(*(each.shape for each in first))
+        return ConformalState(*(jnp.broadcast_to(each, shape).astype(jnp.result_type(float)) for each in first))
 
     def interval(self, state: ConformalState, center: Any, spread: Any) -> tuple[Any, Any]:
         """Return lower and upper end of the next interval."""
@@ -74,9 +88,15 @@ class AdaptiveConformal(Pytree):
         return center - half, center + half
 
     def update(self, state: ConformalState, value: Any, center: Any, spread: Any) -> ConformalState:
-        """Return the state after a value was seen; one that is missing (NaN) changes nothing."""
-        seen = jnp.isfinite(value)
-        size = jnp.where(seen, jnp.abs(jnp.where(seen, value, center) - center) / spread, 0)
+        """Return the state after a value was seen.
+
+        What is missing (NaN) changes nothing, nor does a center that is not finite or a spread that is not positive:
+        nothing was said then that a value could agree with.
+        """
+        told = jnp.isfinite(center) & jnp.isfinite(spread) & (spread > 0)
+        seen = jnp.isfinite(value) & told
+        departure = jnp.abs(jnp.where(seen, value, 0) - jnp.where(seen, center, 0))
+        size = departure / jnp.where(seen, spread, 1)
         missed = (size > state.factor).astype(state.factor.dtype)
         scale = self.memory * state.scale + (1 - self.memory) * size
         factor = state.factor + self.rate * state.scale * (missed - (1 - self.level))
@@ -93,18 +113,36 @@ class AdaptiveConformal(Pytree):
             spreads: their spreads, likewise.
 
         Returns:
-            State, and 1 for a hit, 0 for a miss, NaN where nothing was seen, shaped like the values.
+            State, and 1 for a hit, 0 for a miss, NaN where nothing was seen or said, shaped like the values.
+
+        Raises:
+            ShapeError: if centers or spreads do not broadcast to the values, or the state to one of them.
         """
+        values, centers, spreads = (
+            jnp.asarray(real_array(f"AdaptiveConformal.run: {name}", each))
+            for name, each in (("values", values), ("centers", centers), ("spreads", spreads))
+        )
+        for name, shape, over in (
+            ("centers", centers.shape, values.shape),
+            ("spreads", spreads.shape, values.shape),
+            ("the state", jnp.shape(state.factor), values.shape[1:]),
+        ):
+            if len(shape) > len(over) or any(a not in (1, b) for a, b in zip(shape[::-1], over[::-1], strict=False)):
+                raise ShapeError(f"AdaptiveConformal.run: {name} of shape {shape} do not fit values of shape {over}")
 
         def step(state: ConformalState, item: Any) -> tuple[ConformalState, Any]:
             value, center, spread = item
             low, high = self.interval(state, center, spread)
-            hit = jnp.where(jnp.isfinite(value), ((value >= low) & (value <= high)).astype(low.dtype), jnp.nan)
+            told = jnp.isfinite(value) & jnp.isfinite(high - low) & (spread > 0)
+            hit = jnp.where(told, ((value >= low) & (value <= high)).astype(low.dtype), jnp.nan)
             return self.update(state, value, center, spread), hit
 
         flat = [jnp.broadcast_to(each, values.shape) for each in (centers, spreads)]
+        dtype = jnp.result_type(state.factor, values)
+        state = jax.tree.map(lambda leaf: leaf.astype(dtype), state)
         if jnp.ndim(state.factor) == 0:
             series = [each.reshape(-1) for each in (values, *flat)]
             state, hits = lax.scan(step, state, tuple(series))
             return state, hits.reshape(values.shape)
+        state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, values.shape[1:]), state)
         return lax.scan(step, state, (values, *flat))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, ShapeError
+from diffassim.core.partition import compilable
 from diffassim.core.pytree import Pytree
 
 __all__ = ["DeepEnsemble"]
@@ -57,6 +58,7 @@ class DeepEnsemble(Pytree):
         """
         if len(networks) < 2:
             raise ConfigurationError(f"DeepEnsemble: {len(networks)} network(s) cannot disagree; give at least two")
+        networks = [compilable(f"DeepEnsemble: network {k}", network) for k, network in enumerate(networks)]
         structure = jax.tree.structure(networks[0])
         for k, network in enumerate(networks):
             if jax.tree.structure(network) != structure or not tree.same_shapes(network, networks[0]):
@@ -68,17 +70,19 @@ class DeepEnsemble(Pytree):
         """Number of members."""
         return jax.tree.leaves(self.members)[0].shape[0]
 
-    def outputs(self, *inputs: Any) -> Any:
-        """Return the outputs of all members, with a leading axis."""
-        return jax.vmap(lambda network: network(*inputs))(self.members)
+    def outputs(self, *inputs: Any, key: Any = None) -> Any:
+        """Return the outputs of all members, with a leading axis; with a key each draws for itself (dropout)."""
+        if key is None:
+            return jax.vmap(lambda network: network(*inputs))(self.members)
+        return jax.vmap(lambda network, key: network(*inputs, key=key))(self.members, jax.random.split(key, self.size))
 
-    def __call__(self, *inputs: Any) -> Any:
+    def __call__(self, *inputs: Any, key: Any = None) -> Any:
         """Return their mean."""
-        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), self.outputs(*inputs))
+        return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), self.outputs(*inputs, key=key))
 
-    def spread(self, *inputs: Any) -> Any:
+    def spread(self, *inputs: Any, key: Any = None) -> Any:
         """Return their standard deviation."""
-        return jax.tree.map(lambda leaf: jnp.std(leaf, axis=0, ddof=1), self.outputs(*inputs))
+        return jax.tree.map(lambda leaf: jnp.std(leaf, axis=0, ddof=1), self.outputs(*inputs, key=key))
 
     @staticmethod
     def loss(each: Callable[[Any, Any, Any], Any], share: float = 0.8) -> Callable[[Any, Any, Any], Any]:

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_solve, cholesky
+from jax.scipy.linalg import cho_solve, solve_triangular
 
-from diffassim.core.errors import ShapeError, require_finite
+from diffassim.core.checks import count_of, real_array
+from diffassim.core.errors import DataError, ShapeError, require_finite, require_positive
 from diffassim.core.pytree import Pytree
 
 __all__ = ["LastLayerLaplace"]
@@ -27,7 +28,7 @@ class LastLayerLaplace(Pytree):
 
     Args:
         weights: mean of the weights, shape (feature, output).
-        root: lower Cholesky factor of the precision of one output's weights, in units of 1 / noise.
+        root: lower triangular factor of the precision of one output's weights, in units of 1 / noise.
         noise: sigma, one for all outputs.
         prior: tau.
 
@@ -60,9 +61,17 @@ class LastLayerLaplace(Pytree):
 
         Raises:
             ShapeError: if samples do not agree.
-            DataError: if there is something that is not finite.
+            DataError: if there is something that is not finite, or no sample.
+            ConfigurationError: if noise or prior are not positive.
         """
-        features, targets = jnp.asarray(features), jnp.asarray(targets)
+        features, targets = (
+            jnp.asarray(real_array(f"LastLayerLaplace: {name}", each))
+            for name, each in (("features", features), ("targets", targets))
+        )
+        for name, given in (("noise", noise), ("prior", prior)):
+            if given is not None:
+                require_positive(f"LastLayerLaplace: {name}", given)
+        rounds = count_of("LastLayerLaplace: rounds", rounds, 1)
         if features.ndim != 2 or targets.ndim != 2 or features.shape[0] != targets.shape[0]:
             raise ShapeError(
                 f"LastLayerLaplace: features {features.shape} and targets {targets.shape} must be (sample, feature) "
@@ -70,29 +79,36 @@ class LastLayerLaplace(Pytree):
             )
         require_finite("LastLayerLaplace: features and targets", (features, targets))
         n, size = features.shape
-        outputs = targets.shape[1]
-        G, c = features.T @ features, features.T @ targets
-        eye = jnp.eye(size, dtype=G.dtype)
-        s2 = jnp.var(targets) if noise is None else jnp.asarray(noise, G.dtype) ** 2
-        t2 = jnp.asarray(1.0, G.dtype) if prior is None else jnp.asarray(prior, G.dtype) ** 2
+        if not n:
+            raise DataError("LastLayerLaplace: there is no sample")
+        outputs, eye = targets.shape[1], jnp.eye(size, dtype=features.dtype)
+        targets = targets.astype(features.dtype)
+        # Triangular factors instead of products of features, which square their condition number.
+        reduced = jnp.linalg.qr(jnp.concatenate([features, targets], axis=1), mode="r")
+        F, y, left = reduced[:size, :size], reduced[:size, size:], jnp.sum(reduced[size:, size:] ** 2)
+        smallest = jnp.finfo(F.dtype).tiny ** 0.5
+        least = jnp.maximum((8 * size * jnp.finfo(F.dtype).eps) ** 2 * jnp.sum(F**2), smallest)  # lost in rounding
+        s2 = jnp.maximum(jnp.var(targets), smallest) if noise is None else jnp.asarray(noise, F.dtype) ** 2
+        t2 = jnp.asarray(1.0, F.dtype) if prior is None else jnp.asarray(prior, F.dtype) ** 2
 
-        def solved(s2: Any, t2: Any) -> tuple[Any, Any]:
-            root = cholesky(G + (s2 / t2) * eye, lower=True)
-            return root, cho_solve((root, True), c)
+        def solved(s2: Any, t2: Any) -> tuple[Any, Any, Any]:
+            ratio = jnp.maximum(s2 / t2, least)
+            Q, upper = jnp.linalg.qr(jnp.concatenate([F, jnp.sqrt(ratio) * eye]))
+            return upper.T, solve_triangular(upper, Q[: len(F)].T @ y), ratio
 
         def improve(carry: Any, _: Any) -> tuple[Any, None]:
             s2, t2 = carry
-            root, W = solved(s2, t2)
+            root, W, ratio = solved(s2, t2)
             # Weights that the data determine, out of all.
-            known = size - (s2 / t2) * jnp.trace(cho_solve((root, True), eye))
-            misfit = jnp.sum((targets - features @ W) ** 2)
-            s2 = misfit / (outputs * jnp.maximum(n - known, 1)) if noise is None else s2
+            known = size - ratio * jnp.sum(solve_triangular(root, eye, lower=True) ** 2)
+            misfit = left + jnp.sum((y - F @ W) ** 2)
             t2 = jnp.sum(W**2) / (outputs * jnp.maximum(known, 1e-6)) if prior is None else t2
-            smallest = jnp.finfo(G.dtype).tiny ** 0.5
-            return (jnp.maximum(s2, smallest), jnp.maximum(t2, smallest)), None
+            t2 = jnp.maximum(t2, smallest)
+            s2 = jnp.maximum(misfit / (outputs * jnp.maximum(n - known, 1)), least * t2) if noise is None else s2
+            return (s2, t2), None
 
         (s2, t2), _ = lax.scan(improve, (s2, t2), length=rounds)
-        root, W = solved(s2, t2)
+        root, W, _ = solved(s2, t2)
         return cls(W, root, jnp.sqrt(s2), jnp.sqrt(t2))
 
     def __call__(self, features: Any) -> tuple[Any, Any]:
@@ -100,7 +116,15 @@ class LastLayerLaplace(Pytree):
 
         Args:
             features: shape (..., feature).
+
+        Raises:
+            ShapeError: if there is another number of features than in `fit`.
         """
+        features = jnp.asarray(features)
+        if features.shape[-1:] != self.weights.shape[:1]:
+            raise ShapeError(
+                f"LastLayerLaplace: features of shape {features.shape}, but it was fitted to {self.weights.shape[0]}"
+            )
         flat = features.reshape(-1, features.shape[-1])
         mean = flat @ self.weights
         variance = self.noise**2 * jnp.sum(flat.T * cho_solve((self.root, True), flat.T), axis=0)
