@@ -311,7 +311,7 @@ class Failing(Wrapper):
         return found._replace(reward=jnp.where(found.observation[0] > 0, jnp.nan, found.reward))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("agent", [PPO(environments=8, steps=4), PolicyGradient(environments=8, steps=4)])
 def test_rewards_that_are_no_numbers_leave_the_networks_as_they_are(agent):
     environment = Failing(regulator(5))
