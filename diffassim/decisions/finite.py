@@ -30,7 +30,8 @@ class FiniteProblem(Environment):
 
     Raises:
         ShapeError: if the tables do not fit together.
-        DataError: if a table is not finite, probabilities are negative, or sum to more than 1.
+        DataError: if a table is not finite, probabilities are negative or sum to more than 1, or those of the first
+            state do not sum to 1.
 
     Example:
         >>> problem = FiniteProblem(jnp.array([[[0.0, 1.0], [0.0, 0.0]]]), jnp.array([[-1.0], [-1.0]]), [1.0, 0.0])
@@ -66,6 +67,9 @@ class FiniteProblem(Environment):
                     f"FiniteProblem: {name} must be probabilities that sum to at most 1; the least is {known.min():g}, "
                     f"the largest sum {known.sum(-1).max():g}"
                 )
+        first = concrete(start)
+        if first is not None and abs(first.sum() - 1) > 1e-5:
+            raise DataError(f"FiniteProblem: start must be probabilities that sum to 1, found {first.sum():g}")
 
     @classmethod
     def tabulate(

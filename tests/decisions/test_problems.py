@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,12 +22,14 @@ from diffassim.decisions import (
     Transition,
     WaterReservoir,
     episode_returns,
+    fronts,
     hypervolume,
     pareto_front,
 )
 from diffassim.decisions.grid import grid_points, grid_weights, nearest_node
 from diffassim.decisions.play import begin, go_on
 from diffassim.decisions.problems import cliff_walk, random_walk
+from diffassim.training.reinforcement import value_iteration
 
 KEY = jax.random.key(0)
 
@@ -153,6 +157,21 @@ def test_derivatives_pass_through_steps_after_which_some_begin_anew(ends):
     np.testing.assert_array_equal(slopes, jnp.where(jnp.arange(64) < ends, 0.0, -1.0))
 
 
+def test_tables_of_whole_numbers_are_those_of_numbers():
+    walk = FiniteProblem([[[0, 1], [0, 0]]], [[-1], [-1]], [1, 0])  # as one types a deterministic problem
+    plain = FiniteProblem([[[0.0, 1.0], [0.0, 0.0]]], [[-1.0], [-1.0]], [1.0, 0.0])
+    jax.tree.map(np.testing.assert_array_equal, walk, plain)
+    assert value_iteration(walk).values.tolist() == [-2.0, -1.0]
+    state, _ = walk.reset(KEY)
+    assert int(walk.step(state, 0, KEY).observation) == 1
+
+
+@pytest.mark.parametrize("start", [[0, 0], [0.5, 0.4], [0.5, 0.6]])
+def test_first_states_have_probabilities_that_sum_to_one(start):
+    with pytest.raises(DataError, match="start"):
+        FiniteProblem([[[0, 1], [0, 0]]], [[-1], [-1]], start)
+
+
 def test_time_limits_cut_off_and_discounts_count():
     reservoir = Scalarized(WaterReservoir(length=5), [0.5, 0.5])
     play = begin(reservoir, KEY, 64)
@@ -181,10 +200,35 @@ def test_fronts_and_areas():
     inside = np.all(samples > corner, axis=1) & np.any(np.all(cloud[:, None] >= samples[None], axis=2), axis=0)
     assert abs(hypervolume(cloud, corner) - 4 * inside.mean()) < 0.02
     assert hypervolume(cloud[pareto_front(cloud)], corner) == pytest.approx(hypervolume(cloud, corner), rel=1e-12)
-    with pytest.raises(ShapeError, match="two objectives"):
-        hypervolume(np.zeros((3, 3)), [0, 0, 0])
-    with pytest.raises(DataError, match="non-finite"):
-        pareto_front([[np.nan, 0.0]])
+    with pytest.raises(ShapeError, match="do not fit"):
+        hypervolume(np.zeros((3, 3)), [0, 0])
+    for wrong in (lambda: pareto_front([[np.nan, 0.0]]), lambda: hypervolume([[1.0, 1.0]], [0.0, np.nan])):
+        with pytest.raises(DataError, match="non-finite"):
+            wrong()
+    assert pareto_front(np.zeros((0, 3))).shape == (0,) and hypervolume(np.zeros((0, 3)), [0, 0, 0]) == 0.0
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
+def test_volumes_of_several_objectives_are_those_of_inclusion_and_exclusion(objectives):
+    rng = np.random.default_rng(objectives)
+    for count in (1, 2, 7):
+        points = np.round(rng.uniform(-0.2, 1, (count, objectives)), 1)  # ties, and points that add nothing
+        above = points[np.all(points > 0, axis=1)]
+        terms = (
+            (-1) ** (size + 1) * np.prod(np.min(above[list(chosen)], axis=0))
+            for size in range(1, len(above) + 1)
+            for chosen in itertools.combinations(range(len(above)), size)
+        )
+        assert hypervolume(points, np.zeros(objectives)) == pytest.approx(sum(terms), abs=1e-12)
+
+
+def test_a_front_of_many_points_needs_little_memory(monkeypatch):
+    points = np.random.default_rng(0).integers(0, 30, (500, 3)).astype(float)
+    whole = pareto_front(points)
+    monkeypatch.setattr(fronts, "COMPARED", 10_000)  # a few rows at a time
+    np.testing.assert_array_equal(pareto_front(points), whole)
+    by_hand = [not any((q >= p).all() and (q > p).any() for q in points) for p in points]
+    np.testing.assert_array_equal(whole, by_hand)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_settings_are_checked():
     for wrong, message in (
         ({"sensors": 5, "candidates": 4}, "5 for 4 candidates"),
         ({"sensors": 0}, "sensors"),
+        ({"sensors": 6, "candidates": 40}, "sets on the way"),
         ({"worlds": ["ocean"]}, "worlds"),
         ({"leads": [1, 1]}, "twice"),
         ({"leads": [-1]}, "leads"),

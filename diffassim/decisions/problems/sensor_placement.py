@@ -14,7 +14,7 @@ from diffassim.core.checks import count_of
 from diffassim.core.errors import ConfigurationError
 from diffassim.decisions.finite import FiniteProblem
 
-__all__ = ["placed", "sensor_placement"]
+__all__ = ["MOST", "placed", "sensor_placement", "sets_before"]
 
 MOST = 2000  # states of a table, whose transitions are dense
 
@@ -47,7 +47,7 @@ def sensor_placement(prospects: Any, count: int) -> FiniteProblem:
     size = prospects.possible.size
     if count > int(np.sum(np.asarray(prospects.possible))):
         raise ConfigurationError(f"sensor_placement: {count} sensors for {int(np.sum(prospects.possible))} candidates")
-    number = sum(math.comb(size, k) for k in range(count))
+    number = sets_before(size, count)
     if number > MOST:
         raise ConfigurationError(
             f"sensor_placement: {number} sets of up to {count - 1} of {size} candidates are too many for a table (at "
@@ -74,6 +74,16 @@ def sensor_placement(prospects: Any, count: int) -> FiniteProblem:
     first[0] = 1
     dtype = prospects.weight.dtype
     return FiniteProblem(jnp.asarray(P, dtype), jnp.asarray(rewards, dtype), jnp.asarray(first, dtype))
+
+
+def sets_before(size: int, count: int) -> int:
+    """Return how many sets of candidates the last of so many sensors may find: the states of the problem.
+
+    Example:
+        >>> sets_before(3, 2)  # none, and each alone
+        4
+    """
+    return sum(math.comb(size, k) for k in range(count))
 
 
 def placed(problem: FiniteProblem, policy: Any, count: int) -> np.ndarray:

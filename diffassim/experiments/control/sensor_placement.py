@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 from pydantic import Field, model_validator
 
+from diffassim.decisions.problems.sensor_placement import MOST, sets_before
 from diffassim.experiments.control.sensor_placement_trial import (
     REFERENCES,
     SEARCHES,
@@ -56,6 +57,12 @@ class SensorPlacementConfiguration(Configuration):
     def _possible(self) -> Self:
         if self.sensors > self.candidates:
             raise ValueError(f"sensors: {self.sensors} for {self.candidates} candidates; ask for fewer")
+        sets = sets_before(self.candidates, self.sensors)
+        if sets > MOST:
+            raise ValueError(
+                f"sensors: {self.sensors} of {self.candidates} candidates are {sets} sets on the way, more than the "
+                f"{MOST} that an agent with a table can learn; ask for fewer sensors or candidates"
+            )
         if len(set(self.leads)) < len(self.leads) or len(set(self.worlds)) < len(self.worlds):
             raise ValueError("leads, worlds: one stands there twice")
         return self

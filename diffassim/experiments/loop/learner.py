@@ -21,11 +21,14 @@ class Departures(NamedTuple):
             known.
         limit: beyond which a value is an error and not a departure.
         statistic: mean square of the normalized departures at each time, by time.
+        beside: limit of a value before or after one that is an error; None: the same. Gross errors come in a row, and
+            one of them that passes pulls a filter so far that what is right looks wrong.
     """
 
     normalized: pd.DataFrame
     limit: float
     statistic: pd.Series
+    beside: float | None = None
 
 
 class Training(NamedTuple):

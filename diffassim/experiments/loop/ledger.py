@@ -33,8 +33,17 @@ def in_use(files: LoopFiles, after: int | None = None) -> list[int]:
 
 
 def rollbacks(files: LoopFiles) -> list[dict[str, Any]]:
-    """Return all rollbacks in their order."""
-    return [unsigned(path) for path in sorted(files.models.glob("rollback-*.json"))]
+    """Return all rollbacks in their order.
+
+    Raises:
+        DataError: if one was altered, is missing before another, or is a copy of another.
+    """
+    found = []
+    for number, path in enumerate(sorted(files.models.glob("rollback-*.json")), start=1):
+        found.append(unsigned(path))
+        if path.name != _name(number) or found[-1].get("number") != number:
+            raise DataError(f"{path}: rollback {number} of this loop is missing, or this is none of its own. {ADVICE}")
+    return found
 
 
 def roll_back(files: LoopFiles) -> tuple[int, int]:
@@ -52,7 +61,7 @@ def roll_back(files: LoopFiles) -> tuple[int, int]:
     decided = max((n for n in range(1, files.count() + 1) if files.finished(n, STAGES[5])), default=0)
     number = len(rollbacks(files)) + 1
     entry = {"number": number, "after_round": decided, "from": promoted[-1], "to": promoted[-2]}
-    files.write(files.models / f"rollback-{number:03d}.json", signed(entry))
+    files.write(files.models / _name(number), signed(entry))
     write_pointer(files)
     return promoted[-1], promoted[-2]
 
@@ -66,16 +75,25 @@ def write_pointer(files: LoopFiles) -> None:
     """Write which model is in use, for whoever applies it.
 
     Raises:
-        DataError: if the file names a model that no decision has put there.
+        DataError: if the file names a model that no decision has put there, or knows of a rollback that is missing.
     """
-    promoted = in_use(files)
+    promoted, back = in_use(files), len(rollbacks(files))
     if not promoted:
         return
     pointer = files.models / POINTER
     ever = {n for n in range(1, files.count() + 1) if files.model(n).is_file()}
-    if pointer.is_file() and unsigned(pointer).get("model") not in ever:
-        raise DataError(f"{pointer}: names a model that is not there. {ADVICE}")
+    if pointer.is_file():
+        before = unsigned(pointer)
+        if before.get("model") not in ever:
+            raise DataError(f"{pointer}: names a model that is not there. {ADVICE}")
+        if before.get("rollbacks", 0) > back:
+            raise DataError(f"{files.models / _name(back + 1)}: missing. {ADVICE}")
     former = promoted[-2] if len(promoted) > 1 else None
-    content = signed({"model": promoted[-1], "file": files.model(promoted[-1]).name, "former": former})
+    model = {"model": promoted[-1], "file": files.model(promoted[-1]).name, "former": former, "rollbacks": back}
+    content = signed(model)
     if not pointer.is_file() or pointer.read_bytes() != content:
         files.write(pointer, content)
+
+
+def _name(number: int) -> str:
+    return f"rollback-{number:03d}.json"

@@ -15,7 +15,7 @@ from diffassim.plotting.loop import rounds_overview
 __all__ = ["write_page"]
 
 LIVELY = {"log.txt", "lock", MANIFEST}  # what differs from run to run
-SHOWN = ("until", "rows", "late", "corrected", "repeated", "out_of_order", "flags")
+SHOWN = ("until", "rows", "late", "corrected", "repeated", "withdrawn", "out_of_order", "flags")
 DECIDED = ("incumbent", "difference", "lower", "upper", "confidence", "promoted", "reason", "spread", "drift", "alarms")
 
 

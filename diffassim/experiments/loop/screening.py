@@ -10,7 +10,7 @@ import pandas as pd
 from diffassim.io.screening import flag_bounds, flag_spikes, flag_stuck
 from diffassim.observations.flags import QCFlag
 
-__all__ = ["ColumnChecks", "screened"]
+__all__ = ["ColumnChecks", "connected", "screened"]
 
 
 class ColumnChecks(NamedTuple):
@@ -49,3 +49,25 @@ def screened(table: pd.DataFrame, checks: dict[str, ColumnChecks]) -> pd.DataFra
             flag_spikes(order, station, table.index.to_numpy(), values, here, check.spike)
         flags[name] = np.where(here == QCFlag.MISSING, QCFlag.PASS, here).astype(np.uint8)
     return flags
+
+
+def connected(strong: np.ndarray, weak: np.ndarray) -> np.ndarray:
+    """Return what is strong, and what is weak and hangs together with it along the first axis (hysteresis).
+
+    Args:
+        strong: True where a value stands out alone, shape (time, column).
+        weak: True where it stands out beside one that does, likewise.
+
+    Example:
+        >>> strong, weak = np.array([[0, 0, 1, 0, 0, 0]], bool).T, np.array([[1, 1, 1, 1, 0, 1]], bool).T
+        >>> connected(strong, weak)[:, 0].astype(int).tolist()
+        [1, 1, 1, 1, 0, 0]
+
+    Source: thresholds with hysteresis, Canny (1986).
+    """
+    found = strong.copy()
+    for rows in (found, found[::-1]):
+        also = weak if rows is found else weak[::-1]
+        for k in range(1, len(rows)):
+            rows[k] |= also[k] & rows[k - 1]
+    return found

@@ -15,6 +15,7 @@ from diffassim.experiments.loop.comparison import compare, model_scores
 from diffassim.experiments.loop.learner import Departures, Learner, Training
 from diffassim.experiments.loop.ledger import in_use, read_model
 from diffassim.experiments.loop.monitoring import FIRST, feedback, reference_of
+from diffassim.experiments.loop.screening import connected
 from diffassim.experiments.loop.settings import LoopConfiguration, collection_ends
 from diffassim.experiments.loop.store import SourceRows, collect, read_store
 from diffassim.io.messages import single_line
@@ -24,7 +25,7 @@ __all__ = ["STAGE_FUNCTIONS", "Work", "cleaned"]
 
 A, B, C, D, E, F, G = STAGES
 MOST_FLAGGED = 0.5  # of the new values; beyond it nobody can say which are right
-PASSES = 3  # of quality control: what passes depends on what was assimilated
+PASSES = 6  # of quality control at most: what passes depends on what was assimilated
 FLAG_COLUMNS = ("column", "flag", "value")
 
 Files = tuple[Mapping[str, bytes], Mapping[str, str]]
@@ -177,8 +178,9 @@ def _first_guess(
     for _ in range(PASSES):
         used = cleaned(table, before).notna() & (found == 0)
         departures = work.learner.departures(work.config, model["model"], table.where(used), since, table)
-        far = (departures.normalized.abs() > departures.limit).reindex_like(table).fillna(False).to_numpy(bool)
-        far = far & new[:, None] & (plain == 0).to_numpy()
+        size = departures.normalized.abs().reindex_like(table).to_numpy()
+        beside = departures.limit if departures.beside is None else departures.beside
+        far = connected(size > departures.limit, size > beside) & new[:, None] & (plain == 0).to_numpy()
         following = plain.mask(far, int(QCFlag.FIRST_GUESS))
         same = following.equals(found)
         found = following

@@ -39,7 +39,8 @@ class Collected(NamedTuple):
     Args:
         rows: to append: new ones, and those that were corrected, as they are now.
         corrections: index time, columns `CORRECTION_COLUMNS`.
-        summary: counts of new, late, repeated, corrected and withdrawn rows, first and last time, and notes.
+        summary: counts of new, late, repeated and corrected rows, of those that the table no longer has although it
+            begins before them (the store keeps them), first and last time, and notes.
     """
 
     rows: pd.DataFrame
@@ -75,6 +76,9 @@ def collect(source: SourceRows, stored: pd.DataFrame | None, until: pd.Timestamp
     known = frame.index.isin(stored.index) if stored is not None else np.zeros(len(frame), bool)
     old, new = frame[known], frame[~known]
     corrections = _corrections(source.name, old, stored)
+    withdrawn = 0
+    if stored is not None:  # a table may begin later than the store; what is missing within it was taken out
+        withdrawn = int((~stored.index[stored.index >= source.frame.index.min()].isin(frame.index)).sum())
     late = int((new.index < stored.index[-1]).sum()) if stored is not None else 0
     rows = pd.concat([old.loc[old.index.isin(corrections.index)], new]).sort_index()
     rows.index.name = "time"
@@ -84,6 +88,7 @@ def collect(source: SourceRows, stored: pd.DataFrame | None, until: pd.Timestamp
         "unchanged": len(old) - corrections.index.nunique(),
         "corrected": int(corrections.index.nunique()),
         "repeated": int(repeated.sum()),
+        "withdrawn": withdrawn,
         "out_of_order": out_of_order,
         "missing": {str(name): int(new[name].isna().sum()) for name in new.columns},
         "first": str(new.index[0]) if len(new) else None,

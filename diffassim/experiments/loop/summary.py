@@ -146,7 +146,7 @@ def _round(files: LoopFiles, number: int) -> dict[str, Any]:
     return {
         "until": collected["until"],
         "rows": collected["new"],
-        **{name: collected[name] for name in ("late", "corrected", "repeated", "out_of_order")},
+        **{name: collected.get(name, 0) for name in ("late", "corrected", "repeated", "withdrawn", "out_of_order")},
         "flagged": sum(prepared["flagged"].values()),
         "flags": ", ".join(f"{count} {flag}" for flag, count in sorted(prepared["flagged"].items())),
         "incumbent": "" if prepared["incumbent"] is None else f"model {prepared['incumbent']}",

@@ -38,7 +38,7 @@ SPIN_UP = 60  # rows of the filter before its first result counts
 SETTLED = 60  # last rows, whose mean forcing is that of the model
 INFLATION, MOST_INFLATION = 1.1, 1.5  # where a training begins
 WALK, WALK_AFTER_DRIFT = 0.01, 0.03  # of the forcing, from row to row
-LIMIT = 6.0  # standard deviations of a departure
+LIMIT, BESIDE = 6.0, 3.0  # standard deviations of a departure, alone and beside one that is an error
 GUESS = 8.0  # of the forcing, before anything is known
 
 
@@ -105,7 +105,7 @@ class TwinLearner(Learner):
         normalized = (raw - priors.mean(axis=1)) / np.sqrt(priors.var(axis=1, ddof=1) + config.std**2)
         frame = pd.DataFrame(normalized[before:], index=times[before:], columns=table.columns)
         used = frame.where(table.loc[frame.index].notna())
-        return Departures(frame, LIMIT, (used**2).mean(axis=1))
+        return Departures(frame, LIMIT, (used**2).mean(axis=1), BESIDE)
 
     def scaling(self, config: TwinLoopConfiguration, table: pd.DataFrame, until: pd.Timestamp) -> dict[str, Any]:
         """Return center and spread of all observed values."""

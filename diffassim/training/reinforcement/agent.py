@@ -9,9 +9,10 @@ import jax
 from jax import lax
 
 from diffassim.core.checks import count_of
+from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.core.pytree import Pytree
 
-__all__ = ["Agent"]
+__all__ = ["Agent", "require_between"]
 
 
 class Agent(Pytree):
@@ -51,6 +52,20 @@ class Agent(Pytree):
             The state, and the mean reward of each update, shape (updates,).
         """
         return _train(self, environment, state, count_of(f"{type(self).__name__}: updates", updates))
+
+
+def require_between(agent: Any, **ranges: tuple[float, float]) -> None:
+    """Raise `ConfigurationError` unless numbers of an agent, where they are known, lie in their ranges, ends included.
+
+    Args:
+        agent: whose numbers they are; each may be a batch.
+        ranges: least and largest number by name.
+    """
+    for name, (low, high) in ranges.items():
+        known = concrete(getattr(agent, name))
+        if known is not None and not ((known >= low) & (known <= high)).all():
+            most = f"lie between {low} and {high}" if high < float("inf") else f"be at least {low}"
+            raise ConfigurationError(f"{type(agent).__name__}: {name}={known} must {most}")
 
 
 @partial(jax.jit, static_argnums=3)

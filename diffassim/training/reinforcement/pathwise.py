@@ -11,12 +11,12 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from diffassim.core import tree
+from diffassim.core.checks import count_of
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.loops import checkpointed_scan
 from diffassim.core.pytree import static
 from diffassim.decisions.play import begin, go_on
-from diffassim.training.reinforcement.agent import Agent
+from diffassim.training.reinforcement.agent import Agent, require_between
 from diffassim.training.reinforcement.rollouts import LearnerState, gradient_step, policy_for
 
 __all__ = ["Pathwise", "mean_return"]
@@ -109,6 +109,12 @@ class Pathwise(Agent):
     lasting: bool = static(default=False)
     tail: int = static(default=0)
 
+    def __post_init__(self) -> None:
+        count_of("Pathwise: environments", self.environments, least=1)
+        if self.steps is not None:
+            count_of("Pathwise: steps", self.steps, least=1)
+        require_between(self, discount=(0, 1))
+
     def init(self, environment: Any, key: jax.Array, start: Any = None) -> LearnerState:
         """Return an untrained network (or `start`, any differentiable policy)."""
         network, own = jax.random.split(key)
@@ -128,9 +134,7 @@ class Pathwise(Agent):
         key = jax.random.fold_in(state.key, state.count)
         loss = partial(_loss, environment=environment, play=state.play, key=key, agent=self, steps=steps)
         (value, play), gradient = jax.value_and_grad(loss, has_aux=True)(state.trainable)
-        sound = tree.all_finite(gradient)
-        found = gradient_step(self.optimizer, state.trainable, state.memory, gradient)
-        trainable, memory = tree.select(sound, found, (state.trainable, state.memory))
+        trainable, memory = gradient_step(self.optimizer, state.trainable, state.memory, gradient)
         after = state.replace(trainable=trainable, memory=memory, play=play, count=state.count + 1)
         return after, -value / self._weight(steps, value)
 

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import optax
 from jax.lax import stop_gradient
 
+from diffassim.core.checks import count_of
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import static
 from diffassim.decisions.play import begin
-from diffassim.training.reinforcement.agent import Agent
+from diffassim.training.reinforcement.agent import Agent, require_between
 from diffassim.training.reinforcement.rollouts import (
     LearnerState,
     actor_critic,
@@ -31,7 +32,7 @@ class PolicyGradient(Agent):
     .. math:: \nabla J = E\, \nabla \log \pi(a | o)\, A,
 
     with advantages A against the learned value. With `trace` 1 it is REINFORCE with baseline, below 1 the advantage
-    actor-critic (A2C).
+    actor-critic (A2C). A gradient that is not finite, as after a reward that is none, leaves the networks as they are.
 
     Args:
         environments: how many play at once (static).
@@ -46,7 +47,7 @@ class PolicyGradient(Agent):
             hide what small changes of an action bring, is the same for all of them.
 
     Raises:
-        ConfigurationError: if `environments` is no multiple of `common`.
+        ConfigurationError: if `environments` is no multiple of `common`, or a number lies outside of its range.
 
     Example:
         >>> from diffassim.decisions import Scalarized, WaterReservoir
@@ -68,6 +69,9 @@ class PolicyGradient(Agent):
     common: int = static(default=1)
 
     def __post_init__(self) -> None:
+        count_of(f"{type(self).__name__}: environments", self.environments, least=1)
+        count_of(f"{type(self).__name__}: steps", self.steps, least=1)
+        require_between(self, discount=(0, 1), trace=(0, 1), value_weight=(0, float("inf")))
         if self.common < 1 or self.environments % self.common:
             raise ConfigurationError(
                 f"{type(self).__name__}: environments={self.environments} must be a multiple of common={self.common}"

@@ -11,6 +11,7 @@ from jax.lax import stop_gradient
 
 from diffassim.core.errors import ConfigurationError
 from diffassim.core.pytree import static
+from diffassim.training.reinforcement.agent import require_between
 from diffassim.training.reinforcement.policy_gradient import PolicyGradient
 from diffassim.training.reinforcement.rollouts import (
     LearnerState,
@@ -46,7 +47,7 @@ class PPO(PolicyGradient):
 
     Raises:
         ConfigurationError: if `environments` is no multiple of `common`, or the steps of an update cannot be cut into
-            so many minibatches.
+            so many minibatches, or a number lies outside of its range.
 
     Example:
         >>> from diffassim.decisions import Scalarized, WaterReservoir
@@ -64,6 +65,7 @@ class PPO(PolicyGradient):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_between(self, clip=(0, float("inf")))
         if self.epochs < 1 or self.batches < 1 or (self.environments * self.steps) % self.batches:
             raise ConfigurationError(
                 f"PPO: {self.environments} environments of {self.steps} steps cannot be cut into {self.batches} equal "

@@ -11,7 +11,7 @@ from jax import lax
 
 from diffassim.core.errors import ConfigurationError, ShapeError
 from diffassim.core.pytree import Pytree
-from diffassim.core.tree import zeros_like
+from diffassim.core.tree import all_finite, select, zeros_like
 from diffassim.decisions.play import begin, go_on, random_policy
 from diffassim.decisions.spaces import Box, Discrete
 from diffassim.learned.normalized import Normalized
@@ -152,6 +152,8 @@ def actor_critic(
     if first is not None:
         _, rewards = _played(environment, jax.random.fold_in(play, 1), _Drawn(policy))
 
+    rewards = jnp.where(jnp.isfinite(rewards), rewards, 0)  # one that is no number would leave no scale at all
+
     def back(following: Any, reward: Any) -> Any:
         now = reward + discount * following
         return now, now
@@ -249,10 +251,11 @@ def against_others(A: Any, common: int) -> Any:
 
 
 def gradient_step(optimizer: Any, trainable: Any, memory: Any, gradient: Any) -> tuple[Any, Any]:
-    """Return trainable and memory after a step of an optax transformation."""
+    """Return trainable and memory after a step of an optimizer, or as before where the gradient is not finite."""
     with jax.numpy_dtype_promotion("standard"):  # optax schedules multiply integers with floats
-        changes, memory = optimizer.update(gradient, memory, trainable)
-    return optax.apply_updates(trainable, changes), memory
+        changes, after = optimizer.update(gradient, memory, trainable)
+    found = optax.apply_updates(trainable, changes), after
+    return select(all_finite(gradient), found, (trainable, memory))  # type: ignore[no-any-return]
 
 
 def shuffled(key: jax.Array, count: int) -> Any:

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from diffassim.core.checks import count_of
 from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.core.pytree import Pytree, static
 from diffassim.decisions.spaces import Discrete
 from diffassim.decisions.wrappers import Afterstates
-from diffassim.training.reinforcement.agent import Agent
+from diffassim.training.reinforcement.agent import Agent, require_between
 
 __all__ = ["GreedyPolicy", "TableAgent", "TableState", "action_values"]
 
@@ -108,15 +109,11 @@ class TableAgent(Agent):
     exploring_starts: bool = static(default=False)
 
     def __post_init__(self) -> None:
-        for name, low, high in (("discount", 0, 1), ("exploration", 0, 1), ("power", 0, 1)):
-            known = concrete(getattr(self, name))
-            if known is not None and not ((known >= low) & (known <= high)).all():
-                raise ConfigurationError(f"{type(self).__name__}: {name}={known} must lie between {low} and {high}")
-        known = concrete(self.averaging)
-        if known is not None and not (known >= 0).all():
-            raise ConfigurationError(f"{type(self).__name__}: averaging={known} must not be negative")
-        if self.environments < 1:
-            raise ConfigurationError(f"{type(self).__name__}: environments={self.environments} must be at least 1")
+        count_of(f"{type(self).__name__}: environments", self.environments, least=1)
+        require_between(self, discount=(0, 1), exploration=(0, 1), power=(0, 1), averaging=(0, float("inf")))
+        halving = concrete(self.halving)
+        if halving is not None and not (halving > 0).all():
+            raise ConfigurationError(f"{type(self).__name__}: halving={halving} must be positive, or infinite")
 
     def init(self, environment: Any, key: jax.Array, start: Any = None) -> TableState:
         """Return an empty table (or `start`, shape (states, actions)), and environments after their reset."""
@@ -201,11 +198,14 @@ class TableAgent(Agent):
             state: with the table.
             observation: leading axis of samples.
             action: shape (samples,).
-            target: value of the action there, known parts included, shape (samples,).
+            target: value of the action there, known parts included, shape (samples,); one that is not finite is left
+                out.
             weight: shape (samples,), or None.
             common: how many samples in turn have the same luck (static).
         """
         weight = jnp.ones_like(target) if weight is None else weight
+        known = jnp.isfinite(target)  # a single NaN would never leave the table
+        target, weight = jnp.where(known, target, 0), jnp.where(known, weight, 0)
         after = isinstance(environment, Afterstates)
         if after:
             known, entries, shares = jax.vmap(environment.look)(observation, action)

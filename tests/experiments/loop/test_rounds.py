@@ -180,6 +180,15 @@ def test_rollback_is_kept_and_the_next_round_starts_from_the_former_model(tmp_pa
     assert {name for name in kept if name not in PAGE} <= set(content(path))
     with pytest.raises(ConfigurationError, match="no former model"):
         roll_back_loop(LevelLoop(), settings, path)
+    written = path / "models" / "rollback-001.json"
+    kept = written.read_bytes()
+    written.unlink()  # would put the model in use again that was rolled back
+    with pytest.raises(DataError, match=r"rollback-001\.json: missing"):
+        run_loop(LevelLoop(), settings, path)
+    written.with_name("rollback-002.json").write_bytes(kept)
+    with pytest.raises(DataError, match=r"rollback-002\.json: rollback 1 of this loop is missing"):
+        roll_back_loop(LevelLoop(), settings, path)
+    written.with_name("rollback-002.json").rename(written)
     run_loop(LevelLoop(), settings, path)
     assert files.read_json(3, STAGES[1], "prepared.json")["incumbent"] == 1
     assert in_use(files) == [1, 3]

@@ -51,6 +51,13 @@ def test_a_value_that_appears_or_goes_is_a_correction(frame):
     assert found.corrections["column"].tolist() == ["b", "a"]
 
 
+def test_rows_that_a_table_has_lost_are_counted_and_those_before_its_beginning_are_not(frame):
+    moving = frame[10:].drop(DAYS[[20, 21]])  # as a provider that keeps some weeks, and has taken two days out
+    found = collect(SourceRows(moving, "t"), frame[:30], LATER)
+    assert found.summary["withdrawn"] == 2 and found.summary["new"] == 10 and found.corrections.empty
+    assert collect(SourceRows(frame, "t"), None, LATER).summary["withdrawn"] == 0
+
+
 def test_tables_with_whole_numbers_and_text_come_back():
     table = pd.DataFrame({"n": [1, 2], "x": [0.1, np.nan], "s": ["a", "b"]}, DAYS[:2])
     found = from_csv(as_csv(table))

@@ -75,23 +75,24 @@ def test_a_twin_s_drift_is_found_and_followed(tmp_path, drift, found):
 
 
 @pytest.mark.long
-def test_poisoned_rows_of_a_twin_are_flagged_and_spoil_nothing(tmp_path, monkeypatch):
+@pytest.mark.parametrize("size", [15.0, -9.0])
+def test_poisoned_rows_of_a_twin_are_flagged_and_spoil_nothing(tmp_path, monkeypatch, size):
     config = small_twin(drift=0.0)
     clean = TwinLearner().source(config).frame
     poisoned = clean.copy()
     first, _ = collection_ends(config, clean.index[0], 1)
     at = clean.index.searchsorted(first)
-    poisoned.iloc[at + 20 : at + 60, 3:6] += 15.0
+    poisoned.iloc[at + 20 : at + 60, 3:6] += size
     poisoned.iloc[at + 80 : at + 120, 9] = 2.5  # stuck
     monkeypatch.setattr(twin.TwinLearner, "source", lambda self, config: SourceRows(poisoned, "poisoned"))
     run_loop(TwinLoop(), config, tmp_path / "a")
     files = LoopFiles(tmp_path / "a")
     flagged = files.read_json(2, STAGES[1], "prepared.json")["flagged"]
-    assert flagged["FIRST_GUESS"] >= 0.95 * 120 and flagged["STUCK"] == 40
-    assert flagged["FIRST_GUESS"] <= 150  # and little that is right
+    assert flagged["FIRST_GUESS"] >= 119 and flagged["STUCK"] == 40
+    assert flagged["FIRST_GUESS"] <= 125  # and little that is right
     model = read_model(files, in_use(files)[-1])["model"]
     assert abs(model["forcing"] - 8.0) < 0.5
-    # Whether drift is found is left open: without the poisoned values the filter is off for a while (docs/loop.md).
+    assert not files.read_json(2, STAGES[6], "feedback.json")["drift"]  # one that passes would pull the filter away
 
 
 def test_gaps_of_the_weather_are_filled_and_long_ones_not_trusted():

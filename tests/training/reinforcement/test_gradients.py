@@ -15,6 +15,7 @@ from diffassim.decisions import Box, FiniteProblem, GridPolicy, Scalarized, Wate
 from diffassim.decisions.play import begin
 from diffassim.decisions.problems import cliff_walk, linear_quadratic, riccati_gain
 from diffassim.decisions.problems.linear_quadratic import QuadraticCost
+from diffassim.decisions.wrappers import Wrapper
 from diffassim.training.reinforcement import (
     PPO,
     CategoricalPolicy,
@@ -302,6 +303,23 @@ def test_trainings_in_single_precision_batches_and_parts(agent):
         np.testing.assert_array_equal(one, other)
 
 
+class Failing(Wrapper):
+    """Rewards that are no numbers in one half of the states."""
+
+    def respond(self, state, action, disturbance):
+        found = self.environment.respond(state, action, disturbance)
+        return found._replace(reward=jnp.where(found.observation[0] > 0, jnp.nan, found.reward))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("agent", [PPO(environments=8, steps=4), PolicyGradient(environments=8, steps=4)])
+def test_rewards_that_are_no_numbers_leave_the_networks_as_they_are(agent):
+    environment = Failing(regulator(5))
+    state, rewards = agent.train(environment, agent.init(environment, KEY), 3)
+    assert bool(jnp.isnan(rewards).any())
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(state.trainable))
+
+
 def test_what_is_refused():
     endless = regulator().replace(length=None)
     vector = FiniteProblem(jnp.eye(2)[None], jnp.zeros((2, 1)))
@@ -310,6 +328,12 @@ def test_what_is_refused():
         (lambda: PPO(environments=3, steps=5, batches=4), "equal"),
         (lambda: PPO(environments=6, common=4), "multiple of common"),
         (lambda: PolicyGradient(common=0), "multiple of common"),
+        (lambda: PolicyGradient(environments=0), "environments"),
+        (lambda: PPO(discount=1.5), "discount"),
+        (lambda: PPO(trace=float("nan")), "trace"),
+        (lambda: PPO(clip=-0.1), "clip"),
+        (lambda: Pathwise(discount=-1.0), "discount"),
+        (lambda: Pathwise(steps=0), "steps"),
         (lambda: PPO().init(cliff_walk(), KEY), "vectors"),
         (lambda: actor_critic(WaterReservoir(), KEY), "Scalarized"),
         (lambda: policy_for(vector, KEY), "vectors"),

@@ -18,6 +18,7 @@ from diffassim.decisions import (
     WaterReservoir,
 )
 from diffassim.decisions.problems import cliff_walk, five_by_five, four_by_four, random_walk
+from diffassim.decisions.wrappers import Wrapper
 from diffassim.training.reinforcement import (
     SARSA,
     MonteCarlo,
@@ -171,6 +172,23 @@ def test_the_policy_follows_the_weighted_mean_of_all_tables(averaging):
     np.testing.assert_array_equal(agent.policy(environment, state).values, state.mean)
 
 
+class Failing(Wrapper):
+    """A walk whose first place brings no number."""
+
+    def respond(self, state, action, disturbance):
+        found = self.environment.respond(state, action, disturbance)
+        return found._replace(reward=jnp.where(state == 0, jnp.nan, found.reward))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", [QLearning(exploration=1.0), SARSA(exploration=1.0), MonteCarlo(length=30)])
+def test_a_reward_that_is_no_number_spoils_nothing_else(agent):
+    broken = Failing(random_walk())
+    state, rewards = agent.train(broken, agent.init(broken, KEY), 50)
+    assert bool(jnp.isnan(rewards).any()) and bool(jnp.all(jnp.isfinite(state.values)))
+    assert bool(jnp.all(state.visits[1:] > 0)) and float(state.visits[0, 0]) == 0
+
+
 @pytest.mark.parametrize("kind", [QLearning, SARSA])
 def test_exploring_starts_learn_all_that_a_first_action_may_bring(kind):
     """Of steps that end an episode all actions are learned, though the policy itself never explores."""
@@ -271,6 +289,8 @@ def test_what_is_refused():
         (lambda: QLearning().init(WaterReservoir(), KEY), "Discretized"),
         (lambda: QLearning().init(random_walk(), KEY, start=jnp.zeros((2, 2))), "table of shape"),
         (lambda: QLearning(averaging=-1.0), "averaging"),
+        (lambda: QLearning(halving=0.0), "halving"),
+        (lambda: SARSA(discount=float("nan")), "discount"),
         (lambda: MonteCarlo(environments=6, common=4), "multiple of common"),
         (lambda: MonteCarlo(length=5, window=6).update(random_walk(), MonteCarlo().init(random_walk(), KEY)), "window"),
         (lambda: MonteCarlo().train(random_walk(), MonteCarlo().init(random_walk(), KEY), 1), "length"),
