@@ -77,7 +77,7 @@ class LineConvolution(Pytree):
         )
 
 
-def product(matrix: Float[Array, "outputs inputs"], x: Float[Array, "inputs *rest"]) -> Float[Array, "outputs *rest"]:
+def product(matrix: Float[Array, "outputs inputs"], x: Any) -> Any:
     """Return a matrix times the first axis: as one plain product, whose derivatives are such products too.
 
     Example:
