@@ -103,6 +103,7 @@ def test_the_solver_is_the_loop_of_its_steps():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-5)])
 def test_windows_at_once_are_windows_one_by_one(dtype, tolerance):
     truth, y = windows(4, dtype=dtype)
