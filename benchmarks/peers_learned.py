@@ -65,7 +65,7 @@ def solver_of(start: dict[str, np.ndarray]) -> UnrolledSolver:
 def loss(solver: Any, batch: Any, key: Any) -> Any:
     """Return the mean square error of the windows."""
     truth, y = batch
-    return jnp.mean((jax.vmap(solver)(y) - truth) ** 2)
+    return jnp.mean((solver(y) - truth) ** 2)
 
 
 def in_torch(start: dict[str, np.ndarray], batch_of: Any, updates: int, compiled: bool) -> Any:
