@@ -78,7 +78,7 @@ FILTERS = {
     "LETKF": Contender(
         lambda factor, radius: LETKF(PriorInflation(jnp.sqrt(factor)), localization=GaspariCohn(radius)),
         lambda radius: LETKFN(localization=GaspariCohn(radius)),
-        (1.05, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0), (1.5, 2.0, 2.8), 8, 2.0, 1.5, 100.0,
+        (1.02, 1.05, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.1), (1.1, 1.5, 2.0, 2.8, 4.0), 8, 2.0, 1.5, 100.0,
     ),
 }  # fmt: skip
 

@@ -160,7 +160,7 @@ def actor_critic(
 
     _, returns = lax.scan(back, jnp.zeros_like(rewards[0]), rewards, reverse=True)
     returns = returns[: max(1, returns.shape[0] // 2)]
-    center, spread = jnp.mean(returns), _sound(jnp.std(returns))
+    center, spread = _center_and_spread(returns)
     network = perceptron((seen.shape[-1], *units, 1), two, dtype=seen.dtype)
     value = Normalized(network, *_scales(seen), center, spread)
     return ActorCritic(policy, _Scalar(value), spread)  # type: ignore[arg-type]
@@ -335,9 +335,10 @@ def _played(environment: Any, key: jax.Array, policy: Any) -> tuple[Any, Any]:
 
 
 def _scales(seen: Any) -> tuple[Any, Any]:
-    return jnp.mean(seen, axis=(0, 1)), _sound(jnp.std(seen, axis=(0, 1)))
+    return _center_and_spread(seen, (0, 1))
 
 
-def _sound(spread: Any) -> Any:
-    """Return a spread, or 1 where something never changes."""
-    return jnp.where(spread > 0, spread, 1)
+def _center_and_spread(values: Any, axis: Any = None) -> tuple[Any, Any]:
+    """Return mean and spread, or 1 for what never changes, whose spread may be a rounding error of the mean."""
+    changes = jnp.ptp(values, axis=axis) > 0
+    return jnp.mean(values, axis=axis), jnp.where(changes, jnp.std(values, axis=axis), 1)

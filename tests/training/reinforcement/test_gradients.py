@@ -26,7 +26,7 @@ from diffassim.training.reinforcement import (
     mean_return,
     policy_for,
 )
-from diffassim.training.reinforcement.rollouts import Rollout, advantages, against_others, roll_out, shuffled
+from diffassim.training.reinforcement.rollouts import Rollout, _scales, advantages, against_others, roll_out, shuffled
 
 KEY = jax.random.key(0)
 A, B = jnp.array([[0.9, 0.4], [0.0, 0.9]]), jnp.array([[0.0], [1.0]])
@@ -342,3 +342,10 @@ def test_what_is_refused():
     ):
         with pytest.raises(ConfigurationError, match=message):
             build()
+
+
+def test_what_never_changes_is_not_divided_by_a_rounding_error():
+    seen = jnp.stack([jnp.full((64, 33), 23**-0.5), jax.random.normal(jax.random.key(0), (64, 33))], axis=-1)
+    assert 0 < jnp.std(seen[..., 0]) < 1e-14  # of a constant
+    _, spread = _scales(seen)
+    assert spread[0] == 1 and abs(spread[1] - 1) < 0.1
