@@ -14,7 +14,7 @@ from diffassim.core.errors import DataError, ShapeError, require_finite, require
 from diffassim.core.partition import compilable
 from diffassim.core.pytree import Pytree, untrained
 
-__all__ = ["Normalized", "flop_count", "parameter_count"]
+__all__ = ["Normalized", "flop_count", "parameter_count", "spread_of"]
 
 
 class Normalized(Pytree):
@@ -89,7 +89,7 @@ class Normalized(Pytree):
                 raise ShapeError(
                     f"Normalized.fit: inputs and outputs differ in their number of samples: {sorted(sizes)}"
                 )
-            constants += [_over(jnp.mean, samples, axes), _over(jnp.std, samples, axes)]
+            constants += [_over(jnp.mean, samples, axes), _over(spread_of, samples, axes)]
         return cls(network, *constants)
 
     def check(self, inputs: Any, name: str = "inputs", axes: Any = 0, factor: float = 3.0) -> None:
@@ -110,7 +110,7 @@ class Normalized(Pytree):
         """
         inputs = real_state(f"Normalized.check: {name}", inputs)
         require_finite(f"Normalized.check: {name}", inputs, "Leave out or fill what is missing.")
-        found = [_over(each, inputs, axes) for each in (jnp.mean, jnp.std)]
+        found = [_over(each, inputs, axes) for each in (jnp.mean, spread_of)]
         off = _mapped(lambda leaf, m, s: jnp.max(jnp.abs(leaf - m) / s), found[0], self.center, self.spread)
         wide = _mapped(lambda leaf, m, s: jnp.median(leaf / s), found[1], self.center, self.spread)
         far = max(float(leaf) for leaf in jax.tree.leaves(off))
@@ -131,6 +131,20 @@ class Normalized(Pytree):
         x = _mapped(lambda leaf, m, s: (leaf - m) / s, x, self.center, self.spread)
         y = self.network(x, **options)
         return _mapped(lambda leaf, m, s: m + s * leaf, y, self.output_center, self.output_spread)
+
+
+def spread_of(values: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """Return the standard deviation, exactly 0 for what never changes: otherwise it may be a rounding error of the mean.
+
+    Divided by that, the first value that differs would be beyond all numbers that a network has seen.
+
+    Example:
+        >>> same = jnp.full(33, 23.0**-0.5)
+        >>> bool(jnp.std(same) > 0), float(spread_of(same))
+        (True, 0.0)
+    """
+    changes = jnp.ptp(values, axis=axis, keepdims=keepdims) > 0
+    return jnp.where(changes, jnp.std(values, axis=axis, keepdims=keepdims), 0)
 
 
 def _over(function: Any, samples: Any, axes: Any) -> Any:

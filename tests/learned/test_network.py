@@ -249,3 +249,12 @@ def test_constants_of_a_network_stay_under_weight_decay():
     assert not np.array_equal(*(jax.tree.leaves(net.network.left)[0] for net in (found.trained, adapted)))
     moments = sum(leaf.size for leaf in jax.tree.leaves(found.state.memory))
     assert moments == 2 * adapted.network.count() + 1  # nothing for what is frozen
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_input_that_never_changes_is_refused_even_where_its_mean_is_rounded(dtype):
+    same = jnp.full((64, 1), 23**-0.5, dtype)
+    samples = jnp.concatenate([same, jax.random.normal(jax.random.key(0), (64, 1), dtype)], axis=1)
+    with pytest.raises(da.ConfigurationError, match="never change"):
+        Normalized.fit(lambda x: x, samples)
+    Normalized.fit(lambda x: x, samples[:, 1:])

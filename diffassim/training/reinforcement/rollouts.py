@@ -14,7 +14,7 @@ from diffassim.core.pytree import Pytree
 from diffassim.core.tree import all_finite, select, zeros_like
 from diffassim.decisions.play import begin, go_on, random_policy
 from diffassim.decisions.spaces import Box, Discrete
-from diffassim.learned.normalized import Normalized
+from diffassim.learned.normalized import Normalized, spread_of
 from diffassim.training.reinforcement.policies import ActorCritic, CategoricalPolicy, GaussianPolicy
 
 __all__ = [
@@ -339,6 +339,6 @@ def _scales(seen: Any) -> tuple[Any, Any]:
 
 
 def _center_and_spread(values: Any, axis: Any = None) -> tuple[Any, Any]:
-    """Return mean and spread, or 1 for what never changes, whose spread may be a rounding error of the mean."""
-    changes = jnp.ptp(values, axis=axis) > 0
-    return jnp.mean(values, axis=axis), jnp.where(changes, jnp.std(values, axis=axis), 1)
+    """Return mean and spread, or 1 for what never changes."""
+    spread = spread_of(values, axis)
+    return jnp.mean(values, axis=axis), jnp.where(spread > 0, spread, 1)
