@@ -134,7 +134,7 @@ class Normalized(Pytree):
 
 
 def spread_of(values: Any, axis: Any = None, keepdims: bool = False) -> Any:
-    """Return the standard deviation, exactly 0 for what never changes: otherwise it may be a rounding error of the mean.
+    """Return the standard deviation, exactly 0 for what never changes: else it may be a rounding error of the mean.
 
     Divided by that, the first value that differs would be beyond all numbers that a network has seen.
 
