@@ -111,7 +111,9 @@ class Ensemble(Covariance):
             return self.localization.sqrt(v)
         member = jax.tree.leaves(self.members)[0]
         shape = (member.shape[0], *member.shape[member.ndim - self.localization.ndim :])
-        one = jax.eval_shape(self.localization.control_like, jax.ShapeDtypeStruct(shape, jnp.result_type(*jax.tree.leaves(v))))
+        one = jax.eval_shape(
+            self.localization.control_like, jax.ShapeDtypeStruct(shape, jnp.result_type(*jax.tree.leaves(v)))
+        )
         localized = partial(self.layout.each, self.localization.sqrt)
         for _ in range(jnp.ndim(jax.tree.leaves(v)[0]) - jax.tree.leaves(one)[0].ndim):
             localized = jax.vmap(localized)

@@ -29,8 +29,8 @@ def in_parts(covariance: Covariance, x: Any, mesh: Mesh, axes: int | Mapping[str
     `Kronecker` and as localization of `Ensemble`, get transforms of fields in parts: two all-to-alls for a product
     where fields are split along another axis than the last, four along the last and on a line, none where the split
     axis is not one of the grid's. Where the members of an `Ensemble` lie in parts, each device transforms the weights
-    of its own members; they may be split over one axis of the mesh and space over another. All other covariances stay as they are, and take fields in parts without it: the
-    compiler adds the messages.
+    of its own members; they may be split over one axis of the mesh and space over another. All other covariances
+    stay as they are, and take fields in parts without it: the compiler adds the messages.
 
     Args:
         covariance: of states like x.
