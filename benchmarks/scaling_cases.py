@@ -38,10 +38,15 @@ def _ensemble(size: int) -> jax.Array:
 
 def _by_member(x: Any) -> Any:
     """Return members in parts over as many devices as divide them, and over space where there are more."""
+    mesh = _by_member_and_space()
+    axes = {"member": 0} if mesh.shape["space"] == 1 else {"member": 0, "space": -1}
+    return da.distribute(x, mesh, axes)
+
+
+def _by_member_and_space() -> Any:
     count = jax.device_count()
     along = math.gcd(count, MEMBERS)
-    axes = {"member": 0} if along == count else {"member": 0, "space": -1}
-    return da.distribute(x, da.device_mesh({"member": along, "space": count // along}), axes)
+    return da.device_mesh({"member": along, "space": count // along})
 
 
 def _drawn(seed: int, shape: tuple[int, ...]) -> jax.Array:
@@ -88,10 +93,14 @@ def strong_constraint(size: int) -> Case:
 
 
 def en_var(size: int) -> Case:
-    """Return value and gradient of an ensemble-variational cost with members in parts."""
-    ensemble, y = _ensemble(size), _observed(size, [0])
+    """Return value and gradient of an ensemble-variational cost with members in parts, and space where it has to be."""
+    ensemble, y, x_b = _ensemble(size), _observed(size, [0]), _drawn(2, (size,))
     C = da.covariances.Gaussian(std=jnp.float32(1.0), length=jnp.float32(3.0), grid=da.grids.Grid())
-    cost = da.ThreeDVar(_drawn(2, (size,)), da.covariances.Ensemble(ensemble, localization=C), y)
+    mesh = _by_member_and_space()
+    P = da.covariances.in_parts(
+        da.covariances.Ensemble(ensemble, localization=C), x_b, mesh, {"space": -1} if mesh.shape["space"] > 1 else None
+    )
+    cost = da.ThreeDVar(da.distribute(x_b, _mesh()), P, y)
     return jax.value_and_grad(lambda v, c: c(v)), (_by_member(cost.control()), cost)
 
 

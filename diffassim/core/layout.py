@@ -124,8 +124,20 @@ class Layout:
 
         return jax.tree.map(place, x)
 
-    def everywhere(self, function: Callable[..., Any], x: Any, *whole: Any) -> Any:
-        """Return function(x, *whole), computed by every device for its own places.
+    def together(self, function: Callable[..., Any], *arrays: Any) -> Any:
+        """Return what all devices find together, each from its part of arrays that are split along their last axis.
+
+        Args:
+            function: of the names of the mesh's axes and the parts, filled up with zeros to one length; it sends
+                messages over these axes, after which all devices have the same result.
+            *arrays: any number of them.
+        """
+        columns = self._columns(arrays)
+        specs = tuple(self._last(x) for x in columns)
+        return mapped_over(partial(function, self.names), self.mesh, self.names, specs, PartitionSpec())(*columns)
+
+    def everywhere(self, function: Callable[..., Any], x: Any, *whole: Any, columns: tuple[Any, ...] = ()) -> Any:
+        """Return function(x, *whole, *columns), computed by every device for its own places.
 
         The compiler has no say in it: what is whole is computed with on every device, so that small matrices are not
         taken apart.
@@ -135,7 +147,9 @@ class Layout:
                 and treats all places alike.
             x: pytree of arrays with a leading axis.
             *whole: pytrees that every device gets.
+            columns: arrays of which every device gets a part, split along the last axis and filled up with zeros.
         """
+        columns = self._columns(columns)
         leaves, structure = jax.tree.flatten(x)
         specs = [self._across(leaf.shape, None) for leaf in leaves]
         flat = [
@@ -145,10 +159,11 @@ class Layout:
         specs = [spec if _splits(spec) else PartitionSpec(None, self.names) for spec in specs]
         apart = partial(jax.tree.map, _apart)
         run = jax.shard_map(
-            lambda parts, *whole: apart(jax.tree.leaves(function(structure.unflatten(apart(parts)), *whole))),
-            mesh=self.mesh, in_specs=(specs, *(PartitionSpec() for _ in whole)), out_specs=specs, check_vma=False,
+            lambda parts, *others: apart(jax.tree.leaves(function(structure.unflatten(apart(parts)), *others))),
+            mesh=self.mesh, in_specs=(specs, *(PartitionSpec() for _ in whole), *map(self._last, columns)),
+            out_specs=specs, check_vma=False,
         )  # fmt: skip
-        found = run(flat, *whole)
+        found = run(flat, *whole, *columns)
         return structure.unflatten([_as_before(part, leaf) for part, leaf in zip(found, leaves, strict=True)])
 
     def _across(self, shape: tuple[int, ...], axis: int | None) -> PartitionSpec:
@@ -160,6 +175,13 @@ class Layout:
         if axis is not None and -len(sizes) <= axis < 0 and sizes[axis]:
             place = len(sizes) + axis
         return PartitionSpec(*(None,) * (place + 1), self.names)
+
+    def _columns(self, arrays: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return arrays with zeros up to a multiple of the devices along their last axis."""
+        return tuple(jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -x.shape[-1] % self.devices)]) for x in arrays)
+
+    def _last(self, x: Any) -> PartitionSpec:
+        return PartitionSpec(*(None,) * (x.ndim - 1), self.names)
 
     def _place(self, leaf: Any, spec: PartitionSpec) -> Any:
         return jax.lax.with_sharding_constraint(leaf, NamedSharding(self.mesh, spec))

@@ -102,6 +102,36 @@ def gram_cholesky(V: Float[Array, "n m"], d: Float[Array, " m"]) -> tuple[Float[
     return (R * signs[:, None]).T, signs * (d @ Q[V.shape[0] :])
 
 
+def gram_rows(
+    V: Float[Array, "n m"], d: Float[Array, " m"], share: float
+) -> tuple[Float[Array, "n n"], Float[Array, " n"], Float[Array, ""]]:
+    r"""Return what some columns of V add to the problem \(\min_w |w|^2 + |d - V^\top w|^2\), as n rows.
+
+    With \(Q R = [\sqrt c\, I\; V]^\top\) and \(z = Q^\top [0\; d]\) their part is \(|z - R w|^2 + r\); so the rows R
+    and z of all parts of the columns, one below the other, are a small problem with the same minimum.
+
+    Args:
+        V: some columns, shape (n, m).
+        d: shape (m,).
+        share: c, this part's share of the identity, so that derivatives exist whatever the rank of V.
+
+    Returns:
+        R, shape (n, n), z, shape (n,), and r.
+
+    Example:
+        >>> R, z, rest = gram_rows(jnp.array([[3.0]]), jnp.array([2.0]), 1.0)
+        >>> [round(abs(float(x)), 4) for x in (R[0, 0] ** 2, R[0, 0] * z[0], rest)]  # 1 + 9, 3 * 2, 2^2 / 10
+        [10.0, 6.0, 0.4]
+
+    Source: Golub and Van Loan (2013), section 5.3; by parts: Demmel et al. (2012), section 3.
+    """
+    right = jnp.concatenate([jnp.zeros(V.shape[0], d.dtype), d])
+    Q, R = jnp.linalg.qr(jnp.concatenate([share**0.5 * jnp.eye(V.shape[0], dtype=V.dtype), V.T]))
+    z = right @ Q
+    rest = right - Q @ z
+    return R, z, jnp.vdot(rest, rest)
+
+
 def gram_factor(V: Float[Array, "n m"]) -> Float[Array, "n n"]:
     r"""Return the lower triangular L alone, with \(L L^\top = I + V V^\top\); see `gram_cholesky`.
 
@@ -131,12 +161,29 @@ def factor_inverse_sqrt(
 
     Source: Golub and Van Loan (2013), sections 5.3 and 8.6.
     """
-    finite = jnp.all(jnp.isfinite(V)) & jnp.all(jnp.isfinite(d))
-    Q, R = jnp.linalg.qr(_stacked(jnp.where(finite, V, 0)))
-    left, values, right = jnp.linalg.svd(R)
+    return rows_inverse_sqrt(_stacked(V), jnp.concatenate([jnp.zeros(V.shape[0], d.dtype), d]))
+
+
+def rows_inverse_sqrt(
+    rows: Float[Array, "k n"], right: Float[Array, " k"]
+) -> tuple[Float[Array, "n n"], Float[Array, " n"]]:
+    r"""Return \((M^\top M)^{-1/2}\) and \((M^\top M)^{-1} M^\top z\), no singular value of M below one.
+
+    Args:
+        rows: M, shape (k, n).
+        right: z, shape (k,).
+
+    Example:
+        >>> T, w = rows_inverse_sqrt(2 * jnp.eye(1), jnp.ones(1))
+        >>> T.tolist(), w.tolist()
+        ([[0.5]], [0.5])
+    """
+    finite = jnp.all(jnp.isfinite(rows)) & jnp.all(jnp.isfinite(right))
+    Q, R = jnp.linalg.qr(jnp.where(finite, rows, 0))
+    left, values, last = jnp.linalg.svd(R)
     values = jnp.maximum(values, 1)
-    half = left.T @ (jnp.where(finite, d, 0) @ Q[V.shape[0] :])
-    T, w = _compose(1 / values, right.T), right.T @ (half / values)
+    half = left.T @ (jnp.where(finite, right, 0) @ Q)
+    T, w = _compose(1 / values, last.T), last.T @ (half / values)
     return jnp.where(finite, T, jnp.nan), jnp.where(finite, w, jnp.nan)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from numpy.polynomial import Chebyshev, Polynomial
 
 from diffassim.core.batching import vectorized
-from diffassim.core.linalg import factor_inverse_sqrt, symmetric_inverse_sqrt
+from diffassim.core.linalg import factor_inverse_sqrt, gram_rows, rows_inverse_sqrt, symmetric_inverse_sqrt
 
 __all__ = ["at_least_one", "gram_inverse_sqrt", "gram_transform", "with_inverse"]
 
@@ -57,8 +57,9 @@ def _derivative(primals: Any, tangents: Any) -> Any:
 
 
 def gram_transform(
-    A: Float[Array, "N N"], b: Float[Array, " N"], V: Float[Array, "N m"], d: Float[Array, " m"]
-) -> tuple[Float[Array, "N N"], Float[Array, " N"]]:
+    A: Float[Array, "N N"], b: Float[Array, " N"], V: Float[Array, "N m"], d: Float[Array, " m"],
+    over: tuple[str, ...] = (),
+) -> tuple[Float[Array, "N N"], Float[Array, " N"]]:  # fmt: skip
     r"""Return \(A^{-1/2}\) and \(A^{-1} b\) for \(A = I + V V^\top\) and \(b = V d\), of which all four are given.
 
     As `gram_inverse_sqrt`, but what is too badly conditioned for it takes the factors V and d: in single precision A
@@ -69,19 +70,20 @@ def gram_transform(
         b: shape (N,).
         V: shape (N, m), of which no derivative is taken.
         d: shape (m,), of which no derivative is taken.
+        over: axes of a mesh over whose devices m is split, within `jax.shard_map`; A and b are the sums over them.
     """
-    return _transform(A, b, lax.stop_gradient(V), lax.stop_gradient(d))
+    return _transform(A, b, lax.stop_gradient(V), lax.stop_gradient(d), over)
 
 
-@jax.custom_jvp
-def _transform(A: Any, b: Any, V: Any, d: Any) -> tuple[Any, Any]:
-    return _solve_factor(A, b, V, d)  # type: ignore[no-any-return]
+@partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _transform(A: Any, b: Any, V: Any, d: Any, over: tuple[str, ...]) -> tuple[Any, Any]:
+    return _factor_solver(over)(A, b, V, d)  # type: ignore[no-any-return]
 
 
 @_transform.defjvp
-def _transform_derivative(primals: Any, tangents: Any) -> Any:
+def _transform_derivative(over: tuple[str, ...], primals: Any, tangents: Any) -> Any:
     _, moved = jax.jvp(lambda A, b: with_inverse(at_least_one(A), b), primals[:2], tangents[:2])
-    return _transform(*primals), moved
+    return _transform(*primals, over), moved
 
 
 def at_least_one(A: Any) -> Any:
@@ -100,16 +102,28 @@ def _root(A: Any) -> Any:
     return lax.cond(sound, lambda: Z, lambda: at_least_one(A))
 
 
-def _roots_of_factors(A: Any, b: Any, V: Any, d: Any) -> Any:
+def _roots_of_factors(over: tuple[str, ...], A: Any, b: Any, V: Any, d: Any) -> Any:
     Z, sound = newton_schulz(A)
-    usual, other = with_inverse, factor_inverse_sqrt
+    usual: Any = with_inverse
+
+    def other(V: Any, d: Any) -> Any:
+        if not over:
+            return factor_inverse_sqrt(V, d)
+        rows = gram_rows(V, d, 1 / lax.axis_size(over))[:2]
+        return rows_inverse_sqrt(*(lax.all_gather(part, over, tiled=True) for part in rows))
+
     if A.ndim > 2:
         usual, other = jax.vmap(usual), jax.vmap(other)
     return lax.cond(sound, lambda: usual(Z, b), lambda: other(V, d))
 
 
+@cache
+def _factor_solver(over: tuple[str, ...]) -> Any:
+    solve = partial(_roots_of_factors, over)
+    return vectorized(solve, solve, CACHE)
+
+
 _solve = vectorized(_root, _root, CACHE)
-_solve_factor = vectorized(_roots_of_factors, _roots_of_factors, CACHE)
 
 
 @jax.default_matmul_precision("highest")

@@ -298,10 +298,12 @@ def mapped_over(function: Callable[..., Any], mesh: Mesh, names: Iterable[str], 
     """
     within = jax.sharding.get_abstract_mesh()
     inside = not within.empty and bool(within.manual_axes)
-    return jax.shard_map(
+    run = jax.shard_map(
         function, mesh=within if inside else mesh, axis_names=set(names), in_specs=before, out_specs=after,
         check_vma=False,
     )  # fmt: skip
+    # Outside of compiled code, shard_map fails over some of a mesh's axes where an argument is split over another.
+    return run if inside or set(names) == set(mesh.axis_names) else jax.jit(run)
 
 
 def one_split_axis(name: str, x: Any, mesh: Mesh, axes: int | Mapping[str, int]) -> tuple[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 
 from diffassim.core import tree
 from diffassim.core.errors import DataError, ShapeError, concrete, require_finite
+from diffassim.core.layout import Layout
+from diffassim.core.pytree import static
 from diffassim.covariances.base import Covariance, NotAvailableError
 
 __all__ = ["Ensemble"]
@@ -26,6 +29,8 @@ class Ensemble(Covariance):
         members: the state's pytree with a leading member axis, N >= 2.
         localization: covariance of unit variance on the trailing axes that all leaves share (`Gaussian(std=1.0, ...)`),
             or None.
+        layout: how members lie in parts on several devices, put here by `da.covariances.in_parts`, so that each
+            device transforms the weights of its own members; None: as the compiler likes (static).
 
     Raises:
         ShapeError: if there are fewer than two members, or the leaves disagree on how many.
@@ -39,6 +44,7 @@ class Ensemble(Covariance):
 
     members: Any
     localization: Covariance | None = None
+    layout: Layout | None = static(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         counts = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(self.members)}
@@ -61,7 +67,7 @@ class Ensemble(Covariance):
         """Return L v, an increment in the span of the (localized) ensemble."""
         if self.localization is None:
             return jax.tree.map(lambda X: jnp.tensordot(v, X, 1), self._departures(v))
-        weights = self.localization.sqrt(v)
+        weights = self._localized(v)
 
         def combine(X: Any) -> Any:
             weighted = self._widened(weights, X)
@@ -97,6 +103,21 @@ class Ensemble(Covariance):
                         f"{name}: the localization acts on {self.localization.ndim} axes, but a leaf has shape "
                         f"{jnp.shape(leaf)}"
                     )
+
+    def _localized(self, v: Any) -> Any:
+        """Return the weights, smooth as the localization has it."""
+        assert self.localization is not None
+        if self.layout is None:
+            return self.localization.sqrt(v)
+        member = jax.tree.leaves(self.members)[0]
+        shape = (member.shape[0], *member.shape[member.ndim - self.localization.ndim :])
+        one = jax.eval_shape(
+            self.localization.control_like, jax.ShapeDtypeStruct(shape, jnp.result_type(*jax.tree.leaves(v)))
+        )
+        localized = partial(self.layout.each, self.localization.sqrt)
+        for _ in range(jnp.ndim(jax.tree.leaves(v)[0]) - jax.tree.leaves(one)[0].ndim):
+            localized = jax.vmap(localized)
+        return localized(v)
 
     def _departures(self, like: Any) -> Any:
         dtype = jnp.result_type(like)

@@ -8,9 +8,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from diffassim.core.errors import ConfigurationError
 from diffassim.core.fourier import Split
-from diffassim.core.sharding import one_split_axis
+from diffassim.core.layout import Layout
+from diffassim.core.sharding import leading_mesh, one_split_axis
 from diffassim.covariances.base import Covariance, require_covariance
+from diffassim.covariances.ensemble import Ensemble
 from diffassim.covariances.kronecker import Kronecker
 from diffassim.covariances.measured import MeasuredSpectrum
 from diffassim.covariances.spectral import Spectral
@@ -19,21 +22,22 @@ from diffassim.covariances.zonal import ZonallyHomogeneous
 __all__ = ["in_parts"]
 
 
-def in_parts(covariance: Covariance, x: Any, mesh: Mesh, axes: int | Mapping[str, int] = -1) -> Covariance:
+def in_parts(covariance: Covariance, x: Any, mesh: Mesh, axes: int | Mapping[str, int] | None = -1) -> Covariance:
     """Return a covariance that takes fields in parts, with the same values and derivatives.
 
     `Gaussian`, `Matern`, `MeasuredSpectrum` and `ZonallyHomogeneous`, also within `Sum`, `Scaled`, `Blocks`,
     `Kronecker` and as localization of `Ensemble`, get transforms of fields in parts: two all-to-alls for a product
     where fields are split along another axis than the last, four along the last and on a line, none where the split
-    axis is not one of the grid's. All other covariances stay as they are, and take fields in parts without it: the
-    compiler adds the messages.
+    axis is not one of the grid's. Where the members of an `Ensemble` lie in parts, each device transforms the weights
+    of its own members; they may be split over one axis of the mesh and space over another. All other covariances
+    stay as they are, and take fields in parts without it: the compiler adds the messages.
 
     Args:
         covariance: of states like x.
         x: a state (an array for `Kronecker`), whole or in parts; only its shapes count.
         mesh: the devices.
         axes: axis of the state's arrays that is split, counted from the end; or by the name of the mesh's axis,
-            {"space": -2}.
+            {"space": -2}; None: states are whole, and members of an `Ensemble` in parts.
 
     Returns:
         A covariance of the same class.
@@ -41,7 +45,7 @@ def in_parts(covariance: Covariance, x: Any, mesh: Mesh, axes: int | Mapping[str
     Raises:
         ShapeError: if the devices do not divide the axis (on a line, as often as they have to).
         ConfigurationError: if it is a line between walls, or a circle of latitude is split, or the mesh's axis is not
-            named.
+            named, or is that of the members, or these lie on another mesh.
 
     Example:
         >>> import diffassim as da
@@ -51,9 +55,36 @@ def in_parts(covariance: Covariance, x: Any, mesh: Mesh, axes: int | Mapping[str
         4.0
     """
     require_covariance("in_parts: covariance", covariance, x)
-    given = _given(covariance, Split(mesh, *one_split_axis("in_parts", x, mesh, axes)))
+    split = None if axes is None else Split(mesh, *one_split_axis("in_parts", x, mesh, axes))
+    given = covariance if split is None else _given(covariance, split)
+    given = jax.tree.map(lambda node: _by_member(node, mesh, split), given, is_leaf=_is_ensemble)
     given.check("in_parts: x", x)
     return given
+
+
+def _is_ensemble(node: Any) -> bool:
+    return isinstance(node, Ensemble)
+
+
+def _by_member(node: Any, mesh: Mesh, split: Split | None) -> Any:
+    """Return an `Ensemble` that knows how its members lie in parts, if they do; what is none as it is."""
+    if not _is_ensemble(node) or node.localization is None:
+        return node
+    found = leading_mesh(node.members)
+    if found is None:
+        return node.replace(layout=None)
+    on, names = found
+    if dict(on.shape) != dict(mesh.shape) or on.devices.tolist() != mesh.devices.tolist():
+        raise ConfigurationError(
+            f"in_parts: the members lie in parts on the mesh {dict(on.shape)}, and states shall on {dict(mesh.shape)}; "
+            'take one mesh for both, for example da.device_mesh({"member": 2, "space": 2})'
+        )
+    if split is not None and split.name in (names if isinstance(names, tuple) else (names,)):
+        raise ConfigurationError(
+            f"in_parts: members and states are both split over the axis {split.name!r} of the mesh {dict(mesh.shape)}; "
+            'split members over another, for example da.device_mesh({"member": 2, "space": 2})'
+        )
+    return node.replace(layout=Layout.of(node.members))
 
 
 def _given(covariance: Any, split: Split) -> Any:

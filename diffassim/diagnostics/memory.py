@@ -197,6 +197,8 @@ def _of_cycle(method: Any, belief: Any, streams: tuple[Any, ...], members: bool)
     times = max((int(stream.steps.shape[0]) for stream in streams), default=0)
     if isinstance(method, DomainFilter) and method.parts is not None:
         held = math.ceil(values / devices) + method.parts.values.rows
+    elif getattr(method, "by_parts", False):
+        held = math.ceil(values / devices)
     parts = {
         "ensemble (prior, posterior, forecast)": 3 * ensemble,
         "record of observations": bytes_of(streams),

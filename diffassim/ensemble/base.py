@@ -17,7 +17,7 @@ from diffassim.ensemble.inflation import as_inflation
 from diffassim.ensemble.model_error import SquareRootNoise, checked_model_error, draws_model_error, forecast_members
 from diffassim.ensemble.rotation import rotated
 from diffassim.methods.account import AnalysisInfo, account
-from diffassim.methods.departures import Departures, departures_of, innovation_along, whitened_departures
+from diffassim.methods.departures import Departures, departures_of, innovation_along, whitened_innovation
 from diffassim.methods.likelihood import innovation_log_ratio, log_density
 from diffassim.methods.members import check_ensemble, mean, spread, transformed, without_failed
 from diffassim.methods.sequential import SequentialMethod, require_key
@@ -97,6 +97,10 @@ class EnsembleMethod(SequentialMethod):
         """Return an ensemble with all members of a place on one device, if it lies in parts."""
         return ensemble if self.layout is None else self.layout.turned(ensemble)
 
+    def across_innovations(self, innovations: Float[Array, "N m"]) -> Float[Array, "N m"]:
+        """Return the whitened innovations of all members, as they should lie on several devices for `update`."""
+        return innovations
+
     def moments(self, belief: Any) -> tuple[Any, Any]:
         """Return mean and standard deviation of every component of the state."""
         belief = self.across(belief)
@@ -128,7 +132,7 @@ class EnsembleMethod(SequentialMethod):
             S: whitened observed anomalies, shape (N, m).
             d: whitened mean innovation, shape (m,).
         """
-        return innovation_log_ratio(S, d)
+        return innovation_log_ratio(S, d, self.layout)
 
     def log_likelihood(self, departures: Departures, streams: tuple[Any, ...]) -> Float[Array, ""]:
         """Return the log density of the observed values under the forecast; see `AnalysisInfo`."""
@@ -240,6 +244,8 @@ class GlobalFilter(EnsembleMethod):
     A subclass defines `weights`.
     """
 
+    by_parts: ClassVar[bool] = False  # whether `weights` takes parts of the observations, and the axes to sum over
+
     def weights(self, key: Any, S: Float[Array, "N m"], d: Float[Array, " m"]) -> Float[Array, "N N"]:
         r"""Return W with \(x_{a,i} = \bar x_f + \sum_j W_{ij} x_{f,j}'\).
 
@@ -254,7 +260,18 @@ class GlobalFilter(EnsembleMethod):
         """Return the posterior ensemble, before inflation and rotation."""
         if self.layout is None:
             return transformed(ensemble, self.weights(key, departures.S, departures.d))
+        if self.by_parts:
+            columns = departures.S, departures.d
+            return self.layout.everywhere(_weighted_by_parts, ensemble, self, key, columns=columns)
         return self.layout.everywhere(_weighted, ensemble, self, key, departures.S, departures.d)
+
+    def across_innovations(self, innovations: Float[Array, "N m"]) -> Float[Array, "N m"]:
+        """Return the members' innovations, all members of an observation on one device where parts are summed."""
+        return self.across(innovations) if self.by_parts else innovations  # type: ignore[no-any-return]
+
+
+def _weighted_by_parts(ensemble: Any, method: Any, key: Any, S: Any, d: Any) -> Any:
+    return transformed(ensemble, method.weights(key, S, d, over=method.layout.names))
 
 
 def _weighted(ensemble: Any, method: GlobalFilter, key: Any, S: Any, d: Any) -> Any:
@@ -267,7 +284,8 @@ def _analyze(
 ) -> tuple[Any, Any, AnalysisInfo]:
     given, ensemble = ensemble, method.repaired(key, ensemble)
     prior = as_inflation(method.inflation).before(ensemble)
-    departures = whitened_departures(prior, streams, method.any_loss)
+    innovations = method.across_innovations(jax.vmap(whitened_innovation(streams, method.any_loss))(prior))
+    departures = departures_of(innovations, streams)
     given, ensemble, prior, companions = map(method.across, (given, ensemble, prior, companions))
     found = method.posterior(key, prior, companions, departures, streams)
     posterior, companions = tree.select(departures.count > 0, found, (ensemble, companions))
@@ -285,7 +303,8 @@ def _analyze_along(
 ) -> tuple[Any, AnalysisInfo]:
     given, (ensemble, states) = ensemble, method.repaired(key, (ensemble, states))
     prior, states = as_inflation(method.inflation).before((ensemble, states))
-    departures = departures_of(jax.vmap(innovation_along(streams, method.any_loss))(states), streams)
+    innovations = method.across_innovations(jax.vmap(innovation_along(streams, method.any_loss))(states))
+    departures = departures_of(innovations, streams)
     given, ensemble, prior = map(method.across, (given, ensemble, prior))
     posterior, _ = method.posterior(key, prior, None, departures, streams)
     posterior = tree.select(departures.count > 0, posterior, ensemble)

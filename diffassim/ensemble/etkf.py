@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -42,13 +42,17 @@ class ETKF(GlobalFilter):
     equations 20 to 24.
     """
 
-    def weights(self, key: Any, S: Float[Array, "N m"], d: Float[Array, " m"]) -> Float[Array, "N N"]:
-        """Return w + A^(-1/2)."""
-        return symmetric_transform(S, d)
+    by_parts: ClassVar[bool] = True
+
+    def weights(
+        self, key: Any, S: Float[Array, "N m"], d: Float[Array, " m"], over: tuple[str, ...] = ()
+    ) -> Float[Array, "N N"]:
+        """Return w + A^(-1/2); of the parts of several devices with the names of the mesh's axes, to sum over them."""
+        return symmetric_transform(S, d, over=over)
 
 
 def symmetric_transform(
-    S: Float[Array, "N m"], d: Float[Array, " m"], taper: Float[Array, " m"] | None = None
+    S: Float[Array, "N m"], d: Float[Array, " m"], taper: Float[Array, " m"] | None = None, over: tuple[str, ...] = ()
 ) -> Float[Array, "N N"]:
     r"""Return the weights of the symmetric square-root filter.
 
@@ -56,16 +60,17 @@ def symmetric_transform(
         S: whitened observed anomalies, shape (N, m).
         d: whitened mean innovation, shape (m,).
         taper: factor of every observation's inverse error variance, shape (m,); None for one.
+        over: axes of a mesh over whose devices the observations are split, within `jax.shard_map` (static).
 
     Returns:
         W, shape (N, N): \(W_{ij} = w_j + (A^{-1/2})_{ij}\).
     """
-    A, b = _normal_equations(S, d, taper)
+    A, b = _normal_equations(S, d, taper, over)
     if S.dtype == jnp.float64:
         T, w = with_inverse(gram_inverse_sqrt(A), b)
     else:
         factor = jnp.full_like(d, (S.shape[0] - 1) ** -0.5) if taper is None else jnp.sqrt(taper / (S.shape[0] - 1))
-        T, w = gram_transform(A, b, S * factor[None], factor * d)
+        T, w = gram_transform(A, b, S * factor[None], factor * d, over)
     return w[None] + T
 
 
@@ -159,9 +164,12 @@ def _beyond_the_end(S: Any, d: Any, X: Any, taper: Any, change: Any) -> Any:
         return (-S @ (phi @ r) + (shift @ r)[None]) / degrees
 
 
-def _normal_equations(S: Any, d: Any, taper: Any) -> tuple[Any, Any]:
+def _normal_equations(S: Any, d: Any, taper: Any, over: tuple[str, ...] = ()) -> tuple[Any, Any]:
     N = S.shape[0]
     weighted = S if taper is None else S * taper[None]
     # Fewer digits in the products, a GPU's default, would be an error of the observations.
     with jax.default_matmul_precision("highest"):
-        return jnp.eye(N, dtype=S.dtype) + weighted @ S.T / (N - 1), weighted @ d / (N - 1)
+        C, b = weighted @ S.T / (N - 1), weighted @ d / (N - 1)
+    if over:
+        C, b = jax.lax.psum((C, b), over)
+    return jnp.eye(N, dtype=S.dtype) + C, b

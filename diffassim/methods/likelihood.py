@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float
 
-from diffassim.core.linalg import gram_cholesky, gram_factor
+from diffassim.core.layout import Layout
+from diffassim.core.linalg import gram_cholesky, gram_factor, gram_rows
 from diffassim.covariances import NotAvailableError
 
 __all__ = ["chi_square", "gram_log_ratio", "innovation_log_ratio", "log_density", "mixture_log_ratio"]
@@ -47,7 +50,9 @@ def log_density(ratio: Float[Array, ""], streams: tuple[Any, ...]) -> Float[Arra
     return ratio
 
 
-def innovation_log_ratio(S: Float[Array, "N m"], d: Float[Array, " m"]) -> Float[Array, ""]:
+def innovation_log_ratio(
+    S: Float[Array, "N m"], d: Float[Array, " m"], layout: Layout | None = None
+) -> Float[Array, ""]:
     r"""Return the log density of innovations under \(N(0, I + S^\top S / (N - 1))\), relative to errors of zero.
 
     .. math:: -\tfrac12 d^\top C^{-1} d - \tfrac12 \log\det C,\qquad C = I + S^\top S / (N - 1)
@@ -55,6 +60,7 @@ def innovation_log_ratio(S: Float[Array, "N m"], d: Float[Array, " m"]) -> Float
     Args:
         S: whitened observed anomalies, shape (N, m).
         d: whitened mean innovation, shape (m,).
+        layout: how the ensemble lies on several devices, each of which then takes a part of the observations (static).
 
     Example:
         >>> innovation_log_ratio(jnp.array([[1.0], [-1.0]]), jnp.array([2.0])).round(4).item()  # variance 1 + 2
@@ -65,8 +71,20 @@ def innovation_log_ratio(S: Float[Array, "N m"], d: Float[Array, " m"]) -> Float
         L = gram_factor(V.T)
         half = solve_triangular(L, d, lower=True)
         return -0.5 * jnp.vdot(half, half) - jnp.sum(jnp.log(jnp.diagonal(L)))
+    if layout is not None:
+        return layout.together(partial(_ratio_of_parts, 1 / layout.devices), V, d)  # type: ignore[no-any-return]
     L, half = gram_cholesky(V, d)
     return gram_log_ratio(V, d, L, half)
+
+
+def _ratio_of_parts(share: float, names: tuple[str, ...], V: Any, d: Any) -> Any:
+    """Return the log ratio, found by several devices, each of which has some columns."""
+    R, z, rest = gram_rows(V, d, share)
+    rows, right = (lax.all_gather(part, names, tiled=True) for part in (R, z))
+    Q, R = jnp.linalg.qr(rows)
+    left = right - rows @ solve_triangular(R, right @ Q)
+    logdet = jnp.sum(jnp.log(jnp.abs(jnp.diagonal(R))))
+    return -0.5 * (jnp.vdot(left, left) + lax.psum(rest, names)) - logdet
 
 
 def gram_log_ratio(

@@ -72,6 +72,17 @@ def in_parts() -> dict:
         parted = da.covariances.in_parts(B, x, mesh, {"space": axis})
         there, here = (jax.jit(products)(*args) for args in ((parted, split), (B, x)))
         found[name] = apart(jax.tree.leaves(there), jax.tree.leaves(here))
+    X, on = jnp.asarray(rng.normal(size=(4, 8, 12))), da.device_mesh({"member": 2, "space": 2})
+    for name, members in (("other mesh", da.distribute(X, on, {"member": 0})), ("same axis", da.distribute(X, mesh))):
+        try:
+            P = da.covariances.Ensemble(members, Gaussian(1.0, 2.0, PLANE))
+            da.covariances.in_parts(P, X[0], mesh, {"space": -2})
+        except da.ConfigurationError as error:
+            found[name] = str(error)
+    P, x = da.covariances.Ensemble(X, Gaussian(1.0, 2.0, Grid(periodic=(False, False)))), X[0]
+    whole = da.covariances.in_parts(P.replace(members=da.distribute(X, on, {"member": 0})), x, on, None)
+    found["members only"] = apart(whole.apply(x), P.apply(x))
+    found["members only: sent"] = sorted(explain_communication(whole.apply, x).sent)
     for name in ("plane", "line", "channel, across", "levels"):
         B, shape, axis = cases()[name]
         B = da.covariances.in_parts(B.replace(std=1.3) if hasattr(B, "std") else B, jnp.zeros(shape), mesh, axis)
@@ -87,6 +98,8 @@ def test_covariances_in_parts_are_those_of_whole_fields():
     found = on_devices(in_parts)
     for name in cases():
         assert found[name] < 1e-11, (name, found)
+    assert "one mesh for both" in found["other mesh"] and "both split over the axis 'space'" in found["same axis"]
+    assert found["members only"] < 1e-12 and "all-gather" not in found["members only: sent"], found
     # Forth and back: 7 frequencies of 12 points filled up to 8, times 8 rows; of its quarter a device sends 3 of 4.
     turned = {"plane": 2 * 8 * 8 * 16, "line": 2 * (32 * 8 + 4 * 8 * 16), "levels": 0}
     for name, size in turned.items():

@@ -100,7 +100,49 @@ def global_cycles() -> dict:
     found["gradient"] = [apart(gradient(split, etkf), gradient(members(), etkf.replace(layout=None)))]
     counts = explain_communication(lambda x: da.cycle(etkf, model, x, y)[0], split)
     found["messages"] = [counts.total, counts.largest, counts.open_loops]
+    exact = da.Observations(
+        jnp.asarray(y.values[:1, ::5][:, :31], jnp.float32), [0], da.observations.Function(lambda x: x[..., :155:5]),
+        da.covariances.Diagonal(std=jnp.float32(1e-3)),
+    )  # fmt: skip
+    # More precise than single precision holds in products: the factors are needed; 31 values on four devices.
+    (there, info), (here, other) = (
+        da.ETKF().analyze(None, x, exact) for x in (da.distribute(members(np.float32), mesh), members(np.float32))
+    )
+    found["precise, single"] = [apart(there, here), apart(info.log_likelihood, other.log_likelihood)]
     return found
+
+
+def particles() -> dict:
+    mesh, model = da.device_mesh(), da.models.NavierStokes(viscosity=0.01, force=1.0, wavenumber=2, dt=0.05)
+    x = jnp.asarray(np.random.default_rng(5).normal(size=(N, 16, 16)))
+    split = da.distribute(x, mesh)
+    y = da.Observations(
+        np.random.default_rng(6).normal(size=(2, 3)), [1, 2], da.observations.Function(lambda x: x[..., 0, :3]), ONE
+    )
+    key, found = jax.random.key(0), {}
+    method = da.ParticleFilter(threshold=1.0, Q=da.covariances.Diagonal(std=0.1))
+    (there, history), (here, other) = (da.cycle(method, model, z, y, key=key) for z in (split, x))
+    found["particles"] = [
+        apart(there, here),
+        apart(history.analysis, other.analysis),
+        int(jnp.sum(other.info.resampled)),
+    ]
+    found["spec"] = str(there.members.sharding.spec)
+    prepared = method.prepared(method.init(split), (y,))[0]
+    counts = explain_communication(
+        lambda x: prepared.forecast(key, lambda x: model.step(x, 0), method.init(x)).members, split
+    )
+    found["forecast"] = [counts.total, counts.sent.get("all-gather", 0)]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_particles_in_parts_are_forecast_where_they_lie():
+    found = on_devices(particles)
+    assert found["particles"][2] == 2 and max(found["particles"][:2]) < 1e-12, found
+    assert found["spec"] == "P('device',)"
+    assert found["forecast"][1] == 0, found
 
 
 @pytest.mark.slow
@@ -110,8 +152,10 @@ def test_a_cycle_over_members_in_parts_is_the_whole_one():
     for name in ("ETKF", "EnKF, rotated"):
         assert max(found[name]) < 1e-12, (name, found[name])
     assert found["gradient"][0] < 1e-11
-    # Two times: the ensemble to the analysis and back, 2 N n / 4 each; what was observed of all members, N n; scalars.
-    expected = 2 * (2 * N * POINTS / 4 + 1.25 * N * POINTS) * 8
+    assert max(found["precise, single"]) < 1e-5, found
+    # Two times: the ensemble to the analysis and back, what was observed of it to the sums, each 3/4 of N n / 4; of
+    # each device the rows of its part of the likelihood, N (N + 1); scalars.
+    expected = 2 * (3 * 0.75 * N * POINTS / 4 + 6 * N * (N + 1)) * 8
     assert found["messages"][0] < expected and found["messages"][2] == 0
 
 

@@ -53,6 +53,17 @@ def costs() -> dict:
     found["hybrid"] = apart(
         values(hybrid(da.distribute(ensemble, mesh)), da.LBFGS()), values(hybrid(ensemble), da.LBFGS())
     )
+    both = da.device_mesh({"member": 2, "space": 2})
+    spread = da.distribute(ensemble, both, {"member": 0, "space": -1})
+    P = da.covariances.in_parts(da.covariances.Ensemble(spread, localization=C), x_b, both, {"space": -1})
+    there, here = strong.replace(B=P), strong.replace(B=da.covariances.Ensemble(ensemble, localization=C))
+    gradient = jax.jit(jax.value_and_grad(lambda v, c: c(v)))
+    v = jax.tree.map(lambda leaf: leaf + 0.1, here.control())
+    found["EnVar, members and space"] = apart(
+        gradient(da.distribute(v, both, {"member": 0, "space": -1}), there), gradient(v, here)
+    )
+    counts = explain_communication(P.sqrt, spread)
+    found["EnVar: messages"] = [counts.sent.get("all-gather", 0), counts.sent["all-to-all"], counts.sent["all-reduce"]]
     step = explain_communication(lambda m, x: da.rollout(m, x, 5)[-1], parted, split)
     found["messages"] = [sorted(step.sent), step.total, list(parted.reach)]
     return found
@@ -95,8 +106,14 @@ def test_strong_constraint_of_spectral_models_in_parts():
 @pytest.mark.long
 def test_strong_constraint_and_hybrid_in_parts():
     found = on_devices(costs)
-    for name in ("strong", "strong, halos", "hybrid"):
+    for name in ("strong", "strong, halos", "hybrid", "EnVar, members and space"):
         assert found[name] < 1e-8, found
+    assert found["EnVar, members and space"] < 1e-12, found
+    gathered, turned, summed = found["EnVar: messages"]
+    # A device has 4 members and half of the line: points forth, 18 of 17 frequencies of the half line in complex
+    # numbers to and fro, points back; then the increment of its half is summed over members.
+    assert gathered == 0 and turned == 4 * (2 * 32 * 8 + 2 * 18 * 16) / 2, found
+    assert summed < 2 * 2 * 32 * 8, found
     assert found["messages"] == [["collective-permute"], 5 * (8 + 4) * 8, [8, 4]]
 
 

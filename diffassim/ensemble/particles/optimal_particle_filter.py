@@ -14,6 +14,7 @@ from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, require_positive
 from diffassim.core.linalg import gram_cholesky
 from diffassim.covariances import LowRank
+from diffassim.ensemble.model_error import forecast_members
 from diffassim.ensemble.particles.particle_filter import ParticleFilter
 from diffassim.ensemble.particles.weighted import Particles, bandwidth
 from diffassim.methods.model_error import EveryStep
@@ -80,7 +81,7 @@ class OptimalParticleFilter(ParticleFilter):
         """Return the particles at the next analysis time; the error that is proposed is drawn in the analysis."""
         if self.kernel is not None:
             return super().forecast(key, propagate, belief)
-        return belief.replace(members=jax.vmap(propagate)(belief.members))
+        return belief.replace(members=forecast_members(None, key, propagate, belief.members, self.layout))
 
     def proposed(self, key: Any, prior: Particles, innovation: Callable[[Any], Any]) -> tuple[Any, Any]:
         """Return the members with their model errors, and their log likelihoods up to a constant."""

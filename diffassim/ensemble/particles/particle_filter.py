@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from diffassim.core import tree
 from diffassim.core.errors import ConfigurationError, concrete, require_positive
+from diffassim.core.layout import Layout
 from diffassim.core.pytree import static
 from diffassim.core.results import Result
 from diffassim.ensemble.model_error import SquareRootNoise, checked_model_error, forecast_members
@@ -66,6 +67,7 @@ class ParticleFilter(SequentialMethod):
         Q: covariance of the model error that is gathered from one analysis to the next, drawn at the end of each
             forecast of a cycle, or `EveryStep` of that of a model step; None: a perfect model.
         move_first: whether the first copy of a particle is moved by the jitter as well (static).
+        layout: how the particles lie on several devices (static); taken from them where it is None.
 
     Raises:
         ConfigurationError: if the threshold is outside [0, 1] or the jitter is not positive.
@@ -85,6 +87,7 @@ class ParticleFilter(SequentialMethod):
     resampling: Resampling = Systematic()
     Q: Any = None
     move_first: bool = static(default=False)
+    layout: Layout | None = static(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         known = concrete(self.threshold)
@@ -118,7 +121,12 @@ class ParticleFilter(SequentialMethod):
 
     def forecast(self, key: Any, propagate: Callable[..., Any], belief: Particles) -> Particles:
         """Return the particles at the next analysis time, model error included."""
-        return belief.replace(members=forecast_members(self.Q, key, propagate, belief.members))
+        return belief.replace(members=forecast_members(self.Q, key, propagate, belief.members, self.layout))
+
+    def prepared(self, belief: Any, streams: tuple[Any, ...], rows: Any = None, real: Any = None) -> tuple[Any, Any]:
+        """Return the method that knows how the particles lie on several devices; see `SequentialMethod`."""
+        layout = Layout.of(belief.members) if self.layout is None else self.layout
+        return (self if layout is self.layout else self.replace(layout=layout)), None
 
     def estimate(self, belief: Particles, info: ParticleInfo) -> tuple[tuple[Any, Any], ParticleInfo]:
         """Return mean and standard deviation before resampling, and the account without them."""
@@ -162,6 +170,8 @@ class ParticleFilter(SequentialMethod):
     def drawn(self, keys: Any, weighted: Particles, weights: Any) -> Particles:
         """Return particles of equal weight, drawn by `weights`, their copies jittered."""
         indices = self.resampling(keys[0], weights)
+        if self.layout is not None:  # copies are made where all particles of a place are together
+            weighted = weighted.replace(members=self.layout.turned(weighted.members))
         kept = jittered(keys[1], weighted, indices, self.jitter, self.move_first)
         return Particles(kept, jnp.full_like(weighted.log_weights, -jnp.log(weights.shape[0])))
 
@@ -183,7 +193,7 @@ class ParticleFilter(SequentialMethod):
         require_key(type(self).__name__, self.random, key)
         belief, streams = self.init(belief), as_streams(observations)
         self.check(belief, streams)
-        return _analyze(self, key, belief, streams)
+        return _analyze(self.prepared(belief, streams)[0], key, belief, streams)
 
 
 @jax.jit
@@ -211,6 +221,8 @@ def _analyze(method: ParticleFilter, key: Any, prior: Particles, streams: tuple[
 
     due = (count > 0) & (size < jnp.asarray(method.threshold, size.dtype) * N)
     posterior = weighted if key is None else lax.cond(due, resampled, lambda: weighted)
+    if method.layout is not None:
+        posterior = posterior.replace(members=method.layout.returned(posterior.members))
     predicted = prior.replace(members=jax.vmap(innovation)(prior.members))
     collapsed = jnp.max(weighted.weights) > COLLAPSE
     sound = tree.all_finite(posterior.mean()) & jnp.any(finite)
