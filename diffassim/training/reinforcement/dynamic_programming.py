@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from diffassim.core.checks import count_of
-from diffassim.core.errors import ConfigurationError
+from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.decisions.finite import FiniteProblem
 
 __all__ = ["Plan", "backward_induction", "evaluate", "planned_returns", "policy_iteration", "value_iteration"]
@@ -56,6 +56,9 @@ def evaluate(problem: FiniteProblem, policy: Any, discount: Any = 1.0) -> Array:
     Returns:
         Shape (states,), or (states, objectives); not finite where there is no value.
 
+    Raises:
+        ConfigurationError: if the discount lies outside of 0 to 1.
+
     Example:
         >>> from diffassim.decisions.problems import random_walk
         >>> (6 * evaluate(random_walk(), jnp.zeros(5, int))).round(6).tolist()
@@ -63,6 +66,7 @@ def evaluate(problem: FiniteProblem, policy: Any, discount: Any = 1.0) -> Array:
 
     Source: Sutton and Barto (2018), section 4.1.
     """
+    _require("evaluate", discount)
     P, r = problem.transitions, problem.rewards
     policy = jnp.asarray(policy)
     if policy.ndim == 1:
@@ -86,7 +90,8 @@ def value_iteration(
         iterations: most sweeps (static).
 
     Raises:
-        ConfigurationError: if the problem has objectives; see `FiniteProblem.scalarized`.
+        ConfigurationError: if the problem has objectives, see `FiniteProblem.scalarized`, or the discount lies outside
+            of 0 to 1.
 
     Example:
         >>> from diffassim.decisions.problems import cliff_walk
@@ -95,7 +100,7 @@ def value_iteration(
 
     Source: Sutton and Barto (2018), section 4.4.
     """
-    _require_scalar("value_iteration", problem)
+    _require("value_iteration", discount, problem)
     return _value_iteration(problem, discount, tolerance, count_of("value_iteration: iterations", iterations, least=1))
 
 
@@ -110,7 +115,7 @@ def policy_iteration(problem: FiniteProblem, discount: Any = 1.0, *, iterations:
         iterations: most improvements (static).
 
     Raises:
-        ConfigurationError: if the problem has objectives.
+        ConfigurationError: if the problem has objectives, or the discount lies outside of 0 to 1.
 
     Example:
         >>> from diffassim.decisions.problems import five_by_five
@@ -119,7 +124,7 @@ def policy_iteration(problem: FiniteProblem, discount: Any = 1.0, *, iterations:
 
     Source: Sutton and Barto (2018), section 4.3.
     """
-    _require_scalar("policy_iteration", problem)
+    _require("policy_iteration", discount, problem)
     return _policy_iteration(problem, discount, count_of("policy_iteration: iterations", iterations, least=1))
 
 
@@ -132,7 +137,7 @@ def backward_induction(problem: FiniteProblem, steps: int, discount: Any = 1.0) 
         discount: gamma.
 
     Raises:
-        ConfigurationError: if the problem has objectives.
+        ConfigurationError: if the problem has objectives, or the discount lies outside of 0 to 1.
 
     Example:
         >>> from diffassim.decisions.problems import cliff_walk
@@ -141,7 +146,7 @@ def backward_induction(problem: FiniteProblem, steps: int, discount: Any = 1.0) 
 
     Source: Bellman (1957), chapter 3.
     """
-    _require_scalar("backward_induction", problem)
+    _require("backward_induction", discount, problem)
     return _backward_induction(problem, count_of("backward_induction: steps", steps, least=1), discount)
 
 
@@ -163,9 +168,12 @@ def planned_returns(problem: FiniteProblem, policy: Any) -> Array:
     return _planned_returns(problem, jnp.asarray(policy))
 
 
-def _require_scalar(name: str, problem: FiniteProblem) -> None:
-    if problem.objectives is not None:
+def _require(name: str, discount: Any, problem: FiniteProblem | None = None) -> None:
+    if problem is not None and problem.objectives is not None:
         raise ConfigurationError(f"{name}: the problem has {problem.objectives} objectives; weight them by scalarized")
+    known = concrete(discount)
+    if known is not None and not ((known >= 0) & (known <= 1)).all():
+        raise ConfigurationError(f"{name}: discount={known} must lie between 0 and 1")
 
 
 def _greedy(problem: FiniteProblem, values: Any, discount: Any, now: Any = None) -> Int[Array, " states"]:

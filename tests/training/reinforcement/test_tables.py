@@ -297,3 +297,17 @@ def test_what_is_refused():
     ):
         with pytest.raises(ConfigurationError, match=message):
             build()
+
+
+@pytest.mark.parametrize("discount", [-0.1, 1.5, np.nan])
+def test_a_discount_outside_of_its_range_is_named(discount):
+    problem = cliff_walk()
+    policy = jnp.zeros(problem.rewards.shape[0], int)
+    for plan in (
+        lambda: value_iteration(problem, discount),
+        lambda: policy_iteration(problem, discount),
+        lambda: backward_induction(problem, 3, discount),
+        lambda: evaluate(problem, policy, discount),
+    ):
+        with pytest.raises(ConfigurationError, match=r"discount=.* must lie between 0 and 1"):
+            plan()
