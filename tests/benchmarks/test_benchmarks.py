@@ -282,7 +282,7 @@ def test_scaling_counts_messages_and_predicts(capsys, tmp_path):
     assert found["experiments, strong, counted"]["more"] == {"sent": 0, "messages": 0}
     assert found["ETKF, weak"]["more"]["sent"] > 0
     kept = json.loads((tmp_path / "records.counts.json").read_text())
-    assert kept["strong"]["4"]["ETKF"]["bytes"] > kept["strong"]["2"]["ETKF"]["bytes"] > 0
+    assert kept["strong"]["2"]["ETKF"]["bytes"] > kept["strong"]["4"]["ETKF"]["bytes"] > 0  # of fewer members
     assert kept["strong"]["1"]["ETKF"]["bytes"] == 0
     counted = 2 * kept["processes"][0]["ETKF"]["bytes"]
     assert kept["processes"][0]["ETKF"]["loopback"] > 0.9 * counted  # others of the machine may send as well
