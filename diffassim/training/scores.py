@@ -16,9 +16,9 @@ from diffassim.diagnostics.crps import crps
 from diffassim.methods.likelihood import innovation_log_ratio
 from diffassim.training.routes import Route, WindowSample
 
-PAIRS = 2**24  # departures of members from each other that are held at a time
-
 __all__ = ["CRPS", "EnergyScore", "GaussianLikelihood", "Loss", "MeanSquare", "Score", "Spectral"]
+
+PAIRS = 2**24  # departures of members from each other that are held at a time
 
 
 class Score(Pytree):
