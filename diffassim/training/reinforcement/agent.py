@@ -12,7 +12,7 @@ from diffassim.core.checks import count_of
 from diffassim.core.errors import ConfigurationError, concrete
 from diffassim.core.pytree import Pytree
 
-__all__ = ["Agent", "require_between"]
+__all__ = ["Agent", "require_between", "require_range"]
 
 
 class Agent(Pytree):
@@ -62,10 +62,15 @@ def require_between(agent: Any, **ranges: tuple[float, float]) -> None:
         ranges: least and largest number by name.
     """
     for name, (low, high) in ranges.items():
-        known = concrete(getattr(agent, name))
-        if known is not None and not ((known >= low) & (known <= high)).all():
-            most = f"lie between {low} and {high}" if high < float("inf") else f"be at least {low}"
-            raise ConfigurationError(f"{type(agent).__name__}: {name}={known} must {most}")
+        require_range(type(agent).__name__, name, getattr(agent, name), low, high)
+
+
+def require_range(owner: str, name: str, value: Any, low: float, high: float) -> None:
+    """Raise `ConfigurationError` unless a number, or a batch of them, lies in a range where it is known."""
+    known = concrete(value)
+    if known is not None and not ((known >= low) & (known <= high)).all():
+        most = f"lie between {low} and {high}" if high < float("inf") else f"be at least {low}"
+        raise ConfigurationError(f"{owner}: {name}={known} must {most}")
 
 
 @partial(jax.jit, static_argnums=3)

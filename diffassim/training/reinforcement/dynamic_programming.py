@@ -11,8 +11,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from diffassim.core.checks import count_of
-from diffassim.core.errors import ConfigurationError, concrete
+from diffassim.core.errors import ConfigurationError
 from diffassim.decisions.finite import FiniteProblem
+from diffassim.training.reinforcement.agent import require_range
 
 __all__ = ["Plan", "backward_induction", "evaluate", "planned_returns", "policy_iteration", "value_iteration"]
 
@@ -66,7 +67,7 @@ def evaluate(problem: FiniteProblem, policy: Any, discount: Any = 1.0) -> Array:
 
     Source: Sutton and Barto (2018), section 4.1.
     """
-    _require("evaluate", discount)
+    require_range("evaluate", "discount", discount, 0, 1)
     P, r = problem.transitions, problem.rewards
     policy = jnp.asarray(policy)
     if policy.ndim == 1:
@@ -168,12 +169,10 @@ def planned_returns(problem: FiniteProblem, policy: Any) -> Array:
     return _planned_returns(problem, jnp.asarray(policy))
 
 
-def _require(name: str, discount: Any, problem: FiniteProblem | None = None) -> None:
-    if problem is not None and problem.objectives is not None:
+def _require(name: str, discount: Any, problem: FiniteProblem) -> None:
+    if problem.objectives is not None:
         raise ConfigurationError(f"{name}: the problem has {problem.objectives} objectives; weight them by scalarized")
-    known = concrete(discount)
-    if known is not None and not ((known >= 0) & (known <= 1)).all():
-        raise ConfigurationError(f"{name}: discount={known} must lie between 0 and 1")
+    require_range(name, "discount", discount, 0, 1)
 
 
 def _greedy(problem: FiniteProblem, values: Any, discount: Any, now: Any = None) -> Int[Array, " states"]:
